@@ -1,0 +1,1 @@
+"""The X-VLA policy and its data; knows nothing of studies."""

@@ -1,0 +1,141 @@
+"""Configuration of the policy and of its data; standard library only, so it loads in milliseconds."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+ActionMode = Literal["ee6d", "joint", "agibot_ee6d", "auto"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionConfig:
+    """DaViT vision tower of Florence-2 (defaults: Florence-2-large)."""
+
+    dim_embed: list[int] = field(default_factory=lambda: [256, 512, 1024, 2048])
+    depths: list[int] = field(default_factory=lambda: [1, 1, 9, 1])
+    num_heads: list[int] = field(default_factory=lambda: [8, 16, 32, 64])
+    num_groups: list[int] = field(default_factory=lambda: [8, 16, 32, 64])
+    patch_size: list[int] = field(default_factory=lambda: [7, 3, 3, 3])
+    patch_stride: list[int] = field(default_factory=lambda: [4, 2, 2, 2])
+    patch_padding: list[int] = field(default_factory=lambda: [3, 1, 1, 1])
+    patch_prenorm: list[bool] = field(default_factory=lambda: [False, True, True, True])
+    window_size: int = 12
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    drop_path_rate: float = 0.1
+    max_temporal_embeddings: int = 100
+    max_position_embeddings: int = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextConfig:
+    """BART encoder of Florence-2 (defaults: Florence-2-large as in the released X-VLA)."""
+
+    vocab_size: int = 51289
+    d_model: int = 1024
+    encoder_layers: int = 12
+    encoder_attention_heads: int = 16
+    encoder_ffn_dim: int = 4096
+    max_position_embeddings: int = 4096
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.1
+    scale_embedding: bool = False
+    init_std: float = 0.02
+    pad_token_id: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """X-VLA: a Florence-2 encoder and a soft-prompted transformer (defaults: the released 0.9B)."""
+
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    projection_dim: int = 1024
+    hidden_size: int = 1024
+    depth: int = 24
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    num_domains: int = 30
+    soft_prompt_length: int = 32
+    dim_time: int = 32
+    max_seq_len: int = 512
+    use_hetero_proj: bool = False
+    num_anchors: int = 30
+    action_mode: ActionMode = "ee6d"
+    real_action_dim: int = 20
+    max_action_dim: int = 20
+    auto_loss_scale: float = 100.0
+    prediction: Literal["clean", "velocity"] = "clean"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainEntry:
+    """One source in the mixture: its sampling weight and the training episodes taken from it."""
+
+    name: str
+    weight: float = 1.0
+    num_episodes: int = 0
+    num_frames: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """What is read, how a sample is made of it, and (last block) how fast: engine fields."""
+
+    mixture: list[DomainEntry] = field(default_factory=list)
+    anchor_domain: str = ""
+    image_size: int = 224
+    num_views: int = 3
+    text_length: int = 50
+    tokenizer: str = "facebook/bart-large"
+    prediction_window_s: float = 4.0
+    num_anchors: int = 30
+    target: Literal["absolute", "delta"] = "absolute"
+    proprio_norm: Literal["none", "standardise"] = "none"
+    augmentation: Literal["none", "color_jitter"] = "color_jitter"
+    blind: bool = False
+    subset_seed: int = 0
+    start_stride: int = 1
+    eval_starts_per_episode: int = 21
+    # Engine fields: they change speed and place, never a sample, and are not in the run id.
+    root: str = ""
+    batch_size: int = 16
+    num_workers: int = 0
+    decode_images: bool = True
+
+
+# Rows of the domain-specific tables. Real sources keep the released ids (X-VLA's data table); a
+# simulated domain takes the row of the source it stands for, unseen robots the unused ids 19, 28.
+DOMAIN_IDS: dict[str, int] = {
+    "bridge": 0,
+    "rt1": 1,
+    "calvin": 2,
+    "libero": 3,
+    "widowx_air": 4,
+    "air_agilex_hq": 5,
+    "robotwin2": 6,
+    "robocasa_human": 7,
+    "vlabench": 8,
+    "agibot_challenge": 9,
+    "air_agilex": 10,
+    "robomind_franka": 11,
+    "robomind_ur": 12,
+    "droid_left": 13,
+    "droid_right": 14,
+    "agibot": 15,
+    "robomind_agilex": 16,
+    "robomind_franka_dual": 17,
+    "airbot": 18,
+    "sim_panda": 11,
+    "sim_ur5e": 12,
+    "sim_panda_left": 13,
+    "sim_panda_right": 14,
+    "sim_kinova3_dual": 15,
+    "sim_ur5e_dual": 16,
+    "sim_panda_dual": 17,
+    "sim_xarm7": 19,
+    "sim_iiwa": 28,
+}
