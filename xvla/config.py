@@ -66,6 +66,7 @@ class ModelConfig:
     action_mode: ActionMode = "ee6d"
     real_action_dim: int = 20
     max_action_dim: int = 20
+    dim_proprio: int = -1  # -1: as wide as the action; 0: no proprio (LeRobot's use_proprio=false)
     auto_loss_scale: float = 100.0
     prediction: Literal["clean", "velocity"] = "clean"
 
@@ -93,6 +94,8 @@ class DataConfig:
     tokenizer: str = "facebook/bart-large"
     prediction_window_s: float = 4.0
     num_anchors: int = 30
+    rotation: Literal["linear", "slerp"] = "linear"
+    start_tail_s: float = 1.0
     target: Literal["absolute", "delta"] = "absolute"
     proprio_norm: Literal["none", "standardise"] = "none"
     augmentation: Literal["none", "color_jitter"] = "color_jitter"
@@ -100,11 +103,13 @@ class DataConfig:
     subset_seed: int = 0
     start_stride: int = 1
     eval_starts_per_episode: int = 21
+    eval_starts_other: int = 5
     # Engine fields: they change speed and place, never a sample, and are not in the run id.
     root: str = ""
     batch_size: int = 16
     num_workers: int = 0
     decode_images: bool = True
+    frame_cache_gib: float = 2.0
 
 
 # Rows of the domain-specific tables. Real sources keep the released ids (X-VLA's data table); a

@@ -1,0 +1,139 @@
+"""The frozen evaluation frames, their batches, and the two trivial predictors."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from xvla.batch import Batch
+from xvla.config import DataConfig
+from xvla.data.catalogue import Source, open_sources
+from xvla.data.keyed import keyed_generator
+from xvla.data.normalise import Normaliser
+from xvla.data.resample import allowed_starts
+from xvla.data.samples import SampleKey, SampleMaker
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EvalSplit = Literal["val", "test"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalBatch:
+    """One batch of evaluation frames with what metrics need, in absolute poses.
+
+    keys         (domain, episode, start) of each row.
+    raw_proprio  [B, 20] float, not standardised.
+    target       [B, T, 20] float, the absolute anchor points.
+    present      [B, 20] bool, False on the dimensions of an arm that the domain has not.
+    """
+
+    batch: Batch
+    keys: list[SampleKey]
+    raw_proprio: "Tensor"
+    target: "Tensor"
+    present: "Tensor"
+
+
+def eval_frames(config: DataConfig, split: EvalSplit) -> list[SampleKey]:
+    """Return the frozen evaluation frames (domain, episode, start) of the mixture's domains.
+
+    In every episode of the split: `eval_starts_per_episode` frames on the anchor domain, which
+    comes first, and `eval_starts_other` on the others, spread evenly over the allowed start
+    frames. They depend on the datasets and these fields only, not on seeds, subset or window.
+
+    Raises:
+        ValueError: the anchor domain is not in the mixture, or a domain has no such episodes.
+    """
+    if split not in ("val", "test"):
+        raise ValueError(f"split {split!r} is not evaluated; allowed: val, test")
+    return [
+        (source.name, episode, start)
+        for source in _anchor_first(config)
+        for episode in source.split(split)
+        for start in _even_starts(config, source, episode)
+    ]
+
+
+def eval_digest(frames: Sequence[SampleKey]) -> str:
+    """Return the sha256 of an evaluation manifest: equal digests, equal frames in equal order."""
+    return hashlib.sha256(json.dumps(list(frames)).encode()).hexdigest()
+
+
+def eval_batches(
+    config: DataConfig, split: EvalSplit, normaliser: Normaliser, batch_size: int
+) -> Iterator[EvalBatch]:
+    """Yield the frozen evaluation frames in their order, `batch_size` at a time."""
+    maker = SampleMaker(replace(config, num_workers=0), normaliser)
+    frames = eval_frames(config, split)
+    present = {name: source.present() for name, source in maker.sources.items()}
+    for first in range(0, len(frames), batch_size):
+        keys = frames[first : first + batch_size]
+        poses = maker.poses(keys)
+        yield EvalBatch(
+            batch=maker.collate(keys, poses),
+            keys=keys,
+            raw_proprio=torch.from_numpy(poses.proprio.copy()),
+            target=torch.from_numpy(poses.action.copy()),
+            present=torch.from_numpy(np.stack([present[name] for name, _, _ in keys])),
+        )
+
+
+def frame_noise(
+    keys: Sequence[SampleKey], *, seed: int, shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """Return standard normal noise [B, *shape] fixed by (frame, evaluation seed)."""
+    rows = [keyed_generator("eval", seed, *key).standard_normal(shape) for key in keys]
+    return np.stack(rows).astype(np.float32)
+
+
+def hold_chunk(raw_proprio: "Tensor", num_anchors: int = 30) -> "Tensor":
+    """Predict that the pose at the start frame [B, 20] is held: [B, T, 20]."""
+    return raw_proprio[:, None, :].repeat(1, num_anchors, 1)
+
+
+def mean_chunk(config: DataConfig) -> dict[str, NDArray[np.float32]]:
+    """Predict each domain's mean absolute chunk [T, 20] over the start frames trained on."""
+    maker = SampleMaker(config, Normaliser())
+    return {name: _mean_chunk(maker, source) for name, source in maker.sources.items()}
+
+
+def _mean_chunk(maker: SampleMaker, source: Source) -> NDArray[np.float32]:
+    total = np.zeros((maker.config.num_anchors, 20))
+    count = 0
+    for episode in source.episodes:
+        starts = maker.starts(source.name, episode)
+        chunks = maker.episode_chunks(source.name, episode)[starts, 1:]
+        total += chunks.sum(axis=0, dtype=np.float64)
+        count += len(starts)
+    if count == 0:
+        raise ValueError(
+            f"domain {source.name} has no start frame to train on; take other episodes"
+        )
+    return (total / count).astype(np.float32)
+
+
+def _anchor_first(config: DataConfig) -> list[Source]:
+    sources = open_sources(config)
+    names = [source.name for source in sources]
+    if config.anchor_domain not in names:
+        raise ValueError(
+            f"anchor_domain = {config.anchor_domain!r} is not in the mixture "
+            f"({', '.join(names)}); every training set holds the domain it is validated on"
+        )
+    return sorted(sources, key=lambda source: source.name != config.anchor_domain)
+
+
+def _even_starts(config: DataConfig, source: Source, episode: int) -> list[int]:
+    is_anchor = source.name == config.anchor_domain
+    wanted = config.eval_starts_per_episode if is_anchor else config.eval_starts_other
+    length = source.dataset.episodes[episode].length
+    count = allowed_starts(length, fps=source.dataset.fps, tail_s=config.start_tail_s)
+    places = np.linspace(0, count - 1, min(wanted, count))
+    return sorted({int(place) for place in np.round(places)})

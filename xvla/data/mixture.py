@@ -1,0 +1,114 @@
+"""The global order of samples: sample i is a pure function of (mixture, seed) and i.
+
+Rank, world size, batch size and length of the run play no part: they only decide who takes which
+stretch of the one order. Position is a single integer.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xvla.data.keyed import keyed_generator
+
+# Domains are drawn in blocks of this many samples, so that a position can be reached by adding up
+# the blocks' counts instead of drawing every sample before it.
+BLOCK = 4096
+# Shuffled passes kept in memory, per domain: the current one and the one just ended.
+KEPT_PASSES = 2
+
+
+class SampleOrder:
+    """Domains by weight and, within a domain, shuffled passes over all its start frames.
+
+    weights: relative sampling weight of each domain (above 0, normalised here).
+    sizes:   number of start frames of each domain, in the same keys.
+    Within a pass no start frame comes twice and none is left out; each pass is shuffled anew.
+    """
+
+    def __init__(self, weights: Mapping[str, float], sizes: Mapping[str, int], seed: int) -> None:
+        """Raise ValueError for an empty mixture, a weight not above 0 or an empty domain."""
+        _check(weights, sizes)
+        self.names = tuple(weights)
+        self.seed = seed
+        self._sizes = np.array([sizes[name] for name in self.names], dtype=np.int64)
+        share = np.array([weights[name] for name in self.names], dtype=np.float64)
+        self._share = share / share.sum()
+        self._passes: list[dict[int, NDArray[np.int64]]] = [{} for _ in self.names]
+        self._drawn: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._block = 0
+        self._before = np.zeros(len(self.names), dtype=np.int64)
+
+    def samples(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return (domain, start) of samples first..first + count: numbers into names and starts."""
+        domain, draw = self._draws(first, count)
+        start = np.empty(count, dtype=np.int64)
+        for number in np.unique(domain):
+            mine = np.flatnonzero(domain == number)
+            start[mine] = self._starts(int(number), draw[mine])
+        return domain, start
+
+    def _draws(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return each sample's domain and how many samples of that domain came before it."""
+        blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1)
+        domains, draws = zip(*(self._drawn_block(block) for block in blocks), strict=True)
+        part = slice(first % BLOCK, first % BLOCK + count)
+        return np.concatenate(domains)[part], np.concatenate(draws)[part]
+
+    def _drawn_block(self, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if self._drawn is None or self._drawn[0] != block:
+            before = self._counts_before(block)
+            domain = self._block_domains(block)
+            draw = np.empty(BLOCK, dtype=np.int64)
+            for number in range(len(self.names)):
+                mine = np.flatnonzero(domain == number)
+                draw[mine] = before[number] + np.arange(len(mine))
+            self._drawn = (block, domain, draw)
+        return self._drawn[1], self._drawn[2]
+
+    def _block_counts(self, block: int) -> tuple[NDArray[np.int64], np.random.Generator]:
+        generator = keyed_generator("mixture", self.seed, *self.names, block=block)
+        return generator.multinomial(BLOCK, self._share), generator
+
+    def _block_domains(self, block: int) -> NDArray[np.int64]:
+        """Return the domains of a block: multinomial counts in random order are iid draws."""
+        counts, generator = self._block_counts(block)
+        return generator.permutation(np.repeat(np.arange(len(self.names)), counts))
+
+    def _counts_before(self, block: int) -> NDArray[np.int64]:
+        if block < self._block:
+            self._block, self._before = 0, np.zeros_like(self._before)
+        while self._block < block:
+            self._before = self._before + self._block_counts(self._block)[0]
+            self._block += 1
+        return self._before
+
+    def _starts(self, number: int, draw: NDArray[np.int64]) -> NDArray[np.int64]:
+        passes, places = np.divmod(draw, self._sizes[number])
+        start = np.empty(len(draw), dtype=np.int64)
+        for turn in np.unique(passes):
+            mine = passes == turn
+            start[mine] = self._pass(number, int(turn))[places[mine]]
+        return start
+
+    def _pass(self, number: int, turn: int) -> NDArray[np.int64]:
+        kept = self._passes[number]
+        if turn not in kept:
+            generator = keyed_generator("pass", self.seed, self.names[number], block=turn)
+            kept[turn] = generator.permutation(self._sizes[number])
+            while len(kept) > KEPT_PASSES:
+                del kept[max(kept, key=lambda other: abs(other - turn))]
+        return kept[turn]
+
+
+def _check(weights: Mapping[str, float], sizes: Mapping[str, int]) -> None:
+    if not weights:
+        raise ValueError("the mixture is empty; name at least one domain in data.mixture")
+    for name, weight in weights.items():
+        if not (np.isfinite(weight) and weight > 0):
+            raise ValueError(f"domain {name}: weight = {weight}; it must be a number above 0")
+        if sizes[name] < 1:
+            raise ValueError(
+                f"domain {name} has no start frame to train on: all of its episodes stand still "
+                "or are shorter than the start tail; take more episodes or other ones"
+            )

@@ -1,0 +1,75 @@
+"""Parquet tables of a dataset, read with errors that name the file and the column."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from xvla.data.readers.base import DatasetError, Problem
+
+
+def read_tables(root: Path, pattern: str, columns: list[str]) -> pa.Table:
+    """Read and join all parquet files below `root` that match `pattern`, in the order of names.
+
+    Raises:
+        DatasetError: no such file, a file that is truncated, or a missing column.
+    """
+    files = sorted(root.glob(pattern))
+    if not files:
+        raise DatasetError(str(root), [Problem(file=pattern, message="missing; copy it again")])
+    return pa.concat_tables([_read(root, file, columns) for file in files])
+
+
+def column_names(root: Path, pattern: str) -> list[str]:
+    """Return the columns of the first matching file; raises DatasetError as `read_tables` does."""
+    files = sorted(root.glob(pattern))
+    if not files:
+        raise DatasetError(str(root), [Problem(file=pattern, message="missing; copy it again")])
+    try:
+        return list(pq.read_schema(files[0]).names)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(root, files[0], error) from None
+
+
+def to_matrix(root: Path, table: pa.Table, key: str) -> NDArray[Any]:
+    """Return a numeric or list column as an array [n] or [n, d] (rows of equal length)."""
+    column = table.column(key).combine_chunks()
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False))
+    width, rest = divmod(flat.size, max(1, len(column)))
+    if rest or (pa.types.is_list(kind) and np.any(np.diff(column.offsets.to_numpy()) != width)):
+        message = "rows differ in length; every frame needs the same number of values"
+        raise DatasetError(str(root), [Problem(file="data", field=key, message=message)])
+    return flat.reshape(len(column), width)
+
+
+def _read(root: Path, file: Path, columns: list[str]) -> pa.Table:
+    try:
+        # ParquetFile reads one file as it is; read_table would add columns from folder names.
+        with pq.ParquetFile(file) as parquet:
+            names = set(parquet.schema_arrow.names)
+            for column in columns:
+                if column not in names:
+                    raise DatasetError(
+                        str(root),
+                        [
+                            Problem(
+                                file=str(file.relative_to(root)),
+                                field=column,
+                                message=f"missing column; the file has {', '.join(sorted(names))}",
+                            )
+                        ],
+                    )
+            return parquet.read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(root, file, error) from None
+
+
+def _unreadable(root: Path, file: Path, error: Exception) -> DatasetError:
+    message = f"not readable as parquet ({' '.join(str(error).split())}); copy it again"
+    return DatasetError(str(root), [Problem(file=str(file.relative_to(root)), message=message)])

@@ -1,0 +1,110 @@
+"""Frames out of mp4 files by number: seek to the keyframe before, decode only what is needed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from numpy.typing import NDArray
+
+# Between two wanted frames this far apart a new seek is cheaper than decoding what lies between.
+SEEK_GAP_FRAMES = 24
+
+
+def decode_frames(path: Path, numbers: Sequence[int], *, fps: float) -> NDArray[np.uint8]:
+    """Return the frames with the given numbers (any order, repeats allowed), [k, H, W, 3] RGB.
+
+    A frame's number is its presentation time from the start of the stream times `fps`. The file is
+    opened for each call: an open handle shared with a forked worker would share its position.
+
+    Raises:
+        ValueError: the file cannot be opened or decoded, or ends before a wanted frame.
+    """
+    wanted = sorted({int(number) for number in numbers})
+    found: dict[int, NDArray[np.uint8]] = {}
+    try:
+        with av.open(str(path)) as container:
+            container.streams.video[0].codec_context.thread_count = 1
+            for run in _runs(wanted):
+                _decode_run(container, run, fps, found)
+    except (FFmpegError, OSError, IndexError) as error:
+        raise ValueError(f"cannot decode {path} ({_one_line(error)}); copy it again") from None
+    missing = [number for number in wanted if number not in found]
+    if missing:
+        raise ValueError(f"{path} has no frame {missing[0]}; it is truncated, copy it again")
+    return np.stack([found[int(number)] for number in numbers])
+
+
+def count_frames(path: Path, *, fps: float) -> int:
+    """Return how many frames the file really holds, without decoding them.
+
+    The header's count is believed only as far as packets are really there: the tail is demuxed
+    from the last keyframe on, so a truncated file with an intact header is found out.
+
+    Raises:
+        ValueError: the file is missing or cannot be opened.
+    """
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            return _last_frame_number(container, stream, fps) + 1
+    except FileNotFoundError:
+        raise ValueError("missing; copy the dataset again") from None
+    except (FFmpegError, OSError, IndexError) as error:
+        raise ValueError(f"not readable as video ({_one_line(error)}); copy it again") from None
+
+
+def _decode_run(
+    container: av.container.InputContainer,
+    run: list[int],
+    fps: float,
+    found: dict[int, NDArray[np.uint8]],
+) -> None:
+    stream = container.streams.video[0]
+    if run[0] > 0:
+        container.seek(_pts(stream, run[0], fps), stream=stream)
+    targets = set(run)
+    for frame in container.decode(stream):
+        number = _number(stream, frame.pts, fps)
+        if number in targets:
+            found[number] = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+        if number >= run[-1]:
+            return
+
+
+def _last_frame_number(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream, fps: float
+) -> int:
+    if stream.frames > 1:
+        container.seek(_pts(stream, stream.frames - 1, fps), stream=stream)
+    numbers = [
+        _number(stream, packet.pts, fps)
+        for packet in container.demux(stream)
+        if packet.pts is not None and packet.size and not packet.is_corrupt
+    ]
+    return max(numbers, default=-1)
+
+
+def _runs(wanted: list[int]) -> list[list[int]]:
+    """Cut sorted numbers where the gap is worth a new seek."""
+    runs: list[list[int]] = []
+    for number in wanted:
+        if runs and number - runs[-1][-1] <= SEEK_GAP_FRAMES:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs
+
+
+def _pts(stream: av.video.stream.VideoStream, number: int, fps: float) -> int:
+    # Half a frame late: seeking backwards from there cannot miss the frame by rounding.
+    return (stream.start_time or 0) + int((number + 0.5) / fps / float(stream.time_base or 1))
+
+
+def _number(stream: av.video.stream.VideoStream, pts: int | None, fps: float) -> int:
+    return round(((pts or 0) - (stream.start_time or 0)) * float(stream.time_base or 1) * fps)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,121 @@
+"""From recorded poses to anchor points: the current pose and T poses over the prediction window.
+
+The rules are those of the released code (BaseHDF5Handler): poses are interpolated linearly in all
+dimensions at T + 1 times spread evenly over the window, computed in float32; near the end of an
+episode the window is compressed in time, not padded.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xvla.data.rotation import slerp_rot6d
+
+# A start frame is skipped when no dimension moves more than this up to the first anchor.
+STATIC_TOLERANCE = 1e-5
+ROTATION_SLICES = (slice(3, 9), slice(13, 19))
+
+
+def anchors(
+    times: NDArray[np.float64],
+    states: NDArray[np.float32],
+    start: int,
+    *,
+    window_s: float,
+    num_anchors: int,
+    rotation: Literal["linear", "slerp"] = "linear",
+) -> NDArray[np.float32]:
+    """Return [T + 1, A]: row 0 the pose at frame `start`, rows 1..T the anchor points after it.
+
+    `times` [n] in s, increasing; `states` [n, A]; `rotation="slerp"` keeps rotations on SO(3)
+    where the released code interpolates the six numbers linearly.
+
+    Raises:
+        ValueError: a start outside the episode, or no positive window or anchor count.
+    """
+    return episode_anchors(
+        times,
+        states,
+        [start],
+        window_s=window_s,
+        num_anchors=num_anchors,
+        rotation=rotation,
+    )[0]
+
+
+def episode_anchors(
+    times: NDArray[np.float64],
+    states: NDArray[np.float32],
+    starts: ArrayLike,
+    *,
+    window_s: float,
+    num_anchors: int,
+    rotation: Literal["linear", "slerp"] = "linear",
+) -> NDArray[np.float32]:
+    """Return the anchors of many start frames of one episode, [N, T + 1, A] float32."""
+    starts = np.asarray(starts, dtype=np.int64)
+    _check(len(times), starts, window_s, num_anchors)
+    query = _query_times(times, starts, window_s, num_anchors)
+    if len(times) == 1:
+        return np.broadcast_to(states[0], (*query.shape, states.shape[1])).astype(np.float32)
+    high = np.clip(np.searchsorted(times, query), 1, len(times) - 1)
+    low = high - 1
+    fraction = (query - times[low]) / (times[high] - times[low])
+    rows = states[low] + fraction[..., None] * (states[high].astype(np.float64) - states[low])
+    if rotation == "slerp":
+        for part in ROTATION_SLICES:
+            if part.stop <= states.shape[1]:
+                rows[..., part] = slerp_rot6d(
+                    states[low][..., part], states[high][..., part], fraction
+                )
+    return rows.astype(np.float32)
+
+
+def allowed_starts(length: int, *, fps: float, tail_s: float) -> int:
+    """Return how many of an episode's first frames may start a sample; at least 1.
+
+    The released code keeps the last 30 frames at 30 Hz (`tail_s` = 1) free of starts: chunks
+    from there would be squeezed into less than a second.
+    """
+    return max(1, length - round(tail_s * fps))
+
+
+def moving(chunks: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return [N], True where a chunk [N, T + 1, A] moves before its first anchor.
+
+    A static start is one where no dimension of either arm changes by 1e-5 from row 0 to row 1.
+    """
+    return np.abs(chunks[:, 1] - chunks[:, 0]).max(axis=-1) >= STATIC_TOLERANCE
+
+
+def training_starts(chunks: NDArray[np.float32], count: int, *, stride: int) -> NDArray[np.int64]:
+    """Return the start frames to train on: every `stride`-th of the first `count` that moves.
+
+    `chunks` [n, T + 1, A] are the anchors of all frames of the episode.
+    """
+    starts = np.arange(0, count, stride)
+    return starts[moving(chunks[starts])]
+
+
+def _query_times(
+    times: NDArray[np.float64], starts: NDArray[np.int64], window_s: float, num_anchors: int
+) -> NDArray[np.float64]:
+    """Return [N, T + 1] in s: rounded to float32 as released, then clamped to the episode."""
+    first = times[starts]
+    last = np.minimum(first + window_s, times[-1])
+    step = (last - first) / num_anchors
+    query = first[:, None] + np.arange(num_anchors + 1) * step[:, None]
+    query[:, -1] = last
+    return np.clip(query.astype(np.float32).astype(np.float64), times[0], times[-1])
+
+
+def _check(length: int, starts: NDArray[np.int64], window_s: float, num_anchors: int) -> None:
+    if len(starts) and not (starts.min() >= 0 and starts.max() < length):
+        raise ValueError(
+            f"start frame {int(starts.max())} is outside the episode; allowed: 0..{length - 1}"
+        )
+    if not window_s > 0:
+        raise ValueError(f"prediction_window_s = {window_s}; it must be above 0 seconds")
+    if num_anchors < 1:
+        raise ValueError(f"num_anchors = {num_anchors}; at least one anchor is needed")

@@ -1,0 +1,141 @@
+"""From (domain, episode, start) to model input: anchors, pixels, tokens, collated into a Batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from xvla.batch import Batch
+from xvla.config import DataConfig
+from xvla.data.catalogue import Source, domain_id, open_sources
+from xvla.data.frames import STORE
+from xvla.data.images import color_jitter, normalise
+from xvla.data.normalise import Normaliser, fit_normaliser
+from xvla.data.resample import allowed_starts, anchors, episode_anchors, training_starts
+from xvla.data.text import build_tokenizer
+
+SampleKey = tuple[str, int, int]
+Jitter = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+# Anchors of whole episodes are kept up to this many bytes in a process; beyond it each sample's
+# are interpolated when asked for.
+CHUNK_BUDGET = 512 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poses:
+    """Absolute poses of samples: proprio [B, 20] and action [B, T, 20], float32."""
+
+    proprio: NDArray[np.float32]
+    action: NDArray[np.float32]
+
+
+class SampleMaker:
+    """Makes batches of any samples of a mixture; caches anchors by episode."""
+
+    def __init__(self, config: DataConfig, normaliser: Normaliser | None = None) -> None:
+        """Open the mixture; without a normaliser, fit it. Raises ValueError as those do."""
+        self.config = config
+        self.sources: dict[str, Source] = {s.name: s for s in open_sources(config)}
+        self.normaliser = normaliser or fit_normaliser(config)
+        self.tokenizer = build_tokenizer(config.tokenizer)
+        self._chunks: dict[tuple[str, int], NDArray[np.float32]] = {}
+        self._chunk_bytes = 0
+
+    def make(self, keys: Sequence[SampleKey], jitter: Jitter | None = None) -> Batch:
+        """Return the batch of samples `keys`; `jitter` as from `images.jitter_draws`."""
+        return self.collate(keys, self.poses(keys), jitter)
+
+    def collate(
+        self, keys: Sequence[SampleKey], poses: Poses, jitter: Jitter | None = None
+    ) -> Batch:
+        """Return the batch of samples whose absolute poses are at hand."""
+        names = [name for name, _, _ in keys]
+        proprio, action = self.normaliser.encode(names, poses.proprio, poses.action)
+        view_mask = self._view_mask(names)
+        return Batch(
+            input_ids=torch.from_numpy(np.stack([self._input_ids(key) for key in keys])),
+            images=self._images(keys, view_mask, jitter),
+            view_mask=torch.from_numpy(view_mask),
+            domain_id=torch.tensor([domain_id(name) for name in names]),
+            proprio=torch.from_numpy(proprio),
+            action=torch.from_numpy(action),
+        )
+
+    def poses(self, keys: Sequence[SampleKey]) -> Poses:
+        """Return the absolute poses of samples."""
+        chunks = np.stack([self._chunk(*key) for key in keys])
+        return Poses(proprio=chunks[:, 0], action=chunks[:, 1:])
+
+    def episode_chunks(self, name: str, episode: int) -> NDArray[np.float32]:
+        """Return the anchors of every frame of an episode, [n, T + 1, 20]."""
+        key = (name, episode)
+        if key in self._chunks:
+            return self._chunks[key]
+        times, states, _ = self.sources[name].dataset.episode(episode)
+        chunks = episode_anchors(times, states, np.arange(len(times)), **self._rules())
+        if self._chunk_bytes + chunks.nbytes <= CHUNK_BUDGET:
+            self._chunks[key] = chunks
+            self._chunk_bytes += chunks.nbytes
+        return chunks
+
+    def starts(self, name: str, episode: int) -> NDArray[np.int64]:
+        """Return the frames of an episode that training may start from."""
+        dataset = self.sources[name].dataset
+        length = dataset.episodes[episode].length
+        count = allowed_starts(length, fps=dataset.fps, tail_s=self.config.start_tail_s)
+        chunks = self.episode_chunks(name, episode)
+        return training_starts(chunks, count, stride=self.config.start_stride)
+
+    def _rules(self) -> dict:
+        return {
+            "window_s": self.config.prediction_window_s,
+            "num_anchors": self.config.num_anchors,
+            "rotation": self.config.rotation,
+        }
+
+    def _chunk(self, name: str, episode: int, start: int) -> NDArray[np.float32]:
+        kept = self._chunks.get((name, episode))
+        if kept is not None:
+            return kept[start]
+        if self._chunk_bytes < CHUNK_BUDGET:
+            return self.episode_chunks(name, episode)[start]
+        times, states, _ = self.sources[name].dataset.episode(episode)
+        return anchors(times, states, start, **self._rules())
+
+    def _input_ids(self, key: SampleKey) -> NDArray[np.int64]:
+        task = self.sources[key[0]].dataset.episodes[key[1]].task
+        return self.tokenizer.encode(task, self.config.text_length)
+
+    def _view_mask(self, names: Sequence[str]) -> NDArray[np.bool_]:
+        """Return [B, V]: a domain's views come first, absent ones are False."""
+        counts = np.array([len(self.sources[name].dataset.views) for name in names])
+        return np.arange(self.config.num_views) < counts[:, None]
+
+    def _images(
+        self, keys: Sequence[SampleKey], view_mask: NDArray[np.bool_], jitter: Jitter | None
+    ) -> torch.Tensor:
+        """Return [B, V, 3, H, W] normalised; absent views, and all when blind, are zero."""
+        size = self.config.image_size if self.config.decode_images else 0
+        images = torch.zeros(*view_mask.shape, 3, size, size)
+        if self.config.blind or not self.config.decode_images:
+            return images
+        pixels = np.concatenate(
+            [self._pixels(key, int(mask.sum())) for key, mask in zip(keys, view_mask, strict=True)]
+        )
+        values = torch.from_numpy(pixels).float().div_(255.0)
+        if jitter is not None:
+            factors, order = jitter
+            values = color_jitter(values, factors[view_mask], order[view_mask])
+        images[torch.from_numpy(view_mask)] = normalise(values)
+        return images
+
+    def _pixels(self, key: SampleKey, views: int) -> NDArray[np.uint8]:
+        name, episode, start = key
+        workers = max(1, self.config.num_workers)
+        budget = int(self.config.frame_cache_gib * 2**30) // workers
+        dataset = self.sources[name].dataset
+        size = self.config.image_size
+        return STORE.get(dataset, episode, start, views=views, size=size, budget=budget)
