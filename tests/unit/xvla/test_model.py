@@ -1,0 +1,194 @@
+"""The policy as a whole: modes, parts, parameter counts and complaints."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from policy_cases import TINY, VARIANTS, make_batch
+
+from xvla.config import ModelConfig, TextConfig, VisionConfig
+from xvla.model import XVLA, count_parameters, parameter_groups
+from xvla.params import num_params
+
+LOSSES = {
+    "ee6d": {"position_loss", "rotate6D_loss", "gripper_loss"},
+    "joint": {"joints_loss", "gripper_loss"},
+    "agibot_ee6d": {"position_loss", "rotate6D_loss", "gripper_loss"},
+    "auto": {"joints_loss"},
+    "velocity": {"velocity_loss"},
+}
+FLORENCE_BASE = ModelConfig(
+    vision=VisionConfig(
+        dim_embed=[128, 256, 512, 1024], num_heads=[4, 8, 16, 32], num_groups=[4, 8, 16, 32]
+    ),
+    text=TextConfig(
+        d_model=768,
+        encoder_layers=6,
+        encoder_attention_heads=12,
+        encoder_ffn_dim=3072,
+        max_position_embeddings=1024,
+    ),
+    projection_dim=768,
+    hidden_size=768,
+    depth=12,
+    num_heads=12,
+)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_trains_and_acts(name: str) -> None:
+    config = VARIANTS[name]
+    torch.manual_seed(0)
+    model = XVLA(config)
+    batch = make_batch(config)
+    losses = model(batch)
+    assert set(losses) == LOSSES.get(name, LOSSES["ee6d"])
+    sum(losses.values()).backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None]
+    assert not missing
+    action = model.act(batch, steps=3)
+    assert action.shape == batch.action.shape
+    assert torch.isfinite(action).all()
+
+
+@pytest.mark.parametrize(
+    "config", [*VARIANTS.values(), FLORENCE_BASE], ids=[*VARIANTS, "florence_base"]
+)
+def test_closed_form_counts_equal_the_built_model(config: ModelConfig) -> None:
+    assert num_params(config) == count_parameters(config)
+
+
+def test_released_size() -> None:
+    counts = count_parameters(ModelConfig())
+    assert counts == num_params(ModelConfig())
+    assert counts["total"] == 879_482_456
+    assert counts["policy"] == 308_775_512
+    assert counts["soft_prompts"] == 983_040
+    assert counts["action_heads"] == 2_242_560 + 615_000
+
+
+def test_parameter_groups_cover_the_model_once() -> None:
+    model = XVLA(TINY)
+    groups = parameter_groups(model)
+    ids = [id(p) for params in groups.values() for p in params]
+    assert list(groups) == ["vlm", "transformer_core", "soft_prompts", "action_heads"]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters())
+    assert any(p is model.transformer.vlm_proj.weight for p in groups["transformer_core"])
+
+
+def test_time_and_noise_make_the_loss_reproducible() -> None:
+    model, batch = XVLA(TINY).eval(), make_batch(TINY)
+    time, noise = torch.tensor([0.1, 0.5, 0.9]), torch.randn(batch.action.shape)
+    first, second = (model(batch, time=time, noise=noise) for _ in range(2))
+    other = model(batch, time=time, noise=noise + 1)
+    assert first == second
+    assert other["position_loss"] != first["position_loss"]
+
+
+def test_cached_features_replace_the_images() -> None:
+    model, batch = XVLA(TINY).eval(), make_batch(TINY)
+    features = model.encode(batch)
+    blank = replace(batch, images=torch.zeros(3, 2, 3, 0, 0))
+    noise = torch.randn(batch.action.shape)
+    assert torch.equal(
+        model.act(blank, noise=noise, features=features), model.act(batch, noise=noise)
+    )
+
+
+def test_a_sample_without_any_view_is_accepted() -> None:
+    model, batch = XVLA(TINY).eval(), make_batch(TINY)
+    mask = torch.tensor([[True, True], [False, False], [True, False]])
+    action = model.act(replace(batch, view_mask=mask), steps=2)
+    assert torch.isfinite(action).all()
+    with pytest.raises(ValueError, match="view_mask is False for all 2 views of all 3 samples"):
+        model.act(replace(batch, view_mask=torch.zeros_like(mask)))
+
+
+def test_acting_restores_the_mode_and_ignores_hidden_noise() -> None:
+    model, batch = XVLA(TINY).train(), make_batch(TINY)
+    noise = torch.randn(batch.action.shape)
+    changed = noise.clone()
+    changed[..., [9, 19]] += 5
+    assert torch.equal(model.act(batch, noise=noise), model.act(batch, noise=changed))
+    assert model.training
+    assert model.transformer.training
+
+
+def test_activation_checkpointing_changes_nothing() -> None:
+    torch.manual_seed(0)
+    no_dropout = replace(
+        TINY,
+        dropout=0.0,
+        attention_dropout=0.0,
+        text=replace(TINY.text, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0),
+        vision=replace(TINY.vision, drop_path_rate=0.0),
+    )
+    model, batch = XVLA(no_dropout).train(), make_batch(TINY)
+    time, noise = torch.rand(3), torch.randn(batch.action.shape)
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        sum(model(batch, time=time, noise=noise).values()).backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    plain = gradients()
+    model.set_activation_checkpointing(True)
+    assert all(torch.equal(a, b) for a, b in zip(plain, gradients(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"domain_id": torch.tensor([0, 1, 5])}, "domain_id holds 5; allowed is 0 to 4"),
+        ({"domain_id": torch.tensor([0, -1, 2])}, "domain_id holds -1"),
+        ({"input_ids": torch.full((3, 7), 64)}, "input_ids holds 64; allowed is 0 to 63"),
+        ({"input_ids": torch.zeros(3, 90, dtype=torch.long)}, "text.max_position_embeddings"),
+        ({"images": torch.zeros(3, 3, 3, 32, 32)}, "images has shape"),
+        ({"images": torch.zeros(3, 2, 3, 32, 48)}, "must be square"),
+        ({"images": torch.zeros(3, 2, 3, 96, 96)}, "vision.max_position_embeddings"),
+        ({"proprio": torch.zeros(3, 14)}, r"proprio has shape \[3, 14\]; expected \[3, 20\]"),
+        ({"action": torch.zeros(3, 6, 14)}, "action has shape"),
+        ({"action": torch.zeros(3, 7, 20)}, "action has shape"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_named(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        XVLA(TINY)(replace(make_batch(TINY), **change))
+
+
+def test_too_many_views_are_refused() -> None:
+    with pytest.raises(ValueError, match="max_seq_len"):
+        XVLA(TINY)(make_batch(TINY, views=9))
+
+
+def test_training_needs_an_action() -> None:
+    with pytest.raises(ValueError, match=r"batch.action is None"):
+        XVLA(TINY)(replace(make_batch(TINY), action=None))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_heads": 5}, "num_heads=5 does not divide hidden_size=32"),
+        ({"action_mode": "legs"}, "action_mode='legs' is not known"),
+        ({"projection_dim": 32}, "must equal projection_dim=32"),
+        ({"prediction": "noise"}, "prediction='noise'"),
+        ({"depth": 0}, "depth=0"),
+        ({"soft_prompt_length": -1}, "soft_prompt_length=-1"),
+        ({"action_mode": "auto", "real_action_dim": 21}, "real_action_dim=21"),
+    ],
+)
+def test_an_impossible_configuration_is_named(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        XVLA(replace(TINY, **change))
+
+
+def test_an_unknown_attention_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="attention='fast' is not known"):
+        XVLA(TINY, attention="fast")
+
+
+def test_flash_by_name_is_refused_on_the_cpu() -> None:
+    model = XVLA(TINY, attention="flash_attention_2")
+    with pytest.raises(ValueError, match="needs a CUDA device"):
+        model(make_batch(TINY))

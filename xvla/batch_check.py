@@ -1,0 +1,90 @@
+"""Checks of a batch against the model's configuration, with errors a user can act on."""
+
+from typing import TYPE_CHECKING
+
+from xvla.batch import Batch
+from xvla.config import ModelConfig
+from xvla.params import action_dim, map_side, proprio_dim
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def check_batch(batch: Batch, config: ModelConfig, *, with_images: bool = True) -> None:
+    """Raise ValueError naming the field, its value and what is allowed.
+
+    Values (ids in range) are looked at on the CPU only: elsewhere that would stall the device.
+    """
+    size = len(batch)
+    if with_images:
+        _check_images(batch, config)
+        _check_text(batch, config)
+    _expect("domain_id", batch.domain_id, (size,))
+    _expect("proprio", batch.proprio, (size, proprio_dim(config)))
+    if batch.action is not None:
+        _check_action(batch.action, size, config)
+    _check_range("domain_id", batch.domain_id, config.num_domains, "num_domains")
+
+
+def check_features(features: "tuple[Tensor, Tensor]", batch: Batch, config: ModelConfig) -> None:
+    """Raise ValueError unless features are [B, *, E] pairs as `encode` returns them."""
+    for name, value in zip(("vlm_features", "aux_features"), features, strict=True):
+        _expect(name, value, (len(batch), value.shape[1], config.projection_dim))
+
+
+def _check_images(batch: Batch, config: ModelConfig) -> None:
+    size, views = len(batch), batch.view_mask.shape[-1]
+    _expect("view_mask", batch.view_mask, (size, views))
+    height, width = batch.images.shape[-2:]
+    _expect("images", batch.images, (size, views, 3, height, width))
+    side = map_side(config.vision, height)
+    limit = config.vision.max_position_embeddings
+    if height != width or not 1 <= side <= limit:
+        raise ValueError(
+            f"images are {height} x {width} pixels; they must be square and their last feature "
+            f"map at most {limit} wide (vision.max_position_embeddings): resize them"
+        )
+    tokens = config.num_anchors + views * (1 + side**2) + batch.input_ids.shape[-1]
+    if tokens > config.max_seq_len:
+        raise ValueError(
+            f"{views} views of {height} pixels make a sequence of {tokens} tokens, max_seq_len "
+            f"allows {config.max_seq_len}; use fewer views, smaller images or shorter text"
+        )
+
+
+def _check_text(batch: Batch, config: ModelConfig) -> None:
+    length = batch.input_ids.shape[-1]
+    _expect("input_ids", batch.input_ids, (len(batch), length))
+    merged = length + 1 + map_side(config.vision, batch.images.shape[-1]) ** 2
+    if merged > config.text.max_position_embeddings:
+        raise ValueError(
+            f"input_ids have {length} tokens, {merged} with those of the main view; "
+            f"text.max_position_embeddings allows {config.text.max_position_embeddings}: "
+            "shorten the text"
+        )
+    _check_range("input_ids", batch.input_ids, config.text.vocab_size, "text.vocab_size")
+
+
+def _check_action(action: "Tensor", size: int, config: ModelConfig) -> None:
+    width = action_dim(config)
+    allowed = {width, config.real_action_dim} if config.action_mode == "auto" else {width}
+    if action.shape[-1] not in allowed or action.shape[:-1] != (size, config.num_anchors):
+        raise ValueError(
+            f"action has shape {list(action.shape)}; action_mode={config.action_mode!r} expects "
+            f"[{size}, {config.num_anchors}, {' or '.join(map(str, sorted(allowed)))}]"
+        )
+
+
+def _expect(name: str, value: "Tensor", shape: tuple[int, ...]) -> None:
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name} has shape {list(value.shape)}; expected {list(shape)}")
+
+
+def _check_range(name: str, value: "Tensor", limit: int, field: str) -> None:
+    if value.device.type != "cpu" or not value.numel():
+        return
+    low, high = (int(v) for v in value.aminmax())
+    if low < 0 or high >= limit:
+        raise ValueError(
+            f"{name} holds {low if low < 0 else high}; allowed is 0 to {limit - 1} ({field} - 1)"
+        )

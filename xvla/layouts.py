@@ -1,0 +1,335 @@
+"""The three checkpoint layouts: their config.json and their tensor names.
+
+`xvla`    the authors' folder: Microsoft's Florence-2 names, no prefix.
+`lerobot` LeRobot's: prefix `model.`; transformers' native Florence-2 names, older ones Microsoft's
+          (written as `lerobot-old`).
+`ours`    native names, no prefix, the model configuration under "model".
+"""
+
+import re
+from dataclasses import asdict, fields, replace
+from typing import Any, Literal, get_args
+
+from xvla.config import ModelConfig, TextConfig, VisionConfig
+from xvla.params import action_dim, proprio_dim
+
+Layout = Literal["xvla", "lerobot", "lerobot-old", "ours"]
+ARCHITECTURE = "xvla"
+POOLING = ["spatial_avg_pool", "temporal_avg_pool"]
+
+# Field of ModelConfig -> key in the official and in LeRobot's config.json.
+SHARED_FIELDS = {
+    "hidden_size": "hidden_size",
+    "depth": "depth",
+    "num_heads": "num_heads",
+    "mlp_ratio": "mlp_ratio",
+    "num_domains": "num_domains",
+    "soft_prompt_length": "len_soft_prompts",
+    "dim_time": "dim_time",
+    "max_seq_len": "max_len_seq",
+    "use_hetero_proj": "use_hetero_proj",
+}
+TEXT_FIELDS = tuple(f.name for f in fields(TextConfig))
+VISION_LISTS = (
+    "depths",
+    "num_heads",
+    "num_groups",
+    "patch_size",
+    "patch_stride",
+    "patch_padding",
+    "patch_prenorm",
+)
+# What a foreign config.json cannot say; a model that differs here cannot be written that way.
+OURS_ONLY = ("prediction",)
+OURS_ONLY_VISION = ("mlp_ratio", "qkv_bias")
+TRAINING_ONLY = ("dropout", "attention_dropout")
+
+# Microsoft's name -> transformers' native name, below `vlm.`; order matters.
+NATIVE_NAMES: tuple[tuple[str, str], ...] = (
+    (r"^(vision_tower\.convs\.\d+)\.proj\.", r"\1.conv."),
+    (r"\.conv([12])\.fn\.dw\.", r".conv\1."),
+    (r"\.(window|channel)_attn\.norm\.", r".norm1."),
+    (r"\.(window|channel)_attn\.fn\.", r".\1_attn."),
+    (r"\.ffn\.norm\.", r".norm2."),
+    (r"\.ffn\.fn\.net\.", r".ffn."),
+    (r"^image_proj_norm\.", r"multi_modal_projector.image_proj_norm."),
+    (r"^image_pos_embed\.", r"multi_modal_projector.image_position_embed."),
+    (r"^visual_temporal_embed\.", r"multi_modal_projector.visual_temporal_embed."),
+    (r"^image_projection$", r"multi_modal_projector.image_projection.weight"),
+    (r"^language_model\.model\.", r"language_model."),
+)
+MICROSOFT_NAMES: tuple[tuple[str, str], ...] = (
+    (r"^(vision_tower\.convs\.\d+)\.conv\.", r"\1.proj."),
+    (r"(_block)\.conv([12])\.", r"\1.conv\2.fn.dw."),
+    (r"\.(spatial)_block\.norm1\.", r".\1_block.window_attn.norm."),
+    (r"\.(channel)_block\.norm1\.", r".\1_block.channel_attn.norm."),
+    (r"\.(window|channel)_attn\.(qkv|proj)\.", r".\1_attn.fn.\2."),
+    (r"(_block)\.norm2\.", r"\1.ffn.norm."),
+    (r"\.ffn\.(fc[12])\.", r".ffn.fn.net.\1."),
+    (r"^multi_modal_projector\.image_proj_norm\.", r"image_proj_norm."),
+    (r"^multi_modal_projector\.image_position_embed\.", r"image_pos_embed."),
+    (r"^multi_modal_projector\.visual_temporal_embed\.", r"visual_temporal_embed."),
+    (r"^multi_modal_projector\.image_projection\.weight$", r"image_projection"),
+    (r"^language_model\.", r"language_model.model."),
+)
+
+
+def check_layout(layout: str) -> None:
+    """Raise ValueError for an unknown layout."""
+    if layout not in get_args(Layout):
+        raise ValueError(f"layout={layout!r} is not known; choose one of {list(get_args(Layout))}")
+
+
+def native_name(name: str) -> str:
+    """Translate a full tensor name from Microsoft's to the native scheme."""
+    return _rename(name, NATIVE_NAMES)
+
+
+def microsoft_name(name: str) -> str:
+    """Translate a full tensor name from the native to Microsoft's scheme."""
+    return _rename(name, MICROSOFT_NAMES)
+
+
+def uses_microsoft_names(names: list[str]) -> bool:
+    """Tell the scheme by content, as LeRobot does."""
+    return any(
+        n == "vlm.image_projection" or n.startswith("vlm.language_model.model.") for n in names
+    )
+
+
+def _rename(name: str, table: tuple[tuple[str, str], ...]) -> str:
+    prefix, _, rest = name.partition(".")
+    if prefix != "vlm":
+        return name
+    for pattern, replacement in table:
+        rest = re.sub(pattern, replacement, rest)
+    return f"vlm.{rest}"
+
+
+def config_from_json(raw: dict[str, Any]) -> ModelConfig:
+    """Read the model configuration of any layout, recognised by content.
+
+    Raises ValueError for another architecture or a field that X-VLA does not have.
+    """
+    if raw.get("architecture") == ARCHITECTURE and "model" in raw:
+        return model_config(raw["model"])
+    if raw.get("model_type") == ARCHITECTURE:
+        return _from_official(raw)
+    if raw.get("type") == ARCHITECTURE:
+        return _from_lerobot(raw)
+    given = raw.get("model_type") or raw.get("type") or raw.get("architecture")
+    raise ValueError(
+        f"config.json describes {given!r}, not X-VLA; allowed: model_type 'xvla' (authors), "
+        "type 'xvla' (LeRobot) or architecture 'xvla' (ours); give the folder of such a checkpoint"
+    )
+
+
+def config_to_json(config: ModelConfig, layout: Layout) -> dict[str, Any]:
+    """Write the model configuration as the config.json of a layout.
+
+    Raises ValueError if the layout cannot express the model.
+    """
+    if layout == "ours":
+        return {"architecture": ARCHITECTURE, "model": asdict(config)}
+    _check_expressible(config, layout)
+    shared = {theirs: getattr(config, ours) for ours, theirs in SHARED_FIELDS.items()}
+    shared |= {"action_mode": config.action_mode, "florence_config": _florence_json(config)}
+    return shared | (
+        _lerobot_json(config) if layout.startswith("lerobot") else _official_json(config)
+    )
+
+
+def model_config(raw: dict[str, Any]) -> ModelConfig:
+    """Build a ModelConfig from its dictionary; an unknown key raises ValueError with its name."""
+    nested: dict[str, Any] = {"vision": VisionConfig, "text": TextConfig}
+    values = {
+        key: _strict(nested[key], value, f"model.{key}") if key in nested else value
+        for key, value in raw.items()
+    }
+    return _strict(ModelConfig, values, "model")
+
+
+def _strict(cls: Any, values: dict[str, Any], where: str) -> Any:
+    allowed = {f.name for f in fields(cls)}
+    if unknown := sorted(set(values) - allowed):
+        raise ValueError(f"{where} has unknown fields {unknown}; allowed: {sorted(allowed)}")
+    return cls(**values)
+
+
+def _from_official(raw: dict[str, Any]) -> ModelConfig:
+    return ModelConfig(
+        **_shared_values(raw),
+        num_anchors=raw.get("num_actions", 30),
+        real_action_dim=raw.get("real_action_dim", 20),
+        max_action_dim=raw.get("max_action_dim", 20),
+        auto_loss_scale=100.0,
+    )
+
+
+def _from_lerobot(raw: dict[str, Any]) -> ModelConfig:
+    """LeRobot's defaults differ (chunk 32, state 32); `auto` has loss scale 1 there."""
+    features = raw.get("output_features") or {}
+    shape = (features.get("action") or {}).get("shape") or [raw.get("max_action_dim", 20)]
+    state = raw.get("max_state_dim", 32) if raw.get("use_proprio", True) else 0
+    config = ModelConfig(
+        **_shared_values(raw),
+        num_anchors=raw.get("chunk_size", 32),
+        real_action_dim=shape[0],
+        max_action_dim=raw.get("max_action_dim", 20),
+        auto_loss_scale=1.0,
+    )
+    return config if state == action_dim(config) else replace(config, dim_proprio=state)
+
+
+def _shared_values(raw: dict[str, Any]) -> dict[str, Any]:
+    values = {ours: raw[theirs] for ours, theirs in SHARED_FIELDS.items() if theirs in raw}
+    florence = raw.get("florence_config") or {}
+    for part in ("vision_config", "text_config"):
+        if not florence.get(part):
+            raise ValueError(
+                f"config.json has no florence_config.{part}; the encoder cannot be built without "
+                "it: copy it from a released checkpoint"
+            )
+    vision, text = florence["vision_config"], florence["text_config"]
+    values["action_mode"] = str(raw.get("action_mode", "ee6d")).lower()
+    values["vision"] = _vision(vision)
+    values["text"] = _text(text)
+    values["projection_dim"] = florence.get("projection_dim") or vision["projection_dim"]
+    return values
+
+
+def _vision(raw: dict[str, Any]) -> VisionConfig:
+    """Read Microsoft's (nested) or transformers' (flat) vision configuration."""
+    pooling = list(raw.get("image_feature_source") or POOLING)
+    if pooling != POOLING:
+        raise ValueError(f"vision_config.image_feature_source={pooling}; only {POOLING} is X-VLA's")
+    values: dict[str, Any] = {name: list(raw[name]) for name in VISION_LISTS if name in raw}
+    values["dim_embed"] = list(raw.get("dim_embed") or raw.get("embed_dim") or [])
+    if not values["dim_embed"]:
+        raise ValueError("vision_config has neither dim_embed nor embed_dim; give the stage widths")
+    for name in ("window_size", "drop_path_rate", "mlp_ratio", "qkv_bias"):
+        if name in raw:
+            values[name] = raw[name]
+    temporal, position = raw.get("visual_temporal_embedding"), raw.get("image_pos_embed")
+    if "dim_embed" in raw and not (temporal and position):
+        raise ValueError(
+            "vision_config lacks visual_temporal_embedding or image_pos_embed; the released "
+            "checkpoints have both (COSINE and learned_abs_2d)"
+        )
+    temporal, position = temporal or {}, position or {}
+    values["max_temporal_embeddings"] = temporal.get(
+        "max_temporal_embeddings", raw.get("max_temporal_embeddings", 100)
+    )
+    values["max_position_embeddings"] = position.get(
+        "max_pos_embeddings", raw.get("max_position_embeddings", 50)
+    )
+    return VisionConfig(**values)
+
+
+def _text(raw: dict[str, Any]) -> TextConfig:
+    if raw.get("activation_function", "gelu") != "gelu" or raw.get("encoder_layerdrop", 0.0):
+        raise ValueError("text_config: only activation_function='gelu', encoder_layerdrop=0 exist")
+    # The class default for positions is 1024; our default is the released 4096.
+    defaults = {
+        "max_position_embeddings": 1024,
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+    }
+    given = {name: raw[name] for name in TEXT_FIELDS if raw.get(name) is not None}
+    return TextConfig(**(defaults | given))
+
+
+def _check_expressible(config: ModelConfig, layout: Layout) -> None:
+    released = ModelConfig()
+    for name in OURS_ONLY:
+        if getattr(config, name) != getattr(released, name):
+            raise ValueError(
+                f"{name}={getattr(config, name)!r} has no place in layout {layout!r}; use 'ours'"
+            )
+    for name in OURS_ONLY_VISION:
+        if getattr(config.vision, name) != getattr(released.vision, name):
+            raise ValueError(f"vision.{name} has no place in layout {layout!r}; use 'ours'")
+    if layout == "xvla" and proprio_dim(config) != action_dim(config):
+        raise ValueError(
+            f"dim_proprio={config.dim_proprio} has no place in layout 'xvla', where proprio is "
+            f"as wide as the action ({action_dim(config)}); use 'lerobot' or 'ours'"
+        )
+
+
+def _official_json(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "model_type": ARCHITECTURE,
+        "architectures": ["XVLA"],
+        "soft_prompt_length": config.soft_prompt_length,
+        "num_actions": config.num_anchors,
+        "use_proprio": True,
+        "real_action_dim": config.real_action_dim,
+        "max_action_dim": config.max_action_dim,
+    }
+
+
+def _lerobot_json(config: ModelConfig) -> dict[str, Any]:
+    state = proprio_dim(config)
+    shape = [config.real_action_dim if config.action_mode == "auto" else action_dim(config)]
+    image = {"type": "VISUAL", "shape": [3, 224, 224]}
+    inputs = {f"observation.images.image{'' if i == 0 else i + 1}": image for i in range(3)}
+    return {
+        "type": ARCHITECTURE,
+        "n_obs_steps": 1,
+        "input_features": inputs | {"observation.state": {"type": "STATE", "shape": [state]}},
+        "output_features": {"action": {"type": "ACTION", "shape": shape}},
+        "normalization_mapping": dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY"),
+        "chunk_size": config.num_anchors,
+        "n_action_steps": config.num_anchors,
+        "num_denoising_steps": 10,
+        "num_image_views": 3,
+        "tokenizer_name": "facebook/bart-large",
+        "tokenizer_max_length": 50,
+        "use_proprio": state > 0,
+        "max_state_dim": state or 20,
+        "max_action_dim": config.max_action_dim,
+    }
+
+
+def _florence_json(config: ModelConfig) -> dict[str, Any]:
+    vision, text = config.vision, config.text
+    vision_json = {name: list(getattr(vision, name)) for name in ("dim_embed", *VISION_LISTS)} | {
+        "model_type": "davit",
+        "window_size": vision.window_size,
+        "drop_path_rate": vision.drop_path_rate,
+        "enable_checkpoint": False,
+        "projection_dim": config.projection_dim,
+        "image_feature_source": POOLING,
+        "visual_temporal_embedding": {
+            "type": "COSINE",
+            "max_temporal_embeddings": vision.max_temporal_embeddings,
+        },
+        "image_pos_embed": {
+            "type": "learned_abs_2d",
+            "max_pos_embeddings": vision.max_position_embeddings,
+        },
+    }
+    text_json = {name: getattr(text, name) for name in TEXT_FIELDS} | {
+        "model_type": "florence2_language",
+        "activation_function": "gelu",
+        "encoder_layerdrop": 0.0,
+        "is_encoder_decoder": True,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 2,
+        "forced_eos_token_id": 2,
+        # The reference builds a decoder before deleting it; keep that as small as the config can.
+        "decoder_layers": 1,
+        "decoder_attention_heads": text.encoder_attention_heads,
+        "decoder_ffn_dim": text.encoder_ffn_dim,
+    }
+    return {
+        "model_type": "florence2",
+        "vocab_size": text.vocab_size,
+        "projection_dim": config.projection_dim,
+        "ignore_index": -100,
+        "pad_token_id": text.pad_token_id,
+        "is_encoder_decoder": False,
+        "vision_config": vision_json,
+        "text_config": text_json,
+    }

@@ -1,0 +1,182 @@
+"""X-VLA: the encoder, the soft-prompted transformer and the flow-matching objective in one module.
+
+Shapes: B batch, V views, L text tokens, T anchors, A action dim, P proprio dim, E encoder width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xvla import flow
+from xvla.actions import action_space
+from xvla.attention import attention_kind
+from xvla.batch import Batch
+from xvla.batch_check import check_batch, check_features
+from xvla.config import ModelConfig
+from xvla.encoder import Features, FlorenceEncoder
+from xvla.params import proprio_dim
+from xvla.transformer import SoftPromptedTransformer
+
+PARAMETER_GROUPS = ("vlm", "transformer_core", "soft_prompts", "action_heads")
+
+
+class XVLA(nn.Module):
+    """The policy. `attention` is an engine choice: it changes speed, never what is computed."""
+
+    def __init__(self, config: ModelConfig, *, attention: str = "auto") -> None:
+        super().__init__()
+        check_policy(config)
+        kind = attention_kind(attention)
+        self.config = config
+        self.action_space = action_space(config)
+        self.vlm = FlorenceEncoder(config, attention=kind)
+        self.transformer = SoftPromptedTransformer(config, attention=kind)
+
+    def forward(
+        self,
+        batch: Batch,
+        time: Tensor | None = None,
+        noise: Tensor | None = None,
+        features: Features | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the named losses of one batch; the objective is their sum.
+
+        time [B] and noise [B, T, A] make the result reproducible; features is a result of
+        `encode`, for a frozen encoder (the batch's images are then not looked at).
+        Raises ValueError for a batch that does not fit the configuration.
+        """
+        if batch.action is None:
+            raise ValueError("batch.action is None; training needs the action chunk [B, T, A]")
+        vlm_features, aux_features = self._features(batch, features)
+        action = batch.action
+        time = flow.sample_time(len(batch), device=action.device) if time is None else time
+        noise = torch.randn_like(action) if noise is None else noise
+        noised = flow.add_noise(action, noise, time, prediction=self.config.prediction)
+        context = self.transformer.context(vlm_features, aux_features, batch.domain_id)
+        predicted = self.transformer(
+            self._visible_action(noised),
+            self.action_space.hide_grippers(batch.proprio),
+            time,
+            context=context,
+            domain_id=batch.domain_id,
+        )
+        if self.config.prediction == "velocity":
+            velocity = self.action_space.pad(action - noise)
+            real = self.action_space.real_dim
+            return {"velocity_loss": F.mse_loss(predicted[..., :real], velocity[..., :real])}
+        return self.action_space.losses(predicted, action)
+
+    def encode(self, batch: Batch) -> Features:
+        """Return (vlm_features [B, Nv + L, E], aux_features [B, (V - 1) * Nv, E])."""
+        check_batch(batch, self.config)
+        return self.vlm(batch.input_ids, batch.images, batch.view_mask)
+
+    @torch.no_grad()
+    def act(
+        self,
+        batch: Batch,
+        steps: int = 10,
+        noise: Tensor | None = None,
+        features: Features | None = None,
+    ) -> Tensor:
+        """Return an action chunk [B, T, real action dim] by `steps` denoising steps.
+
+        Runs in evaluation mode and restores the mode it found. The encoder runs once. noise
+        [B, T, A] makes the result reproducible.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            return self._act(batch, steps, noise, features)
+        finally:
+            self.train(was_training)
+
+    def _act(
+        self, batch: Batch, steps: int, noise: Tensor | None, features: Features | None
+    ) -> Tensor:
+        space, domain = self.action_space, batch.domain_id
+        vlm_features, aux_features = self._features(batch, features)
+        context = self.transformer.context(vlm_features, aux_features, domain)
+        proprio = space.hide_grippers(batch.proprio)
+        if noise is None:
+            shape = (len(batch), self.config.num_anchors, space.dim)
+            noise = torch.randn(shape, device=proprio.device, dtype=proprio.dtype)
+
+        def predict(x: Tensor, time: Tensor) -> Tensor:
+            return self.transformer(
+                self._visible_action(x), proprio, time, context=context, domain_id=domain
+            )
+
+        prediction = self.config.prediction
+        sampled = flow.sample(predict, space.pad(noise), steps=steps, prediction=prediction)
+        if prediction == "velocity":
+            return sampled[..., : space.real_dim]
+        return space.postprocess(sampled)
+
+    def _features(self, batch: Batch, features: Features | None) -> Features:
+        if features is None:
+            return self.encode(batch)
+        check_batch(batch, self.config, with_images=False)
+        check_features(features, batch, self.config)
+        return features
+
+    def _visible_action(self, noised: Tensor) -> Tensor:
+        """Return what the network may see: padded; grippers hidden unless their velocity counts."""
+        padded = self.action_space.pad(noised)
+        if self.config.prediction == "velocity":
+            return padded
+        return self.action_space.hide_grippers(padded)
+
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        """Recompute blocks in the backward pass: less memory, about a third more time."""
+        self.vlm.activation_checkpointing = enabled
+        self.transformer.activation_checkpointing = enabled
+
+
+def check_policy(config: ModelConfig) -> None:
+    """Raise ValueError for a policy that cannot be built, naming the field."""
+    if config.hidden_size % config.num_heads:
+        raise ValueError(
+            f"num_heads={config.num_heads} does not divide hidden_size={config.hidden_size}"
+        )
+    for name in ("depth", "num_heads", "num_domains", "num_anchors", "dim_time"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}={getattr(config, name)} is not allowed; give at least 1")
+    if config.soft_prompt_length < 0:
+        raise ValueError(f"soft_prompt_length={config.soft_prompt_length}; give 0 (none) or more")
+    if config.prediction not in ("clean", "velocity"):
+        raise ValueError(f"prediction={config.prediction!r}; allowed: 'clean', 'velocity'")
+    proprio_dim(config)
+
+
+def parameter_group(name: str) -> str:
+    """Return the optimizer group of a parameter by its name, as the released code groups them."""
+    if name.startswith("vlm."):
+        return "vlm"
+    if name.startswith("transformer.soft_prompt_hub"):
+        return "soft_prompts"
+    if name.startswith(("transformer.action_encoder", "transformer.action_decoder")):
+        return "action_heads"
+    return "transformer_core"
+
+
+def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Return the model's parameters under vlm, transformer_core, soft_prompts, action_heads."""
+    groups: dict[str, list[nn.Parameter]] = {name: [] for name in PARAMETER_GROUPS}
+    for name, parameter in model.named_parameters():
+        groups[parameter_group(name)].append(parameter)
+    return groups
+
+
+def build_on_meta(config: ModelConfig, *, attention: str = "auto") -> XVLA:
+    """Build the model without memory for its weights."""
+    with torch.device("meta"):
+        return XVLA(config, attention=attention)
+
+
+def count_parameters(config: ModelConfig) -> dict[str, int]:
+    """Count parameters per group, of the policy and in total by building on the meta device."""
+    groups = parameter_groups(build_on_meta(config))
+    counts = {name: sum(p.numel() for p in params) for name, params in groups.items()}
+    policy = sum(n for name, n in counts.items() if name != "vlm")
+    return {"total": policy + counts["vlm"], "policy": policy, **counts}
