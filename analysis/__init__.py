@@ -1,0 +1,1 @@
+"""Tables of runs in; scaling laws, intervals, figures and pages out."""

@@ -1,0 +1,196 @@
+"""How far a fit can be trusted: resampling, bands, conditioning, the noise floor."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.objective import Objective, apply_link, invert_link
+from analysis.solver import minimise
+
+if TYPE_CHECKING:
+    from analysis.fit import LawRegressor
+
+METHODS = ("auto", "cluster", "parametric")
+# Below this many runs a parameter, resampling runs gives intervals that are plainly too short.
+RUNS_PER_PARAMETER = 10
+NEGLIGIBLE = 1e-7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseFloor:
+    """Seed-to-seed variation: what no fit can explain."""
+
+    sigma: float
+    interval: tuple[float, float]
+    degrees_of_freedom: int
+    num_cells: int
+    num_runs: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+
+def conditioning(
+    jac: np.ndarray, weights: np.ndarray, moving: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Return the condition number of J'J and the correlation of parameters [p, p]."""
+    size = jac.shape[1]
+    correlation = np.full((size, size), np.nan)
+    where = np.flatnonzero(moving)
+    if not len(where):
+        return float("nan"), correlation
+    inner = (jac[:, where] * weights[:, None]).T @ jac[:, where]
+    if not np.isfinite(inner).all():
+        return float("inf"), correlation
+    values, vectors = np.linalg.eigh(inner)
+    condition = float(values[-1] / values[0]) if values[0] > 0 else float("inf")
+    safe = np.maximum(values, max(values[-1], 1e-300) * 1e-15)
+    covariance = (vectors / safe) @ vectors.T
+    spread = np.sqrt(np.diag(covariance))
+    correlation[np.ix_(where, where)] = covariance / np.outer(spread, spread)
+    return condition, correlation
+
+
+def choose_method(reg: LawRegressor) -> str:
+    """Choose how to resample: runs where there are many, noise of the estimated size elsewhere.
+
+    Resampling m runs of a cell shrinks the variance by (m - 1) / m, and does nothing where each
+    cell has one run; with few runs new noise is drawn instead, its size uncertain as well.
+    """
+    runs = int(reg.data_.groups.max()) + 1
+    several_rows = runs < len(reg.data_.y)
+    enough = runs >= RUNS_PER_PARAMETER * int(reg._moving.sum())
+    return "cluster" if enough or several_rows or reg.df_ <= 0 else "parametric"
+
+
+def draws(reg: LawRegressor, n: int, seed: int, method: str = "auto") -> np.ndarray:
+    """Return n refits as centred internal parameters [n, p].
+
+    Raises:
+        ValueError: an unknown method, or n < 1.
+    """
+    if method not in METHODS or n < 1:
+        raise ValueError(f"method={method!r}, n={n}: choose one of {METHODS} and n >= 1")
+    method = choose_method(reg) if method == "auto" else method
+    rng = np.random.default_rng(seed)
+    if method == "cluster":
+        return refit(reg, reg.data_.target, resample_weights(reg, n, rng))
+    return refit(reg, resample_noise(reg, n, rng), reg.data_.weights)
+
+
+def resample_weights(reg: LawRegressor, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw runs with replacement within their cells; return weights of the rows [n, rows].
+
+    Cells with a single run form one stratum together: alone they would never vary.
+    """
+    groups = reg.data_.groups
+    num = int(groups.max()) + 1
+    strata = _strata(reg, num)
+    counts = np.zeros((n, num))
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        even = np.full(len(members), 1.0 / len(members))
+        counts[:, members] = rng.multinomial(len(members), even, size=n)
+    return counts[:, groups] * reg.data_.weights
+
+
+def _strata(reg: LawRegressor, num: int) -> np.ndarray:
+    """Number the cell of each run [num]; runs alone in their cell share the number -1."""
+    rows = np.column_stack(list(reg.data_.logx.values()))
+    cell = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+    keys = [tuple(np.sort(cell[reg.data_.groups == g])) for g in range(num)]
+    codes = pd.factorize(pd.Series(keys, dtype=object))[0]
+    return np.where(np.bincount(codes)[codes] > 1, codes, -1)
+
+
+def resample_noise(reg: LawRegressor, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw linked targets [n, rows] around the fit.
+
+    The noise's size is drawn from its own sampling distribution (scaled inverse chi-square with
+    the residual degrees of freedom), which turns normal intervals into Student's.
+    """
+    centre = reg.data_.target + reg.residuals_
+    if reg.loss == "binomial":
+        rate = np.clip(np.exp(reg._objective.log_prediction(reg._theta[None])[0]), 0, 1)
+        trials = np.maximum(np.rint(reg.data_.weights), 1).astype(int)
+        return rng.binomial(trials, rate, size=(n, len(rate))) / trials
+    sigma = reg.sigma_ * np.sqrt(reg.df_ / rng.chisquare(reg.df_, size=(n, 1)))
+    scale = np.sqrt(reg.data_.weights.mean() / np.maximum(reg.data_.weights, 1e-300))
+    return centre + sigma * scale * rng.standard_normal((n, len(centre)))
+
+
+def refit(reg: LawRegressor, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Refit the law to many tables at once from two starts each; return [n, p]."""
+    objective = reg._objective
+    size = max(np.atleast_2d(target).shape[0], np.atleast_2d(weights).shape[0])
+    starts = _warm_starts(reg)
+    free = np.isnan(reg._held)
+    target = np.broadcast_to(target, (size, reg.n_obs_))
+    weights = np.broadcast_to(weights, (size, reg.n_obs_))
+    best, cost = np.zeros((size, len(free))), np.full(size, np.inf)
+    for start in starts:
+        found = minimise(
+            objective,
+            np.tile(start, (size, 1)),
+            target=target,
+            weights=weights,
+            rho=reg.rho,
+            free=free,
+            max_iter=100,
+        )
+        better = found.cost < cost
+        best[better], cost[better] = found.theta[better], found.cost[better]
+    return _drop_negligible(reg, best)
+
+
+def _warm_starts(reg: LawRegressor) -> list[np.ndarray]:
+    """List starts for refits: the fit (bounds reopened a little), and one with a small offset."""
+    theta = reg._theta.copy()
+    with np.errstate(divide="ignore"):
+        level = float(np.median(reg._objective.log_prediction(theta[None])))
+    free = np.isnan(reg._held)
+    closed = free & np.isneginf(theta)
+    theta[closed] = level + np.log(0.02)
+    starts = [theta]
+    for name in ("E",):
+        j = reg.law.param_names.index(name) if name in reg.law.param_names else -1
+        if j >= 0 and free[j] and len(reg.law.terms) > 1:
+            other = theta.copy()
+            other[j] = min(theta[j], level) + np.log(0.1)
+            starts.append(other)
+    return starts
+
+
+def _drop_negligible(reg: LawRegressor, theta: np.ndarray) -> np.ndarray:
+    """Write offsets that no longer matter as exactly zero."""
+    names = reg.law.param_names
+    if "E" in names and len(reg.law.terms) > 1 and reg.law.is_posynomial:
+        j = names.index("E")
+        least = reg._objective.log_prediction(theta).min(axis=1)
+        if np.isnan(reg._held[j]):
+            theta[:, j] = np.where(theta[:, j] < least + np.log(NEGLIGIBLE), -np.inf, theta[:, j])
+    return theta
+
+
+def band(
+    reg: LawRegressor, logx: dict[str, np.ndarray], *, level: float, new_run: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return lower and upper ends of a band [m] from refits, plus one run's noise if asked."""
+    if reg.df_ <= 0:
+        nothing = np.full(len(next(iter(logx.values()))), np.nan)
+        return nothing, nothing
+    objective = Objective(reg.law, logx, link=reg.link)
+    log_pred = objective.log_prediction(objective.to_centred(reg.band_draws()))
+    with np.errstate(all="ignore"):
+        linked = apply_link(reg.link, log_pred)[0]
+    if new_run:
+        rng = np.random.default_rng(reg.seed + 1)
+        size = reg.sigma_ * np.sqrt(reg.df_ / rng.chisquare(reg.df_, size=(len(linked), 1)))
+        linked = linked + size * rng.standard_normal(linked.shape)
+    ends = np.nanquantile(linked, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+    return invert_link(reg.link, ends[0]), invert_link(reg.link, ends[1])
