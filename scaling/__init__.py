@@ -1,0 +1,1 @@
+"""Turns a RunSpec into a finished run; the declarations here load without torch."""

@@ -1,0 +1,151 @@
+"""The `scaling` command: parses words, finds the command, turns errors into exit codes."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from scaling.commands import data as data_commands
+from scaling.commands import laws, reuse, study
+
+EXIT_DONE, EXIT_FAILED, EXIT_USER = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Exit codes: 0 done, 1 failed, 2 user's mistake (one line on stderr)."""
+    try:
+        arguments = build_parser().parse_args(argv)
+        return int(arguments.run(arguments) or EXIT_DONE)
+    except ValueError as error:
+        return _complain(error, EXIT_USER)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return EXIT_FAILED
+    except Exception as error:
+        return _complain(error, EXIT_FAILED)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that reports a bad word in one line, as every other mistake."""
+
+    def error(self, message: str):  # type: ignore[override]
+        raise ValueError(f"{message}; see `{self.prog} --help`")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    parser = _Parser(prog="scaling", description="Scaling studies of X-VLA, from plan to finetune.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--runs", default=None, help="folder of runs (default ./runs)")
+    common.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    _add_data(verbs, common)
+    _add_study_verbs(verbs, common)
+    _add_run_verbs(verbs, common)
+    _add_analysis_verbs(verbs, common)
+    _add_reuse_verbs(verbs, common)
+    return parser
+
+
+def _add_study_verbs(verbs, common) -> None:
+    _study(verbs, common, "plan", study.plan, "price the runs of a study; nothing is started")
+    submit = _study(verbs, common, "submit", study.submit, "run what is not done yet")
+    submit.add_argument("--on", default="local", help="where: local")
+    submit.add_argument("--parallel", type=int, default=0, help="at once (default: cores)")
+    submit.add_argument("--detach", action="store_true", help="return at once, run in background")
+    status = _study(verbs, common, "status", study.status, "state of every run")
+    status.add_argument("--select", default="", help="e.g. size=tiny,state=failed")
+    status.add_argument("--watch", action="store_true", help="refresh until nothing runs")
+    _study(verbs, common, "cancel", study.cancel, "stop running and queued runs of a study")
+    _study(verbs, common, "retry", study.retry, "forget failures, so that submit runs them again")
+    sync = _study(verbs, common, "sync", study.sync, "publish runs to MLflow")
+    sync.add_argument("--tracking-uri", default=None)
+    sync.add_argument("--follow", action="store_true", help="publish until the study is finished")
+
+
+def _add_run_verbs(verbs, common) -> None:
+    logs = verbs.add_parser("logs", parents=[common], help="print a run's log")
+    logs.add_argument("run_id", help="run id or its first digits")
+    logs.add_argument("-f", "--follow", action="store_true")
+    logs.set_defaults(run=study.logs)
+    train = verbs.add_parser("train", help="advance one run (what jobs start)")
+    train.add_argument("run_yaml", help="runs/<id>/run.yaml")
+    train.add_argument("overrides", nargs="*", metavar="key=value")
+    train.set_defaults(run=study.train)
+
+
+def _add_analysis_verbs(verbs, common) -> None:
+    _study(verbs, common, "export", laws.export, "write runs.parquet and curves.parquet")
+    for name, function, text in (
+        ("fit", laws.fit, "fit scaling laws to a study or a table (.csv, .parquet, .jsonl)"),
+        ("report", laws.report, "fit, draw and write the HTML report"),
+    ):
+        verb = _study(verbs, common, name, function, text)
+        verb.add_argument("--y", default="val_l1", help="column to explain (default val_l1)")
+        verb.add_argument("--n-column", default="num_params_total", help="which N")
+
+
+def _add_reuse_verbs(verbs, common) -> None:
+    best = _study(verbs, common, "best", reuse.best, "pick and register the best checkpoint")
+    best.add_argument("--size", default=None, help="best of one size")
+    best.add_argument("--tracking-uri", default=None)
+    lineage = verbs.add_parser("lineage", parents=[common], help="parents and children of a run")
+    lineage.add_argument("run_id")
+    lineage.set_defaults(run=reuse.lineage)
+    tune = verbs.add_parser("finetune", parents=[common], help="adapt a checkpoint to a new robot")
+    tune.add_argument("--from", dest="source", required=True, help="best:STUDY, run:ID or a folder")
+    tune.add_argument("--domain", required=True, help="the new domain, e.g. sim_xarm7")
+    tune.add_argument("--recipe", default=None, help="default: finetune_small or finetune_paper")
+    tune.add_argument("--episodes", type=int, default=0, help="training episodes (0: all)")
+    tune.add_argument("overrides", nargs="*", metavar="key=value")
+    tune.set_defaults(run=reuse.finetune)
+
+
+def _add_data(verbs, common) -> None:
+    data = verbs.add_parser("data", help="make, look at and pretrain on robot data")
+    actions = data.add_subparsers(dest="action", required=True, parser_class=_Parser)
+    simulate = actions.add_parser("simulate", parents=[common], help="record simulated episodes")
+    simulate.add_argument("--domain", required=True)
+    simulate.add_argument("--out", required=True, help="folder that gets <domain>/")
+    simulate.add_argument("--episodes", type=int, nargs="+", default=[40, 8, 8],
+                          metavar="N", help="train [val test] (default 40 8 8)")  # fmt: skip
+    simulate.add_argument("--seed", type=int, default=0)
+    simulate.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    simulate.add_argument("--size", type=int, default=128, help="pixels")
+    simulate.set_defaults(run=data_commands.simulate)
+    inspect = actions.add_parser("inspect", parents=[common], help="episodes, views, problems")
+    inspect.add_argument("path")
+    inspect.set_defaults(run=data_commands.inspect)
+    encoder = actions.add_parser("pretrain-encoder", parents=[common],
+                                 help="train the small stand-in for Florence-2")  # fmt: skip
+    encoder.add_argument("--frames", required=True, help="folder of labelled frames")
+    encoder.add_argument("--out", required=True)
+    encoder.add_argument("--steps", type=int, default=4000)
+    encoder.add_argument("--batch-size", type=int, default=32)
+    encoder.add_argument("--seed", type=int, default=0)
+    encoder.set_defaults(run=data_commands.pretrain_encoder)
+
+
+def _study(verbs, common, name: str, function, text: str) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, parents=[common], help=text)
+    verb.add_argument("study", metavar="STUDY", help="module path, e.g. sweeps.demo")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. scale=a100")
+    verb.set_defaults(run=function)
+    return verb
+
+
+def _complain(error: Exception, code: int) -> int:
+    if os.environ.get("SCALING_DEBUG"):
+        traceback.print_exc()
+    text = " ".join(str(error).split()) or type(error).__name__
+    named = text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+    print(f"error: {named}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""What the commands share: folders, expansion, MLflow, output."""
+
+import json
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from scaling.spec import RunSpec
+
+
+def runs_folder(arguments: Namespace) -> Path:
+    """Return the folder of runs: --runs, else $SCALING_RUNS, else ./runs."""
+    return Path(arguments.runs or os.environ.get("SCALING_RUNS") or "runs").resolve()
+
+
+def expand(arguments: Namespace) -> list[RunSpec]:
+    """Return the runs of the study named on the command line."""
+    from scaling.study import load_study, split_arguments
+
+    scale, overrides = split_arguments(arguments.overrides)
+    return load_study(arguments.study).expand(scale, overrides)
+
+
+def tracking_uri(folder: Path) -> str:
+    """Return $MLFLOW_TRACKING_URI, else the SQLite database beside the folder of runs."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.parent / 'mlflow.db'}"
+
+
+def publish(specs: list[RunSpec], folder: Path, *, quiet: bool) -> None:
+    """Publish after a submit; an unreachable MLflow is a warning, the runs are safe on disk."""
+    from scaling.describe import describe
+    from scaling.tracking import publish as send
+
+    try:
+        send(
+            specs, folder, tracking_uri=tracking_uri(folder), describe=describe, progress=not quiet
+        )
+    except (RuntimeError, OSError) as error:
+        print(f"warning: not published to MLflow: {error}; try `scaling sync`", file=sys.stderr)
+
+
+def show(arguments: Namespace, document: Any, render: Any) -> None:
+    """Print one JSON document with --json, else what `render` makes of it (text or rich)."""
+    if arguments.json:
+        json.dump(document, sys.stdout)
+        print()
+        return
+    from rich.console import Console
+
+    shown = render(document)
+    if isinstance(shown, str):
+        print(shown)
+    else:
+        Console().print(shown)
+
+
+def as_json(document: Any) -> str:
+    return json.dumps(document, indent=2)

@@ -1,0 +1,57 @@
+"""What a RunSpec amounts to in numbers: parameters, samples, FLOPs; torch-free."""
+
+from typing import Any
+
+from scaling.flops import step_flops
+from scaling.spec import RunSpec
+from xvla.params import num_params
+
+
+def describe(spec: RunSpec) -> dict[str, Any]:
+    """Return parameter counts and the training FLOPs of the whole run.
+
+    `num_params_trainable` leaves out a frozen VLM. FLOPs count every view of the config as
+    present, so they are exact for three-view robots and an upper bound for the others.
+    """
+    counts = num_params(spec.model)
+    frozen = counts["vlm"] if spec.optim.freeze_vlm else 0
+    return {
+        "num_params_total": counts["total"],
+        "num_params_policy": counts["policy"],
+        "num_params_trainable": counts["total"] - frozen,
+        "compute_flops": spec.num_steps * flops_per_step(spec),
+    }
+
+
+def flops_per_step(spec: RunSpec) -> float:
+    """Return forward and backward FLOPs of one optimizer step over all ranks."""
+    return step_flops(
+        spec.model,
+        views=spec.data.num_views,
+        image_size=spec.data.image_size,
+        text_len=spec.data.text_length,
+        batch_size=spec.global_batch_size,
+        frozen_vlm=spec.optim.freeze_vlm,
+    )
+
+
+def export_row(spec: RunSpec) -> dict[str, Any]:
+    """Return the columns of runs.parquet that the spec alone decides (contract, Files)."""
+    numbers = describe(spec)
+    domains = len(spec.data.mixture)
+    return {
+        "run_id": spec.run_id,
+        "study": spec.study,
+        "stage": spec.stage,
+        "seed": spec.seeds.init,
+        "size": spec.size,
+        **{key: numbers[key] for key in sorted(numbers)},
+        "num_samples_seen": spec.num_samples_seen,
+        "num_unique_episodes": spec.num_unique_episodes,
+        "num_domains": domains,
+        "episodes_per_domain": spec.num_unique_episodes / domains,
+        "soft_prompt_length": spec.model.soft_prompt_length,
+        "prediction_window_s": spec.data.prediction_window_s,
+        "blind": spec.data.blind,
+        **{f"axis_{name}": value for name, value in spec.axes.items()},
+    }

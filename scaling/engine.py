@@ -1,0 +1,129 @@
+"""From a RunSpec to a DeepSpeed engine: environment, config, parameter groups, initialisation."""
+
+import importlib
+import os
+import socket
+import sys
+from typing import Any
+
+from scaling.spec import RunSpec
+
+SUSPECT_DEEPSPEED = ("0.18.3", "0.19.3")  # wrong ZeRO-2 gradients reported, DeepSpeed #8224
+
+
+def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
+    """Return the DeepSpeed config; batch sizes are derived, never typed twice.
+
+    With `engine.micro_batch_size` 0 a rank takes its share of the global batch at once.
+    """
+    micro, accumulation = batch_plan(spec)
+    on_gpu = spec.resources.gpus_per_node > 0
+    return {
+        "train_batch_size": spec.global_batch_size,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": spec.optim.grad_clip,
+        "bf16": {"enabled": spec.precision == "bf16"},
+        "zero_optimization": {
+            "stage": spec.engine.zero_stage,
+            "overlap_comm": on_gpu,
+            "contiguous_gradients": True,
+            "reduce_scatter": True,
+            "reduce_bucket_size": 200_000_000,
+            "allgather_bucket_size": 200_000_000,
+        },
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**12,
+    }
+
+
+def batch_plan(spec: RunSpec) -> tuple[int, int]:
+    """Return (micro-batch a rank, accumulation steps) for the global batch."""
+    per_rank = spec.global_batch_size // spec.resources.world_size
+    micro = spec.engine.micro_batch_size or per_rank
+    return micro, per_rank // micro
+
+
+def prepare_environment(spec: RunSpec) -> None:
+    """Set what torch, DeepSpeed and gloo read at import or start; call before importing torch."""
+    if not spec.resources.gpus_per_node:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ.setdefault("OMP_NUM_THREADS", str(spec.engine.threads))
+    if "RANK" not in os.environ:
+        os.environ.update(
+            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(_free_port()),
+        )  # fmt: skip
+    os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
+
+
+def start_distributed(spec: RunSpec) -> Any:
+    """Start NCCL or gloo and return torch's device for this rank.
+
+    On CPU DeepSpeed would compile a shared-memory op at first use (about 100 s, and an error
+    without a C++ compiler); plain gloo is used instead.
+    """
+    import deepspeed
+    import torch
+
+    _check_version(deepspeed.__version__)
+    if spec.resources.gpus_per_node:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+        deepspeed.init_distributed(dist_backend="nccl", verbose=False)
+        return device
+    torch.set_num_threads(spec.engine.threads)
+    # Not `import deepspeed.comm.torch`: that name is torch itself inside the package.
+    importlib.import_module("deepspeed.comm.torch")
+    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    return torch.device("cpu")
+
+
+def initialize(spec: RunSpec, model: Any) -> Any:
+    """Return the DeepSpeed engine over AdamW with the named groups of `optimizer_groups`."""
+    import deepspeed
+    import torch
+
+    optimizer = torch.optim.AdamW(
+        optimizer_groups(spec, model),
+        lr=spec.optim.lr,
+        betas=(spec.optim.betas[0], spec.optim.betas[1]),
+        eps=spec.optim.eps,
+        weight_decay=spec.optim.weight_decay,
+    )
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=deepspeed_config(spec)
+    )
+    return engine
+
+
+def optimizer_groups(spec: RunSpec, model: Any) -> list[dict[str, Any]]:
+    """Return the parameter groups, named; a frozen VLM is in none and needs no gradient."""
+    from xvla.model import parameter_groups
+
+    groups = parameter_groups(model)
+    if spec.optim.freeze_vlm:
+        for parameter in groups.pop("vlm"):
+            parameter.requires_grad_(False)
+    return [{"params": list(p), "name": name} for name, p in groups.items() if len(p)]
+
+
+def _check_version(version: str) -> None:
+    low, high = SUSPECT_DEEPSPEED
+    numbers = _numbers(version)
+    if _numbers(low) <= numbers <= _numbers(high):
+        raise ValueError(
+            f"deepspeed {version} is reported to compute wrong ZeRO-2 gradients ({low} to {high}, "
+            "issue 8224); install 0.19.8"
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("+")[0].split(".")[:3])
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,160 @@
+"""Features of a frozen encoder, computed once a domain and shared by all runs through a file.
+
+A frozen encoder without augmentation maps a frame to the same features in every epoch and every
+run; on a CPU this is most of the cost of a step. Files: <folder>/<digest>/<domain>.{index,vlm,
+aux}.npy, memory-mapped; the first process that needs a domain builds it under a file lock.
+"""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scaling.spec import RunSpec, canonical_json
+from xvla.config import DataConfig
+from xvla.data.evaluation import eval_frames
+from xvla.data.normalise import Normaliser
+from xvla.data.samples import SampleKey, SampleMaker
+
+ENCODE_BATCH = 32
+DIGEST_FIELDS = (
+    "root",
+    "image_size",
+    "num_views",
+    "text_length",
+    "tokenizer",
+    "blind",
+    "prediction_window_s",
+    "num_anchors",
+    "start_stride",
+    "start_tail_s",
+    "eval_starts_per_episode",
+    "eval_starts_other",
+)
+
+
+def can_cache(spec: RunSpec) -> bool:
+    """Return whether features are constant over training: frozen encoder, no augmentation."""
+    frozen = spec.optim.freeze_vlm and spec.data.augmentation == "none"
+    return frozen and spec.engine.cache_features
+
+
+class FeatureCache:
+    """Looks up encoder features by (domain, episode, start)."""
+
+    def __init__(self, spec: RunSpec, model: Any, folder: Path) -> None:
+        self._spec = spec
+        self._model = model
+        self._folder = folder / _digest(spec, model)
+        self._tables: dict[str, tuple[dict[tuple[int, int], int], np.ndarray, np.ndarray]] = {}
+
+    def prepare(self, on_progress: Callable[[str, int, int], None] | None = None) -> None:
+        """Build what is missing for the domains of the run and open all of it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for entry in self._spec.data.mixture:
+            with _locked(self._folder / f".{entry.name}.lock"):
+                if not (self._folder / f"{entry.name}.index.npy").exists():
+                    self._build(entry.name, on_progress)
+            self._tables[entry.name] = self._open(entry.name)
+
+    def lookup(self, keys: list[SampleKey]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (vlm_features [B, Nv + L, D], aux_features [B, (V - 1) Nv, D])."""
+        vlm, aux = [], []
+        for domain, episode, start in keys:
+            rows, vlm_table, aux_table = self._tables[domain]
+            row = rows[(episode, start)]
+            vlm.append(vlm_table[row])
+            aux.append(aux_table[row])
+        return torch.from_numpy(np.stack(vlm)), torch.from_numpy(np.stack(aux))
+
+    def _build(self, domain: str, on_progress: Callable[[str, int, int], None] | None) -> None:
+        data = _whole_domain(self._spec.data, domain)
+        maker = SampleMaker(data, Normaliser())
+        keys = _all_keys(maker, domain)
+        vlm, aux = [], []
+        for first in range(0, len(keys), ENCODE_BATCH):
+            pair = self._encode(maker, keys[first : first + ENCODE_BATCH])
+            vlm.append(pair[0])
+            aux.append(pair[1])
+            if on_progress:
+                on_progress(domain, first, len(keys))
+        index = np.array([key[1:] for key in keys], dtype=np.int32)
+        for name, table in (("vlm", np.concatenate(vlm)), ("aux", np.concatenate(aux))):
+            _save(self._folder / f"{domain}.{name}.npy", table)
+        _save(self._folder / f"{domain}.index.npy", index)
+
+    @torch.no_grad()
+    def _encode(self, maker: SampleMaker, keys: list[SampleKey]) -> tuple[np.ndarray, np.ndarray]:
+        batch = maker.make(keys)
+        if not maker.config.blind:
+            vlm, aux = self._model.encode(batch)
+            return vlm.numpy(), aux.numpy()
+        # Zero images: the features depend on the instruction alone, so encode each one once.
+        _, rows, inverse = np.unique(
+            batch.input_ids.numpy(), axis=0, return_index=True, return_inverse=True
+        )
+        vlm, aux = self._model.encode(maker.make([keys[row] for row in rows]))
+        return vlm.numpy()[inverse.reshape(-1)], aux.numpy()[inverse.reshape(-1)]
+
+    def _open(self, domain: str) -> tuple[dict[tuple[int, int], int], np.ndarray, np.ndarray]:
+        index = np.load(self._folder / f"{domain}.index.npy")
+        rows = {(int(episode), int(start)): row for row, (episode, start) in enumerate(index)}
+        vlm = np.load(self._folder / f"{domain}.vlm.npy", mmap_mode="r")
+        aux = np.load(self._folder / f"{domain}.aux.npy", mmap_mode="r")
+        return rows, vlm, aux
+
+
+def _whole_domain(data: DataConfig, domain: str) -> DataConfig:
+    """Return the config of one domain with all its training episodes: runs take subsets."""
+    entry = next(entry for entry in data.mixture if entry.name == domain)
+    return replace(
+        data,
+        mixture=[replace(entry, num_episodes=0, num_frames=None)],
+        anchor_domain=domain,
+        decode_images=True,
+    )
+
+
+def _all_keys(maker: SampleMaker, domain: str) -> list[SampleKey]:
+    """Return every frame a run may ask for, whether or not the domain is its anchor."""
+    keys = {
+        (domain, episode, int(start))
+        for episode in maker.sources[domain].episodes
+        for start in maker.starts(domain, episode)
+    }
+    for starts in (maker.config.eval_starts_per_episode, maker.config.eval_starts_other):
+        config = replace(maker.config, eval_starts_per_episode=starts)
+        for split in ("val", "test"):
+            keys |= set(eval_frames(config, split))
+    return sorted(keys)
+
+
+def _digest(spec: RunSpec, model: Any) -> str:
+    """Name the folder by all that decides the features: encoder weights and frame selection."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(model.vlm.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    data = asdict(spec.data)
+    parts = {name: data[name] for name in DIGEST_FIELDS}
+    return hashlib.sha256((canonical_json(parts) + weights.hexdigest()).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    temporary = path.with_suffix(".tmp.npy")
+    np.save(temporary, array)
+    os.replace(temporary, path)

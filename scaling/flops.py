@@ -1,0 +1,110 @@
+"""Exact matrix-multiply FLOPs of X-VLA from its config (2 per multiply-add), without torch."""
+
+from xvla.config import ModelConfig, TextConfig, VisionConfig
+from xvla.params import action_dim, num_view_tokens, proprio_dim
+
+
+def tokens_per_view(config: ModelConfig, image_size: int) -> int:
+    """Image tokens a view: one pooled token and the final map (50 at 224 pixels)."""
+    return num_view_tokens(config.vision, image_size)
+
+
+def vision_flops(config: ModelConfig, image_size: int) -> float:
+    """Forward FLOPs of the vision tower and the projection for one view."""
+    vision = config.vision
+    sides = map_sides(vision, image_size)
+    total = 0.0
+    for stage, side in enumerate(sides):
+        total += _patch_embed_flops(vision, stage, side)
+        total += vision.depths[stage] * _stage_block_flops(vision, stage, side)
+    return total + 2 * (sides[-1] ** 2 + 1) * vision.dim_embed[-1] * config.projection_dim
+
+
+def text_flops(text: TextConfig, sequence: int) -> float:
+    """Forward FLOPs of the BART encoder over the merged image and text sequence."""
+    return text.encoder_layers * _layer_flops(sequence, text.d_model, text.encoder_ffn_dim)
+
+
+def policy_flops(config: ModelConfig, *, views: int, image_size: int, text_len: int) -> float:
+    """Forward FLOPs of the soft-prompted transformer for one sample."""
+    width, action = config.hidden_size, action_dim(config)
+    inputs = action + proprio_dim(config) + config.dim_time
+    image = tokens_per_view(config, image_size)
+    main, aux = image + text_len, (views - 1) * image
+    sequence = config.num_anchors + main + aux + config.soft_prompt_length
+    projections = 2 * (main + aux) * config.projection_dim * width
+    heads = 2 * config.num_anchors * width * (inputs + action)
+    hidden = int(width * config.mlp_ratio)
+    blocks = (config.depth - 1) * _layer_flops(sequence, width, hidden)
+    # The last block runs for the action tokens alone, the only ones that are read out.
+    last = _layer_flops(config.num_anchors, width, hidden, context=sequence)
+    return projections + heads + blocks + last
+
+
+def forward_flops(
+    config: ModelConfig, *, views: int, image_size: int, text_len: int, batch_size: int = 1
+) -> float:
+    """Forward FLOPs of one batch, every view present."""
+    return batch_size * (
+        _vlm_flops(config, views, image_size, text_len)
+        + policy_flops(config, views=views, image_size=image_size, text_len=text_len)
+    )
+
+
+def step_flops(
+    config: ModelConfig,
+    *,
+    views: int,
+    image_size: int,
+    text_len: int,
+    batch_size: int = 1,
+    frozen_vlm: bool = False,
+) -> float:
+    """Forward and backward FLOPs of one batch: trained parts 3 x forward, a frozen VLM 1 x.
+
+    Attention's backward counts 2 x its forward, though flash kernels recompute the scores: these
+    are the model's FLOPs, not the hardware's (as MFU is defined in PaLM, appendix B).
+    """
+    vlm = _vlm_flops(config, views, image_size, text_len)
+    policy = policy_flops(config, views=views, image_size=image_size, text_len=text_len)
+    return batch_size * ((1 if frozen_vlm else 3) * vlm + 3 * policy)
+
+
+def _vlm_flops(config: ModelConfig, views: int, image_size: int, text_len: int) -> float:
+    merged = tokens_per_view(config, image_size) + text_len
+    return views * vision_flops(config, image_size) + text_flops(config.text, merged)
+
+
+def map_sides(vision: VisionConfig, image_size: int) -> list[int]:
+    sides, side = [], image_size
+    for size, stride, padding in zip(
+        vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True
+    ):
+        side = (side + 2 * padding - size) // stride + 1
+        sides.append(side)
+    return sides
+
+
+def _patch_embed_flops(vision: VisionConfig, stage: int, side: int) -> float:
+    channels_in = 3 if stage == 0 else vision.dim_embed[stage - 1]
+    return 2 * side**2 * vision.patch_size[stage] ** 2 * channels_in * vision.dim_embed[stage]
+
+
+def _stage_block_flops(vision: VisionConfig, stage: int, side: int) -> float:
+    """One spatial block and one channel block on a side x side map."""
+    width, tokens, window = vision.dim_embed[stage], side**2, vision.window_size
+    padded = (-(-side // window) * window) ** 2
+    convolutions = 4 * 2 * 9 * tokens * width
+    feed_forward = 2 * 2 * 2 * tokens * width * int(width * vision.mlp_ratio)
+    spatial = 2 * padded * width * (4 * width) + 2 * 2 * padded * window**2 * width
+    per_group = width // vision.num_groups[stage]
+    channel = 2 * tokens * width * (4 * width) + 2 * 2 * tokens * width * per_group
+    return convolutions + feed_forward + spatial + channel
+
+
+def _layer_flops(queries: int, width: int, hidden: int, context: int | None = None) -> float:
+    """A Transformer layer for `queries` tokens that attend to `context` (default: themselves)."""
+    keys = context or queries
+    projections = 2 * width * width * (2 * queries + 2 * keys)
+    attention = 2 * 2 * queries * keys * width
+    return projections + attention + 2 * 2 * queries * width * hidden

@@ -1,0 +1,51 @@
+"""Initial weights of a run: random, a pretrained encoder, or a whole parent checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+from scaling.checkpoint import file_sha256
+from scaling.spec import RunSpec
+
+SHIPPED_ENCODER = Path(__file__).resolve().parents[1] / "xvla" / "data" / "encoder"
+
+
+def build_model(spec: RunSpec) -> Any:
+    """Return the model with its starting weights.
+
+    Raises ValueError for a missing, altered or different architecture's checkpoint.
+    """
+    from xvla.model import XVLA
+    from xvla.pretrained import load_encoder, load_florence, load_pretrained
+
+    if spec.init.checkpoint_sha256:
+        _check_sha(Path(spec.init.checkpoint) / "model.safetensors", spec.init.checkpoint_sha256)
+        model = load_pretrained(spec.init.checkpoint, attention=spec.engine.attention)
+        _check_architecture(model.config, spec)
+        return model
+    model = XVLA(spec.model, attention=spec.engine.attention)
+    if spec.init.encoder == "simulated":
+        _check_sha(SHIPPED_ENCODER / "encoder.safetensors", spec.init.encoder_sha256)
+        load_encoder(model, SHIPPED_ENCODER)
+    elif spec.init.encoder != "none":
+        load_florence(model, spec.init.encoder)
+    return model
+
+
+def _check_sha(path: Path, expected: str) -> None:
+    if not path.exists():
+        raise ValueError(f"no weights at {path}; name a checkpoint folder or `best:STUDY`")
+    if expected and file_sha256(path) != expected:
+        raise ValueError(f"{path} is not the file the run was declared with (sha256 differs)")
+
+
+def _check_architecture(found: Any, spec: RunSpec) -> None:
+    if found != spec.model:
+        differing = [
+            name
+            for name in type(found).__dataclass_fields__
+            if getattr(found, name) != getattr(spec.model, name)
+        ]
+        raise ValueError(
+            f"checkpoint {spec.init.checkpoint} has another architecture: {', '.join(differing)} "
+            "differ; start from a checkpoint of this size or change the run's model"
+        )

@@ -1,0 +1,124 @@
+"""What a run writes while it trains: metrics.jsonl, heartbeat.json, attempts; files only."""
+
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scaling.config import write_atomic
+
+HEARTBEAT_EVERY_S = 2.0
+
+
+class RunLog:
+    """Appends metric lines and keeps the heartbeat of one attempt; rank 0 only."""
+
+    def __init__(self, run_dir: Path, *, num_steps: int, attempt: int) -> None:
+        self.run_dir = run_dir
+        self.num_steps = num_steps
+        self.attempt = attempt
+        self._beat: dict[str, Any] = {"step": 0, "val_l1": None, "samples_per_s": None}
+        self._last_beat = 0.0
+        self._path = run_dir / "metrics.jsonl"
+        _drop_torn_line(self._path)
+
+    def log(self, step: int, num_samples_seen: int, values: Mapping[str, float]) -> None:
+        """Append one line; it is in the file (or absent whole) when this returns."""
+        line = {
+            "step": step,
+            "num_samples_seen": num_samples_seen,
+            "time": time.time(),
+            "attempt": self.attempt,
+            **finite(values),
+        }
+        with open(self._path, "a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        for key, name in (("val/l1", "val_l1"), ("throughput/samples_per_s", "samples_per_s")):
+            if key in values:
+                self._beat[name] = values[key]
+        if "loss/train" in values:
+            self._beat["loss"] = values["loss/train"]
+
+    def beat(self, step: int, phase: str, *, eta_s: float | None = None) -> None:
+        """Refresh heartbeat.json, at most every two seconds unless the phase changes."""
+        now = time.time()
+        if phase == self._beat.get("phase") and now - self._last_beat < HEARTBEAT_EVERY_S:
+            return
+        self._last_beat = now
+        self._beat |= {"time": now, "pid": os.getpid(), "host": socket.gethostname()}
+        self._beat |= {"step": step, "num_steps": self.num_steps, "phase": phase}
+        self._beat |= {"eta_s": eta_s, "attempt": self.attempt}
+        write_atomic(self.run_dir / "heartbeat.json", json.dumps(self._beat))
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Leave out what JSON cannot say, e.g. a standard error from a single episode."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+class Attempt:
+    """attempts/NNNN.json: when and where the run was advanced, and why it stopped."""
+
+    def __init__(self, run_dir: Path) -> None:
+        folder = run_dir / "attempts"
+        folder.mkdir(parents=True, exist_ok=True)
+        earlier = sorted(folder.glob("*.json"))
+        for path in earlier:
+            _close_killed(path)
+        self.number = int(earlier[-1].stem) + 1 if earlier else 1
+        self._path = folder / f"{self.number:04d}.json"
+        self._record: dict[str, Any] = {
+            "job_id": os.environ.get("SLURM_JOB_ID") or os.environ.get("SCALING_JOB_ID"),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "start": time.time(),
+            "end": None,
+            "reason": None,
+            "first_step": None,
+            "last_step": None,
+            "gpu_hours": None,
+        }
+
+    def open(self, first_step: int) -> None:
+        """Write the attempt as running."""
+        self._record["first_step"] = first_step
+        write_atomic(self._path, json.dumps(self._record))
+
+    def close(self, *, reason: str, last_step: int, num_gpus: int) -> None:
+        """Write end, reason and the GPU-hours used."""
+        end = time.time()
+        hours = (end - self._record["start"]) / 3600 * num_gpus
+        self._record |= {"end": end, "reason": reason, "last_step": last_step, "gpu_hours": hours}
+        write_atomic(self._path, json.dumps(self._record))
+
+
+def total_gpu_hours(run_dir: Path) -> float:
+    """Sum the GPU-hours of a run's closed attempts."""
+    records = (json.loads(path.read_text()) for path in (run_dir / "attempts").glob("*.json"))
+    return sum(record["gpu_hours"] or 0.0 for record in records)
+
+
+def _close_killed(path: Path) -> None:
+    record = json.loads(path.read_text())
+    if record["end"] is None:
+        heartbeat = path.parents[1] / "heartbeat.json"
+        last = json.loads(heartbeat.read_text()) if heartbeat.exists() else {}
+        end = last.get("time", record["start"])
+        write_atomic(
+            path,
+            json.dumps({**record, "end": end, "reason": "killed", "last_step": last.get("step")}),
+        )
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut a last line that a kill left without its newline."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        with open(path, "r+b") as stream:
+            stream.truncate(content.rfind(b"\n") + 1)

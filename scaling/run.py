@@ -1,0 +1,179 @@
+"""One attempt at a run, from the RunSpec to the DONE file."""
+
+import json
+import platform
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from scaling import checkpoint
+from scaling.code_digest import code_digest
+from scaling.config import write_atomic
+from scaling.describe import describe
+from scaling.engine import batch_plan, initialize, start_distributed
+from scaling.features import FeatureCache, can_cache
+from scaling.initial import build_model
+from scaling.metrics import Attempt, RunLog, finite, total_gpu_hours
+from scaling.spec import RunSpec
+from scaling.trainer import Trainer
+from scaling.validation import Validation
+from xvla.data.evaluation import EvalSplit, eval_digest, eval_frames
+from xvla.data.loader import make_loader
+from xvla.data.normalise import Normaliser, fit_normaliser
+from xvla.data.verify import verify_mixture
+
+SPLITS: tuple[EvalSplit, ...] = ("val", "test")
+
+
+def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> bool:
+    """Advance the run from its newest checkpoint; return True when it is done.
+
+    Raises ValueError for a user's mistake (data, checkpoint), NonFiniteLossError, OSError.
+    """
+    device = start_distributed(spec)
+    main = dist.get_rank() == 0
+    attempt = Attempt(folder) if main else None
+    log = RunLog(folder, num_steps=spec.num_steps, attempt=attempt.number) if attempt else None
+    last_step, reason = 0, "error"
+    try:
+        if main:
+            (folder / "FAILED").unlink(missing_ok=True)
+        trainer = _prepare(spec, folder, device, log)
+        last_step = trainer.step
+        if attempt:
+            attempt.open(trainer.step)
+        if spec.stage == "finetune" and trainer.step == 0:
+            _evaluate_start(trainer, log)
+        finished = trainer.fit(stop_requested)
+        last_step = trainer.step
+        reason = "done" if finished else "signal"
+        if finished:
+            metrics = _final_metrics(spec, trainer, log)
+            if attempt:
+                attempt.close(reason=reason, last_step=last_step, num_gpus=_gpus(spec))
+                _write_done(spec, folder, metrics)
+        return finished
+    except BaseException as error:
+        reason = f"error: {type(error).__name__}: {error}"
+        raise
+    finally:
+        if attempt:
+            attempt.close(reason=reason, last_step=last_step, num_gpus=_gpus(spec))
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _prepare(spec: RunSpec, folder: Path, device: torch.device, log: RunLog | None) -> Trainer:
+    """Build data, model, engine and trainer; resume from the newest valid checkpoint."""
+    if log:
+        log.beat(0, "start")
+    verify_mixture(spec.data)
+    normaliser = fit_normaliser(spec.data)
+    torch.manual_seed(spec.seeds.init)
+    model = build_model(spec).to(device)
+    cache = _feature_cache(spec, model, folder, log)
+    engine = initialize(spec, model)
+    torch.manual_seed(spec.seeds.data * 1_000_003 + dist.get_rank())
+    step, normaliser = _resume(spec, engine, folder, normaliser)
+    if dist.get_rank() == 0:
+        _write_environment(spec, folder)
+    data = replace(spec.data, batch_size=batch_plan(spec)[0], num_workers=spec.engine.num_workers,
+                   decode_images=cache is None)  # fmt: skip
+    loader = make_loader(
+        data,
+        split="train",
+        seed=spec.seeds.data,
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        start_sample=step * spec.global_batch_size,
+        normaliser=normaliser,
+    )
+    validation = Validation(spec, engine, normaliser=normaliser, cache=cache, folder=folder)
+    return Trainer(
+        spec, engine, loader, log=log, validation=validation, cache=cache, folder=folder, step=step
+    )
+
+
+def _feature_cache(
+    spec: RunSpec, model: Any, folder: Path, log: RunLog | None
+) -> FeatureCache | None:
+    if not can_cache(spec):
+        return None
+    model.eval()
+    cache = FeatureCache(spec, model, folder.parent / "_features")
+    cache.prepare(lambda *_: log.beat(0, "features") if log else None)
+    return cache
+
+
+def _resume(spec: RunSpec, engine: Any, folder: Path, fitted: Normaliser) -> tuple[int, Normaliser]:
+    newest = checkpoint.newest_valid(folder / "checkpoints")
+    if newest is None:
+        return 0, fitted
+    state = checkpoint.restore(engine, newest)
+    if state["run_id"] != spec.run_id:
+        raise ValueError(
+            f"checkpoint {newest} belongs to run {state['run_id']}, not to {spec.run_id}; "
+            "delete it or train in a folder of its own"
+        )
+    return state["step"], Normaliser.from_dict(state["normaliser"])
+
+
+def _evaluate_start(trainer: Trainer, log: RunLog | None) -> None:
+    """Log the parent's errors on the new domain, before the first update."""
+    metrics: dict[str, float] = {}
+    for split in SPLITS:
+        metrics |= trainer.validation.run(split, step=0)
+    if log:
+        log.log(0, 0, metrics)
+
+
+def _final_metrics(spec: RunSpec, trainer: Trainer, log: RunLog | None) -> dict[str, float]:
+    """Evaluate validation and test splits and the trivial predictors; log and return them."""
+    trainer.engine.eval()
+    metrics: dict[str, float] = {}
+    for split in SPLITS:
+        if log:
+            log.beat(trainer.step, "evaluate", eta_s=0.0)
+        metrics |= trainer.validation.run(split, step=trainer.step)
+        metrics |= trainer.validation.baselines(split)
+    if log:
+        log.log(trainer.step, spec.num_samples_seen, metrics)
+    return metrics
+
+
+def _write_done(spec: RunSpec, folder: Path, metrics: dict[str, float]) -> None:
+    done = {
+        "step": spec.num_steps,
+        "num_samples_seen": spec.num_samples_seen,
+        "time": time.time(),
+        "metrics": {
+            **finite(metrics),
+            "compute/flops": describe(spec)["compute_flops"],
+            "compute/gpu_hours": total_gpu_hours(folder),
+        },
+    }
+    write_atomic(folder / "DONE", json.dumps(done, indent=1))
+
+
+def _write_environment(spec: RunSpec, folder: Path) -> None:
+    packages = ("torch", "deepspeed", "transformers", "numpy")
+    environment = {
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "code_digest": code_digest(),
+        "world_size": dist.get_world_size(),
+        "eval_manifest": {split: eval_digest(eval_frames(spec.data, split)) for split in SPLITS},
+    }
+    write_atomic(folder / "env.json", json.dumps(environment, indent=1))
+
+
+def _gpus(spec: RunSpec) -> int:
+    return spec.resources.nodes * spec.resources.gpus_per_node

@@ -1,0 +1,130 @@
+"""`python -m scaling.train runs/<id>/run.yaml [key=value ...]`: advance one run to its end."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from scaling.config import with_overrides, write_atomic
+from scaling.engine import prepare_environment
+from scaling.spec import RunSpec, load_spec
+
+EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 85
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train the run and return 0 done, 1 failed, 2 user's mistake, 85 stopped and resumable."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return EXIT_DONE if arguments else _complain("no run.yaml given")
+    try:
+        spec = with_overrides(load_spec(arguments[0]), arguments[1:]).validate()
+        folder = Path(arguments[0]).resolve().parent
+        with _owned(folder):
+            return _advance(spec, folder)
+    except ValueError as error:
+        return _complain(str(error))
+
+
+def _advance(spec: RunSpec, folder: Path) -> int:
+    if (folder / "DONE").exists():
+        print(f"run {spec.run_id} is done; nothing to do")
+        return EXIT_DONE
+    prepare_environment(spec)
+    stop = _StopFlag()
+    try:
+        from scaling.run import advance
+
+        finished = advance(spec, folder, stop.requested)
+    except ValueError as error:
+        _fail(spec, folder, str(error))
+        raise
+    except Exception as error:
+        _fail(spec, folder, _one_line(error))
+        if os.environ.get("SCALING_DEBUG") or not _is_expected(error):
+            traceback.print_exc()
+        else:
+            print(f"error: {_one_line(error)}", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_DONE if finished else EXIT_STOPPED
+
+
+@contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """Hold the run's lock on rank 0; a second process on the same run is a user's mistake."""
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    with open(folder / ".lock", "a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"run folder {folder} is in use by another process; wait for it or use "
+                "`scaling cancel`"
+            ) from None
+        yield
+
+
+class _StopFlag:
+    """Set by SIGTERM and SIGUSR1 (Slurm's warning); read by the loop after each step."""
+
+    def __init__(self) -> None:
+        self._set = False
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        self._set = True
+
+    def requested(self) -> bool:
+        return self._set
+
+
+def _fail(spec: RunSpec, folder: Path, reason: str) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return
+    record: dict[str, Any] = {"reason": reason, "step": _last_step(folder), "time": time.time()}
+    try:
+        write_atomic(folder / "FAILED", json.dumps(record))
+    except OSError as error:
+        print(f"error: cannot write {folder / 'FAILED'}: {error}", file=sys.stderr)
+
+
+def _last_step(folder: Path) -> int | None:
+    heartbeat = folder / "heartbeat.json"
+    return json.loads(heartbeat.read_text()).get("step") if heartbeat.exists() else None
+
+
+def _is_expected(error: Exception) -> bool:
+    """Disk full and a diverged loss need no traceback."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or type(error).__name__ == "NonFiniteLossError"
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = error.filename or "the run folder"
+        return f"disk full while writing {where}; free space and submit again, the run resumes"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _complain(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return EXIT_USER
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.exit(code)

@@ -1,0 +1,245 @@
+"""The training loop: step; due(log)? due(evaluate)? due(save)? stop requested -> save and leave."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from scaling import checkpoint
+from scaling.engine import batch_plan
+from scaling.features import FeatureCache
+from scaling.metrics import RunLog
+from scaling.noise import step_noise
+from scaling.schedule import learning_rates
+from scaling.spec import RunSpec
+from scaling.validation import Validation
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became nan or infinite; the message names the step."""
+
+
+class Trainer:
+    """One attempt at a run: owns the engine, the loader's position and the step counter."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        engine: Any,
+        loader: Any,
+        *,
+        log: RunLog | None,
+        validation: Validation,
+        cache: FeatureCache | None,
+        folder: Path,
+        step: int = 0,
+    ) -> None:
+        self.spec, self.engine, self.loader = spec, engine, loader
+        self.log, self.validation, self.cache, self.folder = log, validation, cache, folder
+        self.step = step
+        self.micro_batch, self.accumulation = batch_plan(spec)
+        self._batches = iter(loader)
+        self._clock = _Clock()
+
+    def fit(self, stop_requested: Callable[[], bool]) -> bool:
+        """Train to the last step; return False when stopped early (saved, resumable)."""
+        training_mode(self.spec, self.engine)
+        while self.step < self.spec.num_steps:
+            self._set_learning_rates()
+            losses = self._optimizer_step()
+            self.step += 1
+            self._clock.steps += 1
+            if self._due(self.spec.engine.log_every) or self._last():
+                self._log(losses)
+            if self._due(self.spec.engine.eval_every) and not self._last():
+                self._evaluate()
+            stopping = _any_rank(stop_requested())
+            if self._due(self.spec.engine.save_every) or self._last() or stopping:
+                self._save()
+            if stopping and not self._last():
+                return False
+            self._beat("train")
+        return True
+
+    def _optimizer_step(self) -> dict[str, torch.Tensor]:
+        """Run forward and backward over the micro-batches and one update; return mean losses."""
+        totals: dict[str, torch.Tensor] = {}
+        time_all, noise_all = step_noise(self.spec, self.step)
+        for micro in range(self.accumulation):
+            batch = self._next_batch()
+            rows = self._rows(micro)
+            features = self.cache.lookup(self.loader.last_keys) if self.cache else None
+            device = self.engine.device
+            with autocast(self.spec, device):
+                losses = self.engine(
+                    batch.to(device),
+                    time_all[rows].to(device),
+                    noise_all[rows].to(device),
+                    features,
+                )
+            total = torch.stack(list(losses.values())).sum()
+            self.engine.backward(total)
+            for name, value in {"train": total, **losses}.items():
+                totals[name] = totals.get(name, 0.0) + value.detach() / self.accumulation
+            if micro == self.accumulation - 1 and self._log_is_due_after_this_step():
+                self._gradient_norms = gradient_norms(self.engine)
+            self.engine.step()
+        return totals
+
+    def _next_batch(self) -> Any:
+        began = time.perf_counter()
+        batch = next(self._batches)
+        self._clock.waiting += time.perf_counter() - began
+        return batch
+
+    def _rows(self, micro: int) -> slice:
+        """Return this rank's rows of the global batch in the given micro-step."""
+        first = (micro * dist.get_world_size() + dist.get_rank()) * self.micro_batch
+        return slice(first, first + self.micro_batch)
+
+    def _set_learning_rates(self) -> None:
+        self._rates = learning_rates(self.spec, self.step)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = self._rates[group["name"]]
+
+    def _log(self, losses: dict[str, torch.Tensor]) -> None:
+        names = list(losses)
+        values = torch.stack([losses[name] for name in names]).float()
+        dist.all_reduce(values)
+        means = dict(zip(names, (values / dist.get_world_size()).tolist(), strict=True))
+        if not math.isfinite(means["train"]):
+            raise NonFiniteLossError(
+                f"loss is {means['train']} at step {self.step}; lower optim.lr "
+                f"(now {self.spec.optim.lr}) or check the data with `scaling data inspect`"
+            )
+        if self.log is None:
+            return
+        record = {f"loss/{name}": value for name, value in means.items()}
+        record |= {f"lr/{name}": rate for name, rate in self._rates.items()}
+        record |= {f"grad_norm/{name}": value for name, value in self._gradient_norms.items()}
+        record |= self._clock.read(self.spec.global_batch_size, self.spec.resources.world_size)
+        self._samples_per_s = record["throughput/samples_per_s"]
+        self.log.log(self.step, self.step * self.spec.global_batch_size, record)
+
+    def _evaluate(self) -> None:
+        self._beat("evaluate")
+        with self._clock.paused():
+            metrics = self.validation.run("val", step=self.step, anchor_only=True)
+            training_mode(self.spec, self.engine)
+        if self.log:
+            self.log.log(self.step, self.step * self.spec.global_batch_size, metrics)
+
+    def _save(self) -> None:
+        self._beat("save")
+        engine = self.spec.engine
+        state = {
+            "step": self.step,
+            "num_samples_seen": self.step * self.spec.global_batch_size,
+            "run_id": self.spec.run_id,
+            "loader": self.loader.state_dict(),
+            "normaliser": self.validation.normaliser.to_dict(),
+        }
+        with self._clock.paused():
+            checkpoint.save(
+                self.engine,
+                self.folder / "checkpoints",
+                state=state,
+                keep_last=engine.keep_last,
+                keep_every=engine.keep_every,
+            )
+
+    def _beat(self, phase: str) -> None:
+        if self.log:
+            rate = getattr(self, "_samples_per_s", 0.0)
+            left = (self.spec.num_steps - self.step) * self.spec.global_batch_size
+            self.log.beat(self.step, phase, eta_s=left / rate if rate else None)
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _last(self) -> bool:
+        return self.step == self.spec.num_steps
+
+    def _log_is_due_after_this_step(self) -> bool:
+        after = self.step + 1
+        every = self.spec.engine.log_every
+        return after == self.spec.num_steps or (every > 0 and after % every == 0)
+
+
+def training_mode(spec: RunSpec, engine: Any) -> None:
+    """Switch dropout on, except in a frozen encoder, whose features must not vary."""
+    engine.train()
+    if spec.optim.freeze_vlm:
+        engine.module.vlm.eval()
+
+
+def autocast(spec: RunSpec, device: torch.device) -> torch.autocast:
+    """Return the context in which bf16 runs compute: fp32 inputs, bf16 matrix products."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16")
+
+
+def gradient_norms(engine: Any) -> dict[str, float]:
+    """Return the norm of each optimizer group's gradient and `total`, before clipping."""
+    optimizer = engine.optimizer
+    names = [group["name"] for group in optimizer.param_groups]
+    if hasattr(optimizer, "averaged_gradients"):
+        norms = [
+            float(optimizer.get_grad_norm_direct(gradients, optimizer.params_in_partition[index]))
+            for index, gradients in optimizer.averaged_gradients.items()
+        ]
+    else:
+        norms = [_group_norm(group["params"]) for group in optimizer.param_groups]
+    result = dict(zip(names, norms, strict=True))
+    return {**result, "total": math.sqrt(sum(norm**2 for norm in norms))}
+
+
+def _group_norm(parameters: list[torch.nn.Parameter]) -> float:
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
+
+def _any_rank(flag: bool) -> bool:
+    if dist.get_world_size() == 1:
+        return flag
+    votes = torch.tensor([int(flag)])
+    if dist.get_backend() == "nccl":
+        votes = votes.cuda()
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return bool(votes.item())
+
+
+class _Clock:
+    """Measures training time between log lines, leaving out evaluation and saving."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self.began, self.waiting, self.steps, self._away = time.perf_counter(), 0.0, 0, 0.0
+
+    def paused(self) -> "_Clock":
+        return self
+
+    def __enter__(self) -> None:
+        self._left = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._away += time.perf_counter() - self._left
+
+    def read(self, batch_size: int, world_size: int) -> dict[str, float]:
+        seconds = max(1e-9, time.perf_counter() - self.began - self._away)
+        rate = self.steps * batch_size / seconds
+        record = {
+            "throughput/samples_per_s": rate,
+            "throughput/samples_per_s_per_device": rate / world_size,
+            "data_wait_percent": 100 * self.waiting / seconds,
+        }
+        if torch.cuda.is_available():
+            record["memory/peak_active_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            torch.cuda.reset_peak_memory_stats()
+        self._reset()
+        return record
