@@ -1,0 +1,95 @@
+"""Starts the local executor in the background, where closing the terminal does not reach it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.claim import claim
+from jobs.folder import local_folder, run_folder, this_host
+from jobs.local import submit
+from jobs.prepare import prepare
+from jobs.queue import claiming, queue_path, write_queue
+from scaling.spec import RunSpec, load_spec
+
+USAGE = "usage: python -m jobs.detach REQUEST.json"
+
+
+def submit_detached(
+    specs: Sequence[RunSpec],
+    runs_dir: str | Path,
+    *,
+    parallel: int = 2,
+    retry_failed: bool = True,
+    command: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Start `submit` for these runs in the background and return at once.
+
+    `command` replaces the background program (by default `python -m jobs.detach`); it has to call
+    `jobs.local.submit` on the same runs and keep running until it has. Runs that wait show as
+    queued from now on. Returns `{"study", "submitted", "skipped_done", "skipped_running",
+    "skipped_failed", "pid" (None: nothing to do), "host", "log"}`.
+    """
+    specs = list(specs)
+    runs_dir = Path(runs_dir).absolute()
+    prepare(specs, runs_dir)
+    study = specs[0].study if specs else ""
+    log = local_folder(runs_dir) / f"{study or 'runs'}.log"
+    with claiming(runs_dir):
+        ours = claim(specs, runs_dir, retry_failed=retry_failed)
+        todo = [spec.run_id for spec in ours.todo]
+        pid = _start(command, _request(runs_dir, parallel, todo), log) if todo else None
+        if pid is not None:
+            write_queue(queue_path(runs_dir, pid), todo, pid=pid)
+    return {
+        "study": study,
+        "submitted": len(todo),
+        **ours.skipped(),
+        "pid": pid,
+        "host": this_host(),
+        "log": str(log),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the executor over the run ids of a request file; return 1 unless all runs are done."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if len(arguments) != 1:
+        print(USAGE, file=sys.stderr)
+        return 2
+    path = Path(arguments[0])
+    request = json.loads(path.read_text())
+    path.unlink()
+    runs_dir = Path(request["runs_dir"])
+    specs = [load_spec(run_folder(runs_dir, run_id) / "run.yaml") for run_id in request["run_ids"]]
+    # Failures were cleared by who asked; one that stands now is a cancellation since then.
+    summary = submit(specs, runs_dir, parallel=request["parallel"], retry_failed=False)
+    return int(summary["done"] < summary["submitted"])
+
+
+def _request(runs_dir: Path, parallel: int, run_ids: list[str]) -> dict[str, Any]:
+    return {"runs_dir": str(runs_dir), "parallel": parallel, "run_ids": run_ids}
+
+
+def _start(command: Sequence[str] | None, request: dict[str, Any], log: Path) -> int:
+    if command is None:
+        path = log.with_name(f"request-{os.getpid()}-{time.time_ns()}.json")
+        path.write_text(json.dumps(request))
+        command = [sys.executable, "-m", "jobs.detach", str(path)]
+    with open(log, "ab") as stream:
+        process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return process.pid
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,328 @@
+"""The local executor: keeps N runs going on this machine until the study is through."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobs.claim import claim
+from jobs.folder import (
+    CANCELLED,
+    FAILED,
+    read_json,
+    run_folder,
+)
+from jobs.launch import (
+    Child,
+    Command,
+    ForkServer,
+    child_environment,
+    start_command,
+    train_command,
+)
+from jobs.prepare import prepare
+from jobs.progress import open_progress
+from jobs.queue import REFRESH_S, claiming, queue_path, write_queue
+from jobs.settle import settle
+from jobs.status import RunStatus, run_state
+from scaling.spec import RunSpec
+
+POLL_S = 0.2
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Active:
+    """A run under way."""
+
+    spec: RunSpec
+    run_dir: Path
+    child: Child
+    slots: list[int]
+    log_start: int
+    started: float
+
+
+@dataclass(slots=True, kw_only=True)
+class _Work:
+    """What one call of `submit` holds: runs waiting, runs under way, outcomes."""
+
+    runs_dir: Path
+    waiting: list[RunSpec]
+    free: list[int]
+    command: Command | None
+    server: ForkServer | None = None
+    active: list[_Active] = field(default_factory=list)
+    outcomes: list[dict[str, Any]] = field(default_factory=list)
+    stops: list[int] = field(default_factory=list)
+    published: float = 0.0
+
+
+def submit(
+    specs: Sequence[RunSpec],
+    runs_dir: str | Path,
+    *,
+    parallel: int = 2,
+    progress: bool = True,
+    retry_failed: bool = True,
+    on_finished: Callable[[str, str], None] | None = None,
+    command: Command | None = None,
+) -> dict[str, Any]:
+    """Run every unfinished spec on this machine, `parallel` ranks at once; block until through.
+
+    Done runs and runs in other hands are skipped; all others start or resume, failed and cancelled
+    ones too unless `retry_failed` is False. SIGINT, SIGTERM or SIGHUP lets every run save and
+    leave (a second one kills). `on_finished(run_id, state)` is called after each run.
+    `command(spec, run_yaml)` replaces the training command.
+
+    Returns `{"study", "submitted", "skipped_done", "skipped_running", "skipped_failed",
+    "done", "failed", "preempted", "cancelled", "interrupted", "seconds", "runs": [{"run_id",
+    "state", "reason", "seconds"}]}`: counts over the runs taken on here, but for `skipped_*`.
+    Raises ValueError for a run that this machine cannot hold.
+    """
+    began = time.monotonic()
+    specs = list(specs)
+    runs_dir = Path(runs_dir).absolute()
+    slots = _slots(specs, parallel)
+    prepare(specs, runs_dir)
+    with _signals() as stops:
+        own = queue_path(runs_dir)
+        with claiming(runs_dir):
+            ours = claim(specs, runs_dir, retry_failed=retry_failed, own_queue=own)
+            write_queue(own, [spec.run_id for spec in ours.todo])
+        work = _Work(
+            runs_dir=runs_dir, waiting=list(ours.todo), free=slots, command=command, stops=stops
+        )
+        try:
+            _run_all(work, len(specs), progress=progress, on_finished=on_finished)
+        finally:
+            for item in work.active:  # only after an error of ours
+                _signal(item.child.pid, signal.SIGTERM)
+            own.unlink(missing_ok=True)
+            if work.server is not None:
+                work.server.close()
+    return {
+        "study": specs[0].study if specs else "",
+        "submitted": len(ours.todo),
+        **ours.skipped(),
+        **_outcome_counts(work),
+        "seconds": round(time.monotonic() - began, 2),
+    }
+
+
+def _run_all(
+    work: _Work,
+    num_runs: int,
+    *,
+    progress: bool,
+    on_finished: Callable[[str, str], None] | None,
+) -> None:
+    num_before = num_runs - len(work.waiting)
+    _open_server(work)
+    with open_progress(num_runs, num_before, enabled=progress) as show:
+        signalled = 0
+        while work.active or (work.waiting and not work.stops):
+            if not work.stops:
+                _start_waiting(work)
+            if len(work.stops) > signalled:
+                signalled = len(work.stops)
+                _stop_children(work, kill=signalled > 1)
+            _publish(work)
+            finished = _collect(work)
+            if finished and not work.stops:
+                _start_waiting(work)  # before the callback, so that no slot idles meanwhile
+            for outcome in finished:
+                show.finished(outcome["run_id"], outcome["state"], outcome["reason"])
+                _call(on_finished, outcome)
+            show.update({item.spec.run_id: _beat(item) for item in work.active})
+            time.sleep(POLL_S)
+
+
+def _open_server(work: _Work) -> None:
+    """Start the fork server when at least two runs gain by it."""
+    eligible = [spec for spec in work.waiting if _forkable(spec)]
+    if work.command is not None or len(eligible) < 2:
+        return
+    try:
+        work.server = ForkServer(work.runs_dir)
+    except RuntimeError as error:
+        warn(f"{error}; each run imports the training stack itself")
+
+
+def _forkable(spec: RunSpec) -> bool:
+    return spec.resources.world_size == 1 and not spec.resources.gpus_per_node
+
+
+def _start_waiting(work: _Work) -> None:
+    """Start runs in their order while there is room for the next one."""
+    while work.waiting and len(work.free) >= _need(work.waiting[0], work):
+        spec = work.waiting.pop(0)
+        run_dir = run_folder(work.runs_dir, spec.run_id)
+        if (run_dir / FAILED).exists():  # cancelled while it waited
+            work.outcomes.append(_outcome(run_state(run_dir), seconds=0.0))
+            continue
+        slots = [work.free.pop(0) for _ in range(_need(spec, work))]
+        started = _start(work, spec, slots)
+        work.active.append(started)
+        _publish(work, now=True)
+        if (run_dir / FAILED).exists():  # cancelled between our look and our publishing
+            _signal(started.child.pid, signal.SIGTERM)
+
+
+def _start(work: _Work, spec: RunSpec, slots: list[int]) -> _Active:
+    run_dir = run_folder(work.runs_dir, spec.run_id)
+    log, run_yaml = run_dir / "train.log", run_dir / "run.yaml"
+    environment = child_environment(spec, slots)
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+    with open(log, "a") as stream:
+        stream.write(f"[{stamp}] the local executor starts run {spec.run_id}\n")
+    start = log.stat().st_size
+    child = None
+    if work.server is not None and _forkable(spec):
+        try:
+            child = work.server.start(run_yaml, log, environment)
+        except RuntimeError as error:
+            warn(f"{error}; the next runs import the training stack themselves")
+            work.server = None
+    if child is None:
+        make = work.command or train_command
+        child = start_command(make(spec, run_yaml), log, environment)
+    return _Active(
+        spec=spec,
+        run_dir=run_dir,
+        child=child,
+        slots=slots,
+        log_start=start,
+        started=time.monotonic(),
+    )
+
+
+def _collect(work: _Work) -> list[dict[str, Any]]:
+    """Take the ended runs out of `work.active` and return their outcomes."""
+    ended = [(item, code) for item in work.active if (code := item.child.poll()) is not None]
+    outcomes = []
+    for item, code in ended:
+        work.active.remove(item)
+        work.free = sorted([*work.free, *item.slots])
+        pid, start = item.child.pid, item.log_start
+        status = settle(item.spec, item.run_dir, code, pid=pid, log_start=start)
+        outcomes.append(_outcome(status, seconds=time.monotonic() - item.started))
+    work.outcomes.extend(outcomes)
+    if ended:
+        _publish(work, now=True)
+    return outcomes
+
+
+def _stop_children(work: _Work, *, kill: bool) -> None:
+    for item in work.active:
+        pid, number = item.child.pid, signal.SIGKILL if kill else signal.SIGTERM
+        if item.spec.resources.world_size > 1:
+            number = signal.SIGTERM  # torchrun, when killed, leaves its ranks behind
+            if not kill:  # rank 0 lets all ranks save; torchrun would only end them
+                pid = run_state(item.run_dir).pid or pid
+        _signal(pid, number)
+    if work.active:
+        what = "killing them" if kill else "they save and leave (a second signal kills)"
+        warn(f"stopping {len(work.active)} runs: {what}")
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _publish(work: _Work, *, now: bool = False) -> None:
+    if now or time.monotonic() - work.published > REFRESH_S:
+        active = {item.spec.run_id: item.child.pid for item in work.active}
+        waiting = [spec.run_id for spec in work.waiting]
+        write_queue(queue_path(work.runs_dir), waiting, active=active)
+        work.published = time.monotonic()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect stop signals in a list instead of dying of them (only in the main thread)."""
+    stops: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield stops
+        return
+    before = {
+        number: signal.signal(number, lambda received, _: stops.append(received))
+        for number in STOP_SIGNALS
+    }
+    try:
+        yield stops
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _slots(specs: list[RunSpec], parallel: int) -> list[int]:
+    if parallel < 1:
+        raise ValueError(f"parallel={parallel}; give at least 1")
+    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    most = 0
+    for spec in specs:
+        asked = spec.resources
+        if asked.nodes > 1 or asked.gpus_per_node > gpus:
+            raise ValueError(
+                f"run {spec.run_id} asks for {asked.nodes} node(s) with {asked.gpus_per_node} "
+                f"GPU(s) each, this machine has {gpus} GPU(s); choose scale=cpu or a cluster"
+            )
+        most = max(most, asked.gpus_per_node)
+    return list(range(min(max(parallel, most), gpus) if most else parallel))
+
+
+def _need(spec: RunSpec, work: _Work) -> int:
+    """Return the slots of a run; one with more ranks than slots gets the machine to itself."""
+    held = sum(len(item.slots) for item in work.active)
+    return min(spec.resources.world_size, len(work.free) + held)
+
+
+def _beat(item: _Active) -> dict[str, Any]:
+    heartbeat = read_json(item.run_dir / "heartbeat.json") or {}
+    if heartbeat.get("time", 0) < time.time() - (time.monotonic() - item.started):
+        heartbeat = {"step": heartbeat.get("step", 0)}  # of an earlier attempt
+    return {"num_steps": item.spec.num_steps, **heartbeat}
+
+
+def _outcome(status: RunStatus, *, seconds: float) -> dict[str, Any]:
+    return {
+        "run_id": status.run_id,
+        "state": status.state,
+        "reason": status.reason,
+        "seconds": round(seconds, 2),
+    }
+
+
+def _outcome_counts(work: _Work) -> dict[str, Any]:
+    states = [outcome["state"] for outcome in work.outcomes]
+    resumable = ("preempted", "running", "unknown", "planned", "queued")
+    return {
+        "done": states.count("done"),
+        "failed": states.count("failed"),
+        "preempted": sum(states.count(state) for state in resumable),
+        "cancelled": states.count(CANCELLED),
+        "interrupted": bool(work.stops),
+        "runs": work.outcomes,
+    }
+
+
+def _call(on_finished: Callable[[str, str], None] | None, outcome: dict[str, Any]) -> None:
+    if on_finished is None:
+        return
+    try:
+        on_finished(outcome["run_id"], outcome["state"])
+    except Exception as error:  # a tracker's outage must not stop the training
+        warn(f"after run {outcome['run_id']}: {type(error).__name__}: {error}")
+
+
+def warn(message: str) -> None:
+    """Print a warning to stderr; stdout belongs to documents."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,204 @@
+"""The plan of a study: what each run is, costs and already has; the `plan --json` document."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from jobs.folder import DONE, read_json, run_folder
+from jobs.pricing import (
+    GIB,
+    Rate,
+    assumed_rate,
+    checkpoint_bytes,
+    gpu_hours,
+    measured_rate,
+    memory_gib,
+    num_checkpoints,
+)
+from jobs.queue import read_queues
+from jobs.status import run_state
+from scaling.spec import RunSpec
+
+Describe = Callable[[RunSpec], dict[str, Any]]
+GPU_HOURS = ("gpu_hours", "gpu_hours_low", "gpu_hours_high")
+
+
+def plan(
+    specs: Iterable[RunSpec],
+    runs_dir: str | Path,
+    describe: Describe,
+    *,
+    max_gpus: int | None = None,
+) -> dict[str, Any]:
+    """Return the `plan --json` document (contract); nothing is written.
+
+    `describe(spec)` gives num_params_total, num_params_trainable, num_params_policy and
+    compute_flops. GPU-hours assume 15 to 50 % MFU of an A100 until a run of the plan is done on
+    GPUs: its own then count as measured, and its rate prices the others. Wall hours: the longest
+    run, or all GPU-hours over `max_gpus` where that is more. GPU fields are None on CPU.
+    """
+    specs = list(specs)
+    ids = [spec.run_id for spec in specs]
+    done = _measured(ids, runs_dir)
+    rate = measured_rate(list(done.values())) if done else None
+    states = _states(ids, runs_dir)
+    rows, disk = [], 0.0
+    for spec, run_id in zip(specs, ids, strict=True):
+        numbers = describe(spec)
+        hours = done[run_id][1] if run_id in done else None
+        row = plan_row(spec, numbers, run_id=run_id, rate=rate, hours=hours)
+        rows.append({**row, "state": states[run_id]})
+        disk += disk_bytes(spec, numbers)
+    return {
+        "schema": 1,
+        "study": specs[0].study if specs else "",
+        "scale": specs[0].scale if specs else "",
+        "runs": rows,
+        "totals": _totals(rows, disk=disk, max_gpus=max_gpus),
+    }
+
+
+def plan_row(
+    spec: RunSpec,
+    numbers: dict[str, Any],
+    *,
+    run_id: str,
+    rate: Rate | None = None,
+    hours: float | None = None,
+) -> dict[str, Any]:
+    """Return one run's row without its state; `hours` are GPU-hours measured, not estimated."""
+    asked = spec.resources
+    memory: float | None = None
+    cost: tuple[float | None, ...] = (None, None, None)
+    if asked.gpus_per_node:
+        memory = memory_gib(
+            spec,
+            num_params=numbers["num_params_total"],
+            num_trainable=numbers["num_params_trainable"],
+        )
+        rate = rate or assumed_rate(spec.precision)
+        cost = (hours,) * 3 if hours else gpu_hours(numbers["compute_flops"], rate)
+    return {
+        "run_id": run_id,
+        "axes": dict(spec.axes),
+        "num_params_total": numbers["num_params_total"],
+        "num_params_trainable": numbers["num_params_trainable"],
+        "num_params_policy": numbers["num_params_policy"],
+        "num_samples_seen": spec.num_samples_seen,
+        "num_unique_episodes": spec.num_unique_episodes,
+        "num_domains": len(spec.data.mixture),
+        "seed": spec.seeds.init,
+        "global_batch_size": spec.global_batch_size,
+        "num_steps": spec.num_steps,
+        "compute_flops": numbers["compute_flops"],
+        "nodes": asked.nodes,
+        "gpus_per_node": asked.gpus_per_node,
+        "memory_gib_per_gpu": memory,
+        **dict(zip(GPU_HOURS, cost, strict=True)),
+    }
+
+
+def disk_bytes(spec: RunSpec, numbers: dict[str, Any]) -> float:
+    """Return the bytes of checkpoints that the finished run keeps."""
+    engine = spec.engine
+    one = checkpoint_bytes(
+        num_params=numbers["num_params_total"],
+        num_trainable=numbers["num_params_trainable"],
+        precision=spec.precision,
+        zero_stage=engine.zero_stage,
+    )
+    return one * num_checkpoints(
+        num_steps=spec.num_steps,
+        save_every=engine.save_every,
+        keep_last=engine.keep_last,
+        keep_every=engine.keep_every,
+    )
+
+
+def render_plan(document: dict[str, Any], *, max_rows: int = 200) -> Table:
+    """Return the table that `scaling plan` prints, its last line the totals."""
+    totals, rows = document["totals"], document["runs"]
+    table = Table(title=f"{document['study']} at scale {document['scale']}", show_footer=True)
+    table.add_column("run", footer=f"{totals['num_runs']} runs", no_wrap=True)
+    table.add_column("axes", footer=f"checkpoints {totals['disk_gib']:.1f} GiB")
+    for name, footer in (
+        ("params", ""),
+        ("samples", ""),
+        ("episodes", ""),
+        ("FLOPs", f"{totals['compute_flops']:.2e}"),
+        ("GPUs", ""),
+        ("GiB/GPU", ""),
+        ("GPU-hours", _hours(totals)),
+    ):
+        table.add_column(name, footer=footer, justify="right", no_wrap=True)
+    table.add_column("state", footer=_wall(totals), no_wrap=True)
+    for row in rows[:max_rows]:
+        table.add_row(
+            row["run_id"],
+            " ".join(f"{key}={value}" for key, value in row["axes"].items()),
+            _short(row["num_params_total"]),
+            _short(row["num_samples_seen"]),
+            _short(row["num_unique_episodes"]),
+            f"{row['compute_flops']:.2e}",
+            str(row["nodes"] * row["gpus_per_node"] or "-"),
+            "-" if row["memory_gib_per_gpu"] is None else f"{row['memory_gib_per_gpu']:.1f}",
+            _hours(row),
+            row["state"],
+        )
+    if len(rows) > max_rows:
+        table.caption = f"{len(rows) - max_rows} more runs; --json has them all"
+    return table
+
+
+def _measured(ids: list[str], runs_dir: str | Path) -> dict[str, tuple[float, float]]:
+    """Return (FLOPs, GPU-hours) of the runs that are done and used GPUs."""
+    found = {}
+    for run_id in ids:
+        metrics = (read_json(run_folder(runs_dir, run_id) / DONE) or {}).get("metrics") or {}
+        flops, hours = metrics.get("compute/flops"), metrics.get("compute/gpu_hours")
+        if flops and hours:
+            found[run_id] = (flops, hours)
+    return found
+
+
+def _states(ids: list[str], runs_dir: str | Path) -> dict[str, str]:
+    queued = read_queues(runs_dir)
+    return {run_id: run_state(run_folder(runs_dir, run_id), queued=queued).state for run_id in ids}
+
+
+def _totals(rows: list[dict[str, Any]], *, disk: float, max_gpus: int | None) -> dict[str, Any]:
+    priced = [row for row in rows if row["gpu_hours"] is not None]
+    sums: dict[str, float | None] = dict.fromkeys(GPU_HOURS)
+    wall = None
+    if priced:
+        sums = {name: sum(row[name] for row in priced) for name in GPU_HOURS}
+        wall = max(row["gpu_hours"] / (row["nodes"] * row["gpus_per_node"]) for row in priced)
+        if max_gpus:
+            wall = max(wall, (sums["gpu_hours"] or 0.0) / max_gpus)
+    return {
+        "num_runs": len(rows),
+        "compute_flops": sum(row["compute_flops"] for row in rows),
+        **sums,
+        "wall_hours": wall,
+        "disk_gib": disk / GIB,
+    }
+
+
+def _hours(row: dict[str, Any]) -> str:
+    if row["gpu_hours"] is None:
+        return "-"
+    low, high = row["gpu_hours_low"], row["gpu_hours_high"]
+    return f"{row['gpu_hours']:,.0f} ({low:,.0f}-{high:,.0f})"
+
+
+def _wall(totals: dict[str, Any]) -> str:
+    return "" if totals["wall_hours"] is None else f"wall {totals['wall_hours']:,.0f} h"
+
+
+def _short(number: float) -> str:
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:g}"

@@ -1,0 +1,218 @@
+"""Prices of runs against numbers worked out by hand."""
+
+import json
+import math
+import os
+import time
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from jobs import pricing
+from jobs.resources import plan, render_plan
+from scaling.spec import EngineConfig, ResourceConfig
+
+NUMBERS = {
+    "num_params_total": 900_000_000,
+    "num_params_trainable": 900_000_000,
+    "num_params_policy": 300_000_000,
+    "compute_flops": 1e20,
+}
+
+
+def describe(_):
+    return NUMBERS
+
+
+@pytest.fixture
+def gpu_spec(make_spec):
+    """A run of the released size on one node of eight GPUs."""
+    from xvla.config import ModelConfig
+
+    spec = make_spec()
+    return replace(
+        spec,
+        scale="a100",
+        model=ModelConfig(),
+        data=replace(spec.data, num_views=3, image_size=224, text_length=50),
+        precision="bf16",
+        global_batch_size=1024,
+        num_steps=1000,
+        engine=EngineConfig(micro_batch_size=16, zero_stage=2),
+        resources=ResourceConfig(gpus_per_node=8),
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "stage", "ranks", "expected"),
+    [
+        ("bf16", 2, 8, 2 + (2 + 12) / 8),
+        ("bf16", 1, 8, 2 + 2 + 12 / 8),
+        ("bf16", 0, 8, 16),
+        ("fp32", 2, 2, 4 + (4 + 8 + 4) / 2),
+        ("fp32", 0, 2, 16),
+    ],
+)
+def test_bytes_a_parameter(precision, stage, ranks, expected):
+    found = pricing.state_bytes(
+        num_params=1000, num_trainable=1000, precision=precision, zero_stage=stage, world_size=ranks
+    )
+    assert found == pytest.approx(1000 * expected)
+
+
+def test_frozen_parameters_cost_their_weights_only():
+    found = pricing.state_bytes(
+        num_params=1000, num_trainable=400, precision="bf16", zero_stage=2, world_size=4
+    )
+    assert found == pytest.approx(1000 * 2 + 400 * (2 + 12) / 4)
+
+
+def test_activations_of_a_layer():
+    """Korthikanti et al.: s h (34 + 5 a s / h); s = 10, h = 8, a = 2: 2720 + 5 * 2 * 100."""
+    assert pricing.layer_bytes(10, 8, 32) == 34 * 80
+    assert pricing.layer_bytes(10, 8, 32, heads=2) == 34 * 80 + 1000
+    assert pricing.layer_bytes(10, 8, 32, checkpointing=True) == 160
+
+
+def test_buckets_are_no_larger_than_the_model():
+    assert pricing.bucket_bytes(num_trainable=10**9, precision="bf16", overlap=True) == 3.6e9
+    assert pricing.bucket_bytes(num_trainable=1000, precision="fp32", overlap=False) == 8000
+
+
+def test_gpu_hours_of_an_exaflop_hour():
+    """312e12 * 3600 * 0.5 FLOPs are one hour at 50 % MFU, and 3.33 at 15 %."""
+    likely, low, high = pricing.gpu_hours(312e12 * 3600 * 0.5, pricing.assumed_rate("bf16"))
+    assert low == pytest.approx(1.0)
+    assert high == pytest.approx(0.5 / 0.15)
+    assert likely == pytest.approx(math.sqrt(0.5 / 0.15))
+
+
+def test_a_measured_rate_has_a_margin():
+    rate = pricing.measured_rate([(3600.0 * 100, 1.0), (3600.0 * 300, 2.0), (3600.0 * 120, 1.0)])
+    assert (rate.likely, rate.slow, rate.fast) == (120.0, 100.0, 150.0)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "save_every", "keep_last", "keep_every", "expected"),
+    [
+        (100, 0, 2, 0, 1),
+        (100, 10, 2, 0, 2),
+        (95, 10, 2, 0, 2),
+        (15, 10, 3, 0, 2),
+        (100, 10, 2, 20, 2 + 4),  # 90 and 100, and of 10..80: 20, 40, 60, 80
+        (95, 10, 2, 30, 2 + 2),  # 90 and 95, and 30, 60
+    ],
+)
+def test_checkpoints_kept(num_steps, save_every, keep_last, keep_every, expected):
+    found = pricing.num_checkpoints(
+        num_steps=num_steps, save_every=save_every, keep_last=keep_last, keep_every=keep_every
+    )
+    assert found == expected
+
+
+def test_memory_of_the_released_size(gpu_spec):
+    params = {"num_params": 900_000_000, "num_trainable": 900_000_000}
+    sixteen = pricing.memory_gib(gpu_spec, **params)
+    eight = pricing.memory_gib(
+        replace(gpu_spec, engine=replace(gpu_spec.engine, micro_batch_size=8)), **params
+    )
+    fixed = (9e8 * (2 + 14 / 8) + 3.6e9) / 2**30
+    assert sixteen - eight == pytest.approx(eight - fixed)  # activations are linear in the batch
+    assert eight > fixed
+    policy = pricing.activation_bytes(
+        replace(gpu_spec, optim=replace(gpu_spec.optim, freeze_vlm=True)), 1
+    )
+    # 30 anchors + 50 text + 3 x 50 image tokens + 32 prompts = 262 tokens, 24 layers of width 1024
+    assert policy == 24 * 262 * 34 * 1024 + 2 * 200 * 1024
+
+
+def test_the_plan_on_gpus(tmp_path, gpu_spec):
+    document = plan([gpu_spec], tmp_path, describe)
+    row, totals = document["runs"][0], document["totals"]
+    assert (document["schema"], document["study"], document["scale"]) == (1, "sweeps.fake", "a100")
+    assert row["gpu_hours_low"] == pytest.approx(1e20 / (312e12 * 0.5 * 3600))
+    assert row["gpu_hours_high"] == pytest.approx(1e20 / (312e12 * 0.15 * 3600))
+    assert row["gpu_hours_low"] < row["gpu_hours"] < row["gpu_hours_high"]
+    assert totals["wall_hours"] == pytest.approx(row["gpu_hours"] / 8)
+    assert totals["disk_gib"] == pytest.approx(9e8 * 16 / 2**30)
+    assert (row["num_samples_seen"], row["num_unique_episodes"]) == (1_024_000, 10)
+    throttled = plan([gpu_spec], tmp_path, describe, max_gpus=4)["totals"]
+    assert throttled["wall_hours"] == pytest.approx(row["gpu_hours"] / 4)
+
+
+def test_the_plan_has_the_contracts_keys_and_no_gpu_fields_on_cpu(tmp_path, make_spec):
+    document = plan([make_spec(3)], tmp_path, describe)
+    row = document["runs"][0]
+    assert list(row) == [
+        "run_id",
+        "axes",
+        "num_params_total",
+        "num_params_trainable",
+        "num_params_policy",
+        "num_samples_seen",
+        "num_unique_episodes",
+        "num_domains",
+        "seed",
+        "global_batch_size",
+        "num_steps",
+        "compute_flops",
+        "nodes",
+        "gpus_per_node",
+        "memory_gib_per_gpu",
+        "gpu_hours",
+        "gpu_hours_low",
+        "gpu_hours_high",
+        "state",
+    ]
+    assert list(document["totals"]) == [
+        "num_runs",
+        "compute_flops",
+        "gpu_hours",
+        "gpu_hours_low",
+        "gpu_hours_high",
+        "wall_hours",
+        "disk_gib",
+    ]
+    assert row["memory_gib_per_gpu"] is None
+    assert row["gpu_hours"] is row["gpu_hours_low"] is row["gpu_hours_high"] is None
+    assert document["totals"]["gpu_hours"] is None
+    assert (row["state"], row["seed"]) == ("planned", 3)
+    assert not list(tmp_path.iterdir())
+    json.dumps(document, allow_nan=False)
+
+
+def test_a_finished_run_prices_the_others(tmp_path, gpu_spec):
+    other = replace(gpu_spec, num_steps=2000)
+    folder = tmp_path / gpu_spec.run_id
+    folder.mkdir()
+    metrics = {"compute/flops": 1e20, "compute/gpu_hours": 200.0}
+    (folder / "DONE").write_text(json.dumps({"metrics": metrics}))
+    first, second = plan([gpu_spec, other], tmp_path, describe)["runs"]
+    assert first["state"] == "done"
+    assert first["gpu_hours"] == first["gpu_hours_low"] == first["gpu_hours_high"] == 200.0
+    assert second["gpu_hours"] == pytest.approx(200.0)
+    assert second["gpu_hours_low"] == pytest.approx(200 / 1.2)
+    assert second["gpu_hours_high"] == pytest.approx(240)
+
+
+def test_the_table_has_totals_and_says_what_it_leaves_out(tmp_path, gpu_spec):
+    specs = [replace(gpu_spec, num_steps=steps) for steps in (1000, 2000, 3000)]
+    console = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(render_plan(plan(specs, tmp_path, describe), max_rows=2))
+    shown = console.export_text()
+    assert "3 runs" in shown
+    assert "3.00e+20" in shown
+    assert "1 more runs; --json has them all" in shown
+
+
+def test_many_runs_are_planned_quickly(tmp_path, gpu_spec):
+    """10,000 runs in 2 s on a free core, ids aside: a fifth of them here, with room for noise."""
+    specs = [replace(gpu_spec, num_steps=1000 + index) for index in range(2000)]
+    began = time.process_time()
+    for spec in specs:
+        _ = spec.run_id
+    ids = time.process_time() - began
+    began = time.process_time()
+    plan(specs, tmp_path, describe)
+    assert time.process_time() - began - ids < 1.0
