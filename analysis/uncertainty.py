@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import chdtri
 
 from analysis.objective import Objective, apply_link, invert_link
 from analysis.solver import minimise
@@ -18,6 +20,16 @@ METHODS = ("auto", "cluster", "parametric")
 # Below this many runs a parameter, resampling runs gives intervals that are plainly too short.
 RUNS_PER_PARAMETER = 10
 NEGLIGIBLE = 1e-7
+STUDY_COLUMNS = (
+    "size",
+    "num_params_total",
+    "num_samples_seen",
+    "num_unique_episodes",
+    "num_domains",
+    "soft_prompt_length",
+    "prediction_window_s",
+    "stage",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,3 +206,45 @@ def band(
         linked = linked + size * rng.standard_normal(linked.shape)
     ends = np.nanquantile(linked, [0.5 - level / 2, 0.5 + level / 2], axis=0)
     return invert_link(reg.link, ends[0]), invert_link(reg.link, ends[1])
+
+
+def noise_floor(
+    df: pd.DataFrame,
+    *,
+    y: str = "val_l1",
+    groups: str = "run_id",
+    cells: Sequence[str] = STUDY_COLUMNS,
+    level: float = 0.95,
+) -> NoiseFloor:
+    """Estimate the seed-to-seed standard deviation of log y within cells of equal settings.
+
+    Args:
+        df: run table.
+        y: the error's column.
+        groups: the run's column; rows of one run are averaged first.
+        cells: columns that define a cell; those absent are ignored.
+        level: of the interval (chi-square).
+
+    Raises:
+        ValueError: no cell holds two runs, so that there is no repeat to learn from.
+    """
+    keys = [c for c in cells if c in df.columns]
+    table = df.assign(_log=np.log(df[y].to_numpy(dtype=float)))
+    if groups in table.columns:
+        table = table.groupby([groups, *keys], dropna=False)["_log"].mean().reset_index()
+    cell = table.groupby(keys, dropna=False)["_log"] if keys else table.groupby(lambda _: 0)["_log"]
+    rss = float(((cell.transform("mean") - table["_log"]) ** 2).sum())
+    df_ = len(table) - cell.ngroups
+    if df_ < 1:
+        raise ValueError(
+            f"no repeats: {len(table)} runs in {cell.ngroups} cells; a noise floor needs two seeds "
+            "or more of the same settings"
+        )
+    upper, lower = chdtri(df_, 0.5 - level / 2), chdtri(df_, 0.5 + level / 2)
+    return NoiseFloor(
+        sigma=float(np.sqrt(rss / df_)),
+        interval=(float(np.sqrt(rss / upper)), float(np.sqrt(rss / lower))),
+        degrees_of_freedom=df_,
+        num_cells=int(cell.ngroups),
+        num_runs=len(table),
+    )

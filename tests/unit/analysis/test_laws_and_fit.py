@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+
 from analysis.fit import LawRegressor, NotIdentifiedError
 from analysis.laws import Additive, Chinchilla, Constant, PowerLaw
 

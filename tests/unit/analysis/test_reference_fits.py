@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+
 from analysis.fit import LawRegressor
 from analysis.laws import Chinchilla, PowerLaw
 

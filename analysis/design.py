@@ -1,0 +1,293 @@
+"""What to buy next: isoFLOP optima, the best split of a budget, the most informative runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize
+
+from analysis.fit import LawRegressor
+from analysis.laws import Law
+from analysis.table import axis_column, axis_frame, group_values
+
+Cost = Callable[..., float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsoFlop:
+    """Optima of parabolas at equal compute, and the power laws through them.
+
+    `minima` holds `compute`, `axis value`, `y` of each kept parabola; `num_edge` counts those
+    whose minimum lies outside the sizes tried: they bound an optimum and are dropped.
+    """
+
+    axis: str
+    minima: tuple[dict[str, float], ...]
+    exponent: float
+    exponent_interval: tuple[float, float]
+    num_edge: int
+    num_convexless: int
+    num_small: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """The split of a budget with the least predicted error."""
+
+    axes: dict[str, float]
+    cost: float
+    predicted: float
+    at_limit: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+
+def six_nd(*, N: float, D: float) -> float:
+    """Return 6 N D, the usual count of training FLOPs of a dense language model."""
+    return 6.0 * N * D
+
+
+def isoflop(
+    df: pd.DataFrame,
+    axis: str = "N",
+    *,
+    y: str = "val_l1",
+    compute: str = "compute_flops",
+    tolerance: float = 0.02,
+    num_draws: int = 1000,
+    seed: int = 0,
+    n_column: str = "num_params_total",
+) -> IsoFlop:
+    """Fit a parabola of log y in log axis at each budget; fit the optima by a power of compute.
+
+    The exponent's interval comes from seed noise: residuals of the parabolas are resampled
+    (Porian et al. 2024). Budgets within `tolerance` (relative) are one.
+    """
+    column = axis_column(axis, list(df.columns), n_column)
+    if compute not in df.columns:
+        raise ValueError(f"no column {compute!r}: give FLOPs as a column, they are never guessed")
+    log_c = np.log(df[compute].to_numpy(dtype=float))
+    order = np.argsort(log_c, kind="stable")
+    budget = np.cumsum(np.diff(log_c[order], prepend=log_c[order][:1]) > tolerance)
+    u, v = np.log(df[column].to_numpy(dtype=float)), np.log(df[y].to_numpy(dtype=float))
+    rng = np.random.default_rng(seed)
+    kept, counts = [], {"edge": 0, "convex": 0, "small": 0}
+    for number in np.unique(budget):
+        rows = order[budget == number]
+        if len(np.unique(u[rows])) < 4:
+            counts["small"] += 1
+            continue
+        found = _parabola(u[rows], v[rows], num_draws, rng)
+        if found is None:
+            counts["convex"] += 1
+        elif not u[rows].min() < found[0] < u[rows].max():
+            counts["edge"] += 1
+        else:
+            kept.append((float(log_c[rows].mean()), *found))
+    slope, span = _frontier(kept)
+    return IsoFlop(
+        axis=axis,
+        minima=tuple(
+            {"compute": float(np.exp(c)), axis: float(np.exp(m)), "y": float(np.exp(w))}
+            for c, m, w, _ in kept
+        ),
+        exponent=slope,
+        exponent_interval=span,
+        num_edge=counts["edge"],
+        num_convexless=counts["convex"],
+        num_small=counts["small"],
+    )
+
+
+def _parabola(
+    u: np.ndarray, v: np.ndarray, num_draws: int, rng: np.random.Generator
+) -> tuple[float, float, np.ndarray] | None:
+    """Return the minimum's place, its value, and draws of its place; None if it opens down."""
+    centre = u.mean()
+    basis = np.vander(u - centre, 3)
+    solve = np.linalg.pinv(basis)
+    c2, c1, c0 = solve @ v
+    if c2 <= 0:
+        return None
+    fitted = basis @ (solve @ v)
+    spread = (v - fitted) * np.sqrt(len(u) / max(len(u) - 3, 1))
+    again = solve @ (fitted[:, None] + rng.choice(spread, size=(len(u), num_draws)))
+    with np.errstate(divide="ignore"):
+        draws = np.where(again[0] > 0, centre - again[1] / (2 * again[0]), np.nan)
+    return centre - c1 / (2 * c2), c0 - c1 * c1 / (4 * c2), draws
+
+
+def _frontier(kept: Sequence[tuple[float, float, float, np.ndarray]]) -> tuple[float, Any]:
+    nan = float("nan")
+    if len(kept) < 2:
+        return nan, (nan, nan)
+    c = np.array([k[0] for k in kept])
+    u = c - c.mean()
+    slope = float(u @ np.array([k[1] for k in kept]) / (u @ u))
+    draws = (u[:, None] * np.stack([k[3] for k in kept])).sum(axis=0) / (u @ u)
+    low, high = np.nanquantile(draws, [0.025, 0.975])
+    return slope, (float(low), float(high))
+
+
+def optimal_allocation(
+    law: LawRegressor | Law,
+    budget: float,
+    *,
+    cost: Cost,
+    params: Mapping[str, float] | None = None,
+    limits: Mapping[str, tuple[float, float]] | None = None,
+) -> Allocation:
+    """Split a budget over the axes so that the predicted error is least.
+
+    Args:
+        law: a fitted regressor, or a law with `params`.
+        budget: in the units of `cost`.
+        cost: takes the axes by keyword and returns the cost; rising in each.
+        limits: (least, most) of an axis, such as the domains that exist.
+
+    Raises:
+        ValueError: no parameters, or even the least of everything costs too much.
+    """
+    form = law.law if isinstance(law, LawRegressor) else law
+    values = law.params_ if isinstance(law, LawRegressor) else params
+    if values is None:
+        raise ValueError("give a fitted LawRegressor, or params=")
+    box = _box(form, law, limits)
+    low = np.array([box[a][0] for a in form.axes])
+    high = np.array([box[a][1] for a in form.axes])
+
+    def log_cost(w: np.ndarray) -> float:
+        named = dict(zip(form.axes, np.exp(w), strict=True))
+        return float(np.log(cost(**named)))
+
+    def error(w: np.ndarray) -> float:
+        one = {a: np.array([np.exp(x)]) for a, x in zip(form.axes, w, strict=True)}
+        return float(np.log(form.predict(values, one)[0]))
+
+    if log_cost(low) > np.log(budget):
+        raise ValueError(f"budget {budget:g} is less than the least cost {np.exp(log_cost(low)):g}")
+    best = None
+    for share in (0.2, 0.4, 0.6, 0.8):
+        found = minimize(
+            error,
+            low + share * (high - low),
+            method="SLSQP",
+            bounds=list(zip(low, high, strict=True)),
+            constraints=[{"type": "ineq", "fun": lambda w: np.log(budget) - log_cost(w)}],
+            options={"ftol": 1e-14, "maxiter": 500},
+        )
+        feasible = log_cost(found.x) <= np.log(budget) + 1e-6
+        if feasible and (best is None or found.fun < best.fun):
+            best = found
+    if best is None:
+        raise ValueError("no feasible split found: check that cost rises with each axis")
+    near = (np.abs(best.x - low) < 1e-6) | (np.abs(best.x - high) < 1e-6)
+    return Allocation(
+        axes={a: float(np.exp(x)) for a, x in zip(form.axes, best.x, strict=True)},
+        cost=float(np.exp(log_cost(best.x))),
+        predicted=float(np.exp(best.fun)),
+        at_limit=tuple(a for a, n in zip(form.axes, near, strict=True) if n),
+    )
+
+
+def _box(
+    form: Law, law: Any, limits: Mapping[str, tuple[float, float]] | None
+) -> dict[str, tuple[float, float]]:
+    """Return log bounds of each axis: the limits given, or ten powers of ten around the data."""
+    given = {a: (float(np.log(lo)), float(np.log(hi))) for a, (lo, hi) in (limits or {}).items()}
+    box = {}
+    for axis in form.axes:
+        if axis in given:
+            box[axis] = given[axis]
+        elif isinstance(law, LawRegressor):
+            x = law.data_.logx[axis]
+            box[axis] = (float(x.min()) - 12.0, float(x.max()) + 24.0)
+        else:
+            box[axis] = (0.0, 45.0)
+    return box
+
+
+def design_next(
+    df: pd.DataFrame,
+    budget: float,
+    candidates: pd.DataFrame,
+    *,
+    law: Law,
+    target: Mapping[str, float] | None = None,
+    cost: str = "gpu_hours",
+    y: str = "val_l1",
+    groups: str = "run_id",
+    seed: int = 0,
+    n_column: str = "num_params_total",
+) -> pd.DataFrame:
+    """Choose the runs that lower the variance of the prediction at a target most for their cost.
+
+    Args:
+        df: the run table so far.
+        budget: to spend, in the units of the column `cost`.
+        candidates: runs that could be bought: the law's axes and `cost`; each may be bought once.
+        law: whose prediction matters.
+        target: axis values of the prediction; twice the largest of each axis by default.
+
+    Returns:
+        Candidates in buying order with `sd_before` and `sd_after` (standard deviation of the
+        log prediction at the target), `fall_per_cost` and `spent`.
+    """
+    reg = LawRegressor(law, loss="ls", seed=seed)
+    here = axis_frame(df, law, n_column)
+    reg.fit(here, df[y].to_numpy(dtype=float), groups=group_values(df, groups))
+    aim = target or {a: 2.0 * float(here[a].max()) for a in law.axes}
+    offers = axis_frame(candidates, law, n_column)
+    rows, goal = _log_slopes(reg, offers), _log_slopes(reg, pd.DataFrame([aim]))[0]
+    known = _log_slopes(reg, here)
+    scale = np.maximum(np.sqrt((known**2).sum(axis=0)), 1e-300)
+    information = (known / scale).T @ (known / scale)
+    inverse = np.linalg.pinv(information + 1e-10 * np.eye(len(scale)))
+    chosen = _greedy(
+        inverse, rows / scale, goal / scale, candidates[cost].to_numpy(dtype=float), budget
+    )
+    table = candidates.iloc[[c[0] for c in chosen]].copy()
+    sigma = reg.sigma_
+    table["sd_before"] = [sigma * np.sqrt(c[1]) for c in chosen]
+    table["sd_after"] = [sigma * np.sqrt(c[2]) for c in chosen]
+    table["fall_per_cost"] = [sigma**2 * (c[1] - c[2]) / c[3] for c in chosen]
+    table["spent"] = np.cumsum([c[3] for c in chosen])
+    return table.reset_index(drop=True)
+
+
+def _log_slopes(reg: LawRegressor, X: pd.DataFrame) -> np.ndarray:
+    """Return d log prediction / d parameter [n, p] in natural units."""
+    return reg.law.jacobian(reg.params_, X) / np.asarray(reg.predict(X))[:, None]
+
+
+def _greedy(
+    inverse: np.ndarray, rows: np.ndarray, goal: np.ndarray, price: np.ndarray, budget: float
+) -> list[tuple[int, float, float, float]]:
+    """Buy while money lasts, each time the greatest fall per price (Sherman and Morrison)."""
+    left = budget
+    chosen: list[tuple[int, float, float, float]] = []
+    open_rows = set(range(len(rows)))
+    while True:
+        affordable = [i for i in sorted(open_rows) if price[i] <= left]
+        if not affordable:
+            return chosen
+        now = float(goal @ inverse @ goal)
+        moved = rows[affordable] @ inverse
+        fall = (moved @ goal) ** 2 / (1 + (moved * rows[affordable]).sum(axis=1))
+        best = int(np.argmax(fall / price[affordable]))
+        i = affordable[best]
+        chosen.append((i, now, max(now - float(fall[best]), 0.0), float(price[i])))
+        step = inverse @ rows[i]
+        inverse = inverse - np.outer(step, step) / (1 + rows[i] @ step)
+        left -= price[i]
+        open_rows.remove(i)

@@ -1,0 +1,218 @@
+"""Has the error stopped falling along an axis? A test with a verdict, a p-value and intervals."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from analysis.fit import LawRegressor
+from analysis.laws import PowerLaw
+from analysis.notes import MIN_LEVELS
+from analysis.objective import Loss
+from analysis.table import axis_column, group_values
+
+Verdict = Literal["saturated", "not saturated", "undecidable"]
+# A floor that is less than half of the error still leaves most of it to be gained.
+FLOOR_SHARE = 0.5
+# Without a detected floor, floors up to this share of the error must be excluded to say "no".
+EXCLUDED_SHARE = 0.8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saturation:
+    """The verdict for one axis.
+
+    `p_value` is that of "no floor" (a pure power law) against a floor. `elasticity` is
+    -d log y / d log x at the last level. `next_doubling` is the fall of y, in y's units, when
+    the axis doubles beyond its last level.
+    """
+
+    axis: str
+    verdict: Verdict
+    reason: str
+    p_value: float
+    elasticity: float
+    elasticity_interval: tuple[float, float]
+    next_doubling: float
+    next_doubling_interval: tuple[float, float]
+    floor: float
+    floor_interval: tuple[float, float]
+    floor_share_upper: float
+    last: float
+    level: float
+    sigma: float
+    num_levels: int
+    num_runs: int
+    estimator: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+
+def saturation_test(
+    df: pd.DataFrame,
+    axis: str,
+    *,
+    y: str = "val_l1",
+    groups: str = "run_id",
+    loss: Loss = "ls",
+    delta: float = 1e-3,
+    level: float = 0.95,
+    num_draws: int = 999,
+    seed: int = 0,
+    n_column: str = "num_params_total",
+) -> Saturation:
+    """Test for a floor along one axis, all else being equal in the table.
+
+    The statistic is the score of the floor at zero (the slope of log y on x^alpha beside the
+    straight line); its null distribution is drawn by parametric bootstrap, because a floor cannot
+    be negative and the null lies on that boundary.
+
+    Args:
+        df: rows along the axis (see `analysis.table.axis_slice`), one a run.
+        axis: axis or column.
+        y: the error's column.
+        groups: the run's column.
+        loss: estimator of elasticity, floor and gain.
+        delta: Huber's knee.
+        level: of the intervals; the test is made at 1 - level.
+        num_draws: of the bootstraps.
+        seed: of the bootstraps.
+        n_column: the column behind axis "N".
+    """
+    column = axis_column(axis, list(df.columns), n_column)
+    x, values = df[column].to_numpy(dtype=float), df[y].to_numpy(dtype=float)
+    levels = len(np.unique(x))
+    if levels < MIN_LEVELS or len(x) < MIN_LEVELS + 1:
+        reason = f"{levels} levels and {len(x)} runs: {MIN_LEVELS} levels with a repeat are needed"
+        return _undecided(axis, reason, level, (levels, len(x)))
+    table = pd.DataFrame({axis: x})
+    reg = LawRegressor(PowerLaw(axis), loss=loss, delta=delta, seed=seed)
+    reg.fit(table, values, groups=group_values(df, groups))
+    if reg.df_ <= 0:
+        reason = f"{reg.n_obs_} runs, {reg.n_obs_ - reg.df_} parameters: no noise estimate"
+        return _undecided(axis, reason, level, (levels, len(x)))
+    p_value = floor_p_value(np.log(x), np.log(values), num_draws=num_draws, seed=seed)
+    local = _local(reg, float(x.max()), level, num_draws)
+    verdict, reason = _judge(p_value, local, reg.sigma_, level)
+    return Saturation(
+        axis=axis,
+        verdict=verdict,
+        reason=reason,
+        p_value=p_value,
+        level=level,
+        sigma=reg.sigma_,
+        num_levels=levels,
+        num_runs=len(x),
+        estimator=reg.estimator,
+        **local,
+    )
+
+
+def _undecided(axis: str, reason: str, level: float, counts: tuple[int, int]) -> Saturation:
+    nan = float("nan")
+    return Saturation(
+        axis=axis,
+        verdict="undecidable",
+        reason=reason,
+        p_value=nan,
+        elasticity=nan,
+        elasticity_interval=(nan, nan),
+        next_doubling=nan,
+        next_doubling_interval=(nan, nan),
+        floor=nan,
+        floor_interval=(nan, nan),
+        floor_share_upper=nan,
+        last=nan,
+        level=level,
+        sigma=nan,
+        num_levels=counts[0],
+        num_runs=counts[1],
+        estimator="none",
+    )
+
+
+def floor_p_value(
+    log_x: np.ndarray, log_y: np.ndarray, *, num_draws: int = 999, seed: int = 0
+) -> float:
+    """Return the one-sided p-value of "no floor", by parametric bootstrap of the score [n] -> 1.
+
+    Only the design and alpha enter the null distribution: noise is drawn standard normal, scaled.
+    """
+    u = log_x - log_x.mean()
+    observed, line, sigma = _scores(u, log_y[None])
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((num_draws, len(u)))
+    draws, _, _ = _scores(u, line + sigma[0] * noise)
+    return float((1 + (draws >= observed[0]).sum()) / (num_draws + 1))
+
+
+def _scores(u: np.ndarray, log_y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the score's t statistic [B], the fitted lines [B, n] and sigmas [B]."""
+    n = len(u)
+    norm = u @ u
+    slope = log_y @ u / norm
+    line = log_y.mean(axis=1, keepdims=True) + slope[:, None] * u
+    residual = log_y - line
+    w = -slope[:, None] * u
+    # exp(w) - 1 - w, the part of x^alpha that no straight line has; w^2 / 2 where alpha vanishes
+    z = np.where(np.abs(w) < 1e-4, 0.5 * w * w, np.expm1(w) - w)
+    z = z - z.mean(axis=1, keepdims=True) - ((z @ u) / norm)[:, None] * u
+    size = np.maximum((z * z).sum(axis=1), 1e-300)
+    along = (z * residual).sum(axis=1) / np.sqrt(size)
+    rss = (residual**2).sum(axis=1)
+    rest = np.maximum(rss - along**2, 1e-300) / max(n - 3, 1)
+    return along / np.sqrt(rest), line, np.sqrt(rss / (n - 2))
+
+
+def _local(reg: LawRegressor, x_last: float, level: float, num_draws: int) -> dict[str, Any]:
+    """Return elasticity, next doubling and floor at the last level, each with its interval."""
+    names = reg.law.param_names
+    draws = reg.bootstrap(num_draws).to_numpy()
+    point = np.array([[reg.params_[name] for name in names]])
+    at = {}
+    for key, rows in (("point", point), ("draws", draws)):
+        e, a, alpha = (rows[:, names.index(name)] for name in ("E", "A", "alpha"))
+        with np.errstate(all="ignore"):
+            falling = np.exp(np.log(a) - alpha * np.log(x_last))
+        last = e + falling
+        gain = falling * (1 - 2.0**-alpha)
+        at[key] = (alpha * falling / last, gain, e, last)
+    ends = [np.nanquantile(v, [0.5 - level / 2, 0.5 + level / 2]) for v in at["draws"][:3]]
+    spans = [(float(low), float(high)) for low, high in ends]
+    values = [float(v[0]) for v in at["point"]]
+    return {
+        "elasticity": values[0],
+        "elasticity_interval": spans[0],
+        "next_doubling": values[1],
+        "next_doubling_interval": spans[1],
+        "floor": values[2],
+        "floor_interval": spans[2],
+        "floor_share_upper": float(np.nanquantile(at["draws"][2] / at["draws"][3], level)),
+        "last": values[3],
+    }
+
+
+def _judge(
+    p_value: float, local: dict[str, Any], sigma: float, level: float
+) -> tuple[Verdict, str]:
+    """Turn the test and the intervals into a verdict with its reason."""
+    share = local["floor"] / local["last"]
+    low, high = local["elasticity_interval"]
+    gain = local["next_doubling_interval"][1] / local["last"]
+    if low <= 0 <= high and gain < sigma:
+        return "saturated", "the error does not fall, and the next doubling buys less than noise"
+    if p_value < 1 - level and share >= FLOOR_SHARE:
+        return "saturated", f"a floor is detected and makes up {share:.0%} of the last error"
+    if p_value < 1 - level:
+        return "not saturated", f"a floor is detected, but it is only {share:.0%} of the last error"
+    upper = local["floor_share_upper"]
+    if upper < EXCLUDED_SHARE and low > 0:
+        return "not saturated", f"no floor detected; one above {upper:.0%} of the error is excluded"
+    if low <= 0:
+        return "undecidable", "whether the error still falls at the last level is within the noise"
+    return "undecidable", f"a floor of up to {upper:.0%} of the last error cannot be excluded"

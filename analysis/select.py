@@ -1,0 +1,246 @@
+"""Which law the table supports: information criteria, held-out cells, forecasts, the floor test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.fit import LawRegressor
+from analysis.laws import Constant, Law, PowerLaw
+from analysis.objective import Loss
+from analysis.saturation import Saturation, saturation_test
+from analysis.table import AXIS_COLUMNS, axis_column, axis_frame, group_values
+
+__all__ = [
+    "Backtest",
+    "Comparison",
+    "Saturation",
+    "backtest",
+    "compare_laws",
+    "default_laws",
+    "saturation_test",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Laws side by side, the best by AICc first; `skipped` says why others are missing."""
+
+    rows: tuple[dict[str, Any], ...]
+    best: str
+    skipped: tuple[str, ...]
+    estimator: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table of laws."""
+        return pd.DataFrame(list(self.rows))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backtest:
+    """Forecasts from an expanding window: each cut trains below and predicts the next level.
+
+    `mare` and `bias` are the mean absolute and signed relative errors (prediction / truth - 1);
+    `coverage` is the share of truths inside the prediction interval of `level`.
+    """
+
+    law: str
+    by: str
+    cuts: tuple[dict[str, Any], ...]
+    mare: float
+    bias: float
+    coverage: float
+    level: float
+    num_predictions: int
+    estimator: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+
+def default_laws(axis: str) -> tuple[Law, ...]:
+    """List the forms that compete along one axis: flat, straight, bent towards a floor."""
+    return (Constant(), PowerLaw(axis, offset=False), PowerLaw(axis))
+
+
+def compare_laws(
+    df: pd.DataFrame,
+    laws: Sequence[Law],
+    *,
+    y: str = "val_l1",
+    groups: str = "run_id",
+    loss: Loss = "ls",
+    delta: float = 1e-3,
+    seed: int = 0,
+    n_column: str = "num_params_total",
+) -> Comparison:
+    """Fit several laws to one table and rank them.
+
+    AICc, BIC and weights use the normal likelihood of log residuals (parameters + 1 for sigma),
+    whatever loss was minimised; `loo` is the mean absolute relative error on cells left out one at
+    a time; `backtest` is that of `backtest` along the first axis of the law.
+    """
+    found, skipped = [], []
+    for law in laws:
+        try:
+            row = _score_law(df, law, (y, groups, n_column), (loss, delta, seed))
+        except ValueError as problem:
+            skipped.append(f"{law}: {problem}")
+            continue
+        found.append(row)
+    if not found:
+        raise ValueError(f"no law could be fitted: {'; '.join(skipped)}")
+    least = min(row["aicc"] for row in found)
+    raw = [np.exp(-0.5 * (r["aicc"] - least)) if np.isfinite(r["aicc"]) else 0.0 for r in found]
+    total = sum(raw)
+    for row, weight in zip(found, raw, strict=True):
+        row["weight"] = float(weight / total) if total > 0 else float("nan")
+    found.sort(key=lambda row: row["aicc"])
+    estimator = LawRegressor(laws[0], loss=loss, delta=delta).estimator
+    return Comparison(
+        rows=tuple(found), best=found[0]["law"], skipped=tuple(skipped), estimator=estimator
+    )
+
+
+def _score_law(
+    df: pd.DataFrame,
+    law: Law,
+    columns: tuple[str, str, str],
+    options: tuple[Loss, float, int],
+) -> dict[str, Any]:
+    y, groups, n_column = columns
+    loss, delta, seed = options
+    X, values = axis_frame(df, law, n_column), df[y].to_numpy(dtype=float)
+    reg = LawRegressor(law, loss=loss, delta=delta, seed=seed)
+    reg.fit(X, values, groups=group_values(df, groups))
+    n, k = reg.n_obs_, reg.n_obs_ - reg.df_ + 1
+    rss = float((reg.residuals_**2).sum())
+    fit = n * np.log(max(rss / n, 1e-300))
+    aicc = fit + 2 * k + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else float("inf")
+    ahead = float("nan")
+    if law.axes:
+        try:
+            options: dict[str, Any] = {"loss": loss, "delta": delta, "n_column": n_column}
+            tested = backtest(df, law, law.axes[0], y=y, groups=groups, intervals=False, **options)
+            ahead = tested.mare
+        except ValueError:
+            ahead = float("nan")
+    return {
+        "law": law.describe(),
+        "num_params": len(law.param_names),
+        "cost": reg.cost_,
+        "sigma": reg.sigma_,
+        "aicc": float(aicc),
+        "bic": float(fit + k * np.log(n)),
+        "loo": _leave_one_cell_out(X, values, reg),
+        "backtest": ahead,
+    }
+
+
+def _leave_one_cell_out(X: pd.DataFrame, y: np.ndarray, reg: LawRegressor) -> float:
+    """Return the mean absolute relative error on each cell, predicted from all the others."""
+    keys = list(X.columns)
+    cells = X.groupby(keys, sort=False).ngroup().to_numpy() if keys else np.arange(len(y))
+    errors = []
+    for cell in np.unique(cells):
+        out = cells == cell
+        try:
+            part = LawRegressor(**reg.get_params()).fit(X[~out], y[~out])
+        except ValueError:
+            return float("nan")
+        errors.append(np.abs(_predict(part, X[out], int(out.sum())) / y[out] - 1).mean())
+    return float(np.mean(errors))
+
+
+def _predict(reg: LawRegressor, X: pd.DataFrame, n: int) -> np.ndarray:
+    if not reg.law.axes:
+        return np.full(n, reg.params_["E"])
+    return np.asarray(reg.predict(X))
+
+
+def backtest(
+    df: pd.DataFrame,
+    law: Law,
+    by: str = "compute",
+    *,
+    y: str = "val_l1",
+    groups: str = "run_id",
+    loss: Loss = "ls",
+    delta: float = 1e-3,
+    level: float = 0.95,
+    intervals: bool = True,
+    seed: int = 0,
+    n_column: str = "num_params_total",
+) -> Backtest:
+    """Forecast each level of `by` from all the levels below it.
+
+    Args:
+        df: run table.
+        law: the form.
+        by: "compute" (column compute_flops; never guessed from N and D), an axis, or a column.
+        level: of the prediction intervals whose coverage is counted.
+        intervals: False skips them (coverage is then NaN) and is much faster.
+
+    Raises:
+        ValueError: too few levels for even one forecast.
+    """
+    column = AXIS_COLUMNS["C"] if by == "compute" else axis_column(by, list(df.columns), n_column)
+    if column not in df.columns:
+        raise ValueError(f"by={by!r} needs a column {column!r}: FLOPs are never guessed")
+    X, values = axis_frame(df, law, n_column), df[y].to_numpy(dtype=float)
+    order, run = df[column].to_numpy(dtype=float), group_values(df, groups)
+    cuts: list[dict[str, Any]] = []
+    for last, ahead in zip(np.unique(order)[:-1], np.unique(order)[1:], strict=True):
+        train, test = order <= last, order == ahead
+        reg = LawRegressor(law, loss=loss, delta=delta, seed=seed)
+        try:
+            reg.fit(X[train], values[train], groups=run[train])
+        except ValueError:
+            continue
+        if reg.df_ > 0:
+            at = (float(last), float(ahead), level if intervals else None)
+            cuts.append(_forecast(reg, X[test], values[test], at))
+    if not cuts:
+        raise ValueError(f"no forecast possible: {len(np.unique(order))} levels of {column}")
+    count = sum(c["num"] for c in cuts)
+    return Backtest(
+        law=law.describe(),
+        by=column,
+        cuts=tuple(cuts),
+        mare=sum(c["mare"] * c["num"] for c in cuts) / count,
+        bias=sum(c["bias"] * c["num"] for c in cuts) / count,
+        coverage=sum(c["coverage"] * c["num"] for c in cuts) / count,
+        level=level,
+        num_predictions=count,
+        estimator=LawRegressor(law, loss=loss, delta=delta).estimator,
+    )
+
+
+def _forecast(
+    reg: LawRegressor, X: pd.DataFrame, truth: np.ndarray, at: tuple[float, float, float | None]
+) -> dict[str, Any]:
+    """Score one cut of a backtest."""
+    error = np.asarray(reg.predict(X)) / truth - 1
+    covered = float("nan")
+    if at[2] is not None:
+        band = reg.predict(X, interval="prediction", level=at[2])
+        assert isinstance(band, pd.DataFrame)
+        inside = (band["lower"].to_numpy() <= truth) & (truth <= band["upper"].to_numpy())
+        covered = float(inside.mean())
+    return {
+        "trained_up_to": at[0],
+        "predicted": at[1],
+        "mare": float(np.abs(error).mean()),
+        "bias": float(error.mean()),
+        "coverage": covered,
+        "num": len(truth),
+    }

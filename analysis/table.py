@@ -1,0 +1,181 @@
+"""The run table as laws see it: axes and their columns, clean rows, and slices along one axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.laws import Law
+from analysis.notes import Note
+
+# Law axes and the columns of the exported run table that hold them.
+AXIS_COLUMNS = {
+    "N": "num_params_total",
+    "D": "num_samples_seen",
+    "episodes": "num_unique_episodes",
+    "domains": "num_domains",
+    "C": "compute_flops",
+}
+AXIS_LABELS = {
+    "N": "parameters",
+    "D": "training samples seen",
+    "episodes": "unique training episodes",
+    "domains": "training domains",
+    "C": "training compute (FLOPs)",
+}
+# What must not vary within a slice along one axis, beside the other axes.
+HELD_COLUMNS = ("stage", "blind", "soft_prompt_length", "prediction_window_s")
+STUDY_AXES = ("N", "D", "episodes", "domains")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """Rows along one axis with all else equal: the rows, and at what the rest is held."""
+
+    axis: str
+    column: str
+    rows: pd.DataFrame
+    held: dict[str, Any]
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def num_levels(self) -> int:
+        """Distinct values of the axis."""
+        return int(self.rows[self.column].nunique())
+
+
+def axis_column(axis: str, columns: Sequence[str], n_column: str = "num_params_total") -> str:
+    """Name the column of an axis: the axis's own name if the table has it, else the contract's.
+
+    Raises:
+        ValueError: the table has neither.
+    """
+    mapped = n_column if axis == "N" else AXIS_COLUMNS.get(axis, axis)
+    for name in (axis, mapped):
+        if name in columns:
+            return name
+    raise ValueError(f"no column for axis {axis!r}: looked for {axis!r} and {mapped!r}")
+
+
+def axis_frame(table: pd.DataFrame, law: Law, n_column: str = "num_params_total") -> pd.DataFrame:
+    """Return the law's axes as columns under their axis names, in the table's row order."""
+    found = {a: axis_column(a, list(table.columns), n_column) for a in law.axes}
+    columns = {a: table[c].to_numpy(dtype=float) for a, c in found.items()}
+    return pd.DataFrame(columns, index=table.index)
+
+
+def group_values(table: pd.DataFrame, groups: str) -> np.ndarray:
+    """Return the run of each row; a table without that column has one run a row."""
+    if groups in table.columns:
+        return table[groups].to_numpy()
+    return np.arange(len(table))
+
+
+def clean_runs(
+    runs: pd.DataFrame, y: str = "val_l1", groups: str = "run_id"
+) -> tuple[pd.DataFrame, tuple[Note, ...]]:
+    """Keep finished, sighted, pretraining rows with a usable error; say what was dropped.
+
+    Raises:
+        ValueError: no such column, or a run id given twice.
+    """
+    if y not in runs.columns:
+        raise ValueError(f"no column {y!r} in the table: it has {list(runs.columns)}")
+    if groups in runs.columns and runs[groups].duplicated().any():
+        twice = sorted(runs.loc[runs[groups].duplicated(), groups].astype(str).unique())
+        raise ValueError(f"{groups} {twice[:3]} given more than once: keep one row a run")
+    notes = []
+    keep = pd.Series(True, index=runs.index)
+    value = pd.to_numeric(runs[y], errors="coerce")
+    tests = [("no_value", f"without a positive, finite {y}", np.isfinite(value) & (value > 0))]
+    if "state" in runs.columns:
+        tests.insert(0, ("not_done", "not done", runs["state"] == "done"))
+    if "blind" in runs.columns:
+        sighted = ~runs["blind"].astype("boolean").fillna(False).astype(bool)
+        tests.append(("blind", "blind (images zeroed)", sighted))
+    if "stage" in runs.columns and (runs["stage"] == "pretrain").any():
+        tests.append(("other_stage", "of another stage", runs["stage"] == "pretrain"))
+    for code, words, good in tests:
+        dropped = int((keep & ~good).sum())
+        if dropped:
+            notes.append(Note(code=code, message=f"{dropped} runs {words} left out", value=dropped))
+        keep &= good
+    return runs[keep].assign(**{y: value[keep].astype(float)}), tuple(notes)
+
+
+def axis_slice(
+    runs: pd.DataFrame, axis: str, *, n_column: str = "num_params_total", hold: Sequence[str] = ()
+) -> Slice:
+    """Return the rows along one axis: the combination of everything else with most levels.
+
+    Adding domains adds episodes too; the slice along `domains` therefore holds
+    `episodes_per_domain` where that column exists, and takes all episodes of each level elsewhere.
+    Sizes are held by the column `size` where there is one, since a parameter count may change
+    with the number of domains.
+
+    Args:
+        runs: clean run table.
+        axis: "N", "D", "episodes", "domains", or a column.
+        n_column: the column behind "N".
+        hold: more columns that must not vary.
+    """
+    column = axis_column(axis, list(runs.columns), n_column)
+    held = _held_columns(runs, axis, column, n_column, hold)
+    rows, notes = runs, []
+    if axis == "domains" and "episodes_per_domain" not in runs.columns:
+        episodes = AXIS_COLUMNS["episodes"]
+        if episodes in runs.columns and len(runs):
+            keys = [*held, column]
+            most = runs.groupby(keys, dropna=False)[episodes].transform("max")
+            rows = runs[runs[episodes] == most]
+    if not held or rows.empty:
+        return Slice(axis=axis, column=column, rows=rows, held={})
+    best = max(
+        rows.groupby(held, dropna=False, sort=True),
+        key=lambda item: (item[1][column].nunique(), len(item[1])),
+    )
+    values = best[0] if isinstance(best[0], tuple) else (best[0],)
+    if best[1][column].nunique() < rows[column].nunique():
+        unused = rows[column].nunique() - best[1][column].nunique()
+        message = f"{unused} levels of {axis} occur only together with other changes: not used"
+        notes.append(Note(code="confounded", message=message, value=int(unused)))
+    fixed = dict(zip(held, (_plain(v) for v in values), strict=True))
+    return Slice(axis=axis, column=column, rows=best[1], held=fixed, notes=tuple(notes))
+
+
+def _held_columns(
+    runs: pd.DataFrame, axis: str, column: str, n_column: str, hold: Sequence[str]
+) -> list[str]:
+    others = {a: AXIS_COLUMNS[a] for a in STUDY_AXES}
+    others["N"] = "size" if "size" in runs.columns else n_column
+    held = [c for a, c in others.items() if a != axis]
+    if axis == "domains":
+        held.remove(AXIS_COLUMNS["episodes"])
+        held.append("episodes_per_domain")
+    if axis == "C":  # compute is made of sizes and samples: only the data are held
+        held = [AXIS_COLUMNS["episodes"], AXIS_COLUMNS["domains"]]
+    return [
+        c for c in dict.fromkeys([*held, *HELD_COLUMNS, *hold]) if c in runs.columns and c != column
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """Turn a NumPy scalar into a Python one, for JSON."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def find_axes(runs: pd.DataFrame, n_column: str = "num_params_total") -> list[str]:
+    """List the study axes along which a slice has two levels or more."""
+    axes = []
+    for axis in STUDY_AXES:
+        try:
+            found = axis_slice(runs, axis, n_column=n_column)
+        except ValueError:
+            continue
+        if found.num_levels >= 2:
+            axes.append(axis)
+    return axes
