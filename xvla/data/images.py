@@ -33,10 +33,10 @@ def resize(frames: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def normalise(pixels: "Tensor") -> "Tensor":
-    """Return ImageNet-normalised float32 [..., 3, H, W] of values in [0, 1]."""
+    """ImageNet-normalise float [..., 3, H, W] in [0, 1], in place; returns the same tensor."""
     mean = pixels.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
     std = pixels.new_tensor(IMAGENET_STD).view(3, 1, 1)
-    return (pixels - mean) / std
+    return pixels.sub_(mean).div_(std)
 
 
 def preprocess(image: NDArray[np.uint8], *, size: int) -> "Tensor":
@@ -68,27 +68,26 @@ def jitter_draws(
 def color_jitter(
     pixels: "Tensor", factors: NDArray[np.float32], order: NDArray[np.int64]
 ) -> "Tensor":
-    """Jitter images [N, 3, H, W] in [0, 1] by factors [N, 3] applied in order [N, 3].
+    """Jitter images [N, 3, H, W] in [0, 1] in place, by factors [N, 3] applied in order [N, 3].
 
     The definition of torchvision's ColorJitter without hue: each step blends the image with black,
     with its mean grey, or with its grey version, and clamps.
     """
-    for place in range(3):
-        for kind in range(3):
-            rows = np.flatnonzero(order[:, place] == kind)
-            if len(rows):
-                strength = torch.from_numpy(factors[rows, kind]).view(-1, 1, 1, 1)
-                pixels[rows] = _blend(pixels[rows], kind, strength)
+    for image, strengths, kinds in zip(pixels, factors.tolist(), order.tolist(), strict=True):
+        for kind in kinds:
+            _blend(image, kind, strengths[kind])
     return pixels
 
 
-def _blend(pixels: "Tensor", kind: int, factor: "Tensor") -> "Tensor":
-    if kind == 0:
-        return (pixels * factor).clamp_(0, 1)
-    grey = (pixels * pixels.new_tensor(LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
-    if kind == 1:
-        grey = grey.mean(dim=(2, 3), keepdim=True)
-    return (pixels * factor + grey * (1.0 - factor)).clamp_(0, 1)
+def _blend(image: "Tensor", kind: int, factor: float) -> None:
+    """Apply one step to one image [3, H, W]; kind 0 brightness, 1 contrast, 2 saturation."""
+    image.mul_(factor)
+    if kind > 0:
+        # Luma of the original image: it was just scaled by `factor`.
+        red, green, blue = (weight * (1.0 - factor) / factor for weight in LUMA)
+        grey = (image[0] * red).add_(image[1], alpha=green).add_(image[2], alpha=blue)
+        image.add_(grey.mean() if kind == 1 else grey)
+    image.clamp_(0, 1)
 
 
 @lru_cache(maxsize=8)

@@ -150,6 +150,16 @@ def make_loader(
     return Loader(parts, start=start_sample, step=step)
 
 
+def train_frames(config: DataConfig) -> list[SampleKey]:
+    """Return every (domain, episode, start) that training visits, e.g. to cache features of."""
+    maker = SampleMaker(config, Normaliser())
+    return [
+        (name, int(episode), int(start))
+        for name in maker.sources
+        for episode, start in _list_starts(maker, name)
+    ]
+
+
 def _serve(batches: TrainBatches | EvalBatches, num_workers: int) -> Iterator[Item]:
     if num_workers == 0:
         return _in_process(batches)
@@ -180,8 +190,14 @@ def _worker_loader(
         batch_size=None,
         sampler=indices,
         num_workers=num_workers,
+        collate_fn=_as_is,
         prefetch_factor=PREFETCH_BATCHES,
     )
+
+
+def _as_is(item: Any) -> Any:
+    """Keep an item as it is: the default would turn the keys' tuples into lists."""
+    return item
 
 
 def _list_starts(maker: SampleMaker, name: str) -> np.ndarray:

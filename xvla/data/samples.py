@@ -125,11 +125,14 @@ class SampleMaker:
         pixels = np.concatenate(
             [self._pixels(key, int(mask.sum())) for key, mask in zip(keys, view_mask, strict=True)]
         )
-        values = torch.from_numpy(pixels).float().div_(255.0)
+        values = torch.from_numpy(pixels) / 255.0
         if jitter is not None:
             factors, order = jitter
-            values = color_jitter(values, factors[view_mask], order[view_mask])
-        images[torch.from_numpy(view_mask)] = normalise(values)
+            color_jitter(values, factors[view_mask], order[view_mask])
+        normalise(values)
+        if view_mask.all():
+            return values.view(images.shape)
+        images[torch.from_numpy(view_mask)] = values
         return images
 
     def _pixels(self, key: SampleKey, views: int) -> NDArray[np.uint8]:

@@ -1,7 +1,6 @@
 """Reader of LeRobot v3.0 folders: many episodes a parquet file, many episodes an mp4 file."""
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +43,9 @@ class LeRobotV3:
         self.data_columns = column_names(root, DATA_FILES)
         self.table = self._read_data()
         self._columns: dict[str, NDArray[Any]] = {}
+        self.states = self._read_states()
         self.bounds = self._bounds()
         self.episodes: tuple[EpisodeInfo, ...] = episode_infos(root, info, self.slots, self._task)
-
-    @cached_property
-    def states(self) -> NDArray[np.float32]:
-        """All poses of the set, [frames, 20] float32."""
-        states = to_matrix(self.root, self.table, STATE).astype(np.float32, copy=False)
-        if states.ndim != 2 or states.shape[1] != STATE_DIM:
-            width = states.shape[1] if states.ndim == 2 else 1
-            message = (
-                f"{width} values a frame, must be {STATE_DIM}: per arm xyz, rotation 6D "
-                "(interleaved), gripper, the second arm zero when absent"
-            )
-            raise DatasetError(self.path, [Problem(file="data", field=STATE, message=message)])
-        states.setflags(write=False)
-        return states
 
     def episode(self, index: int) -> Episode:
         """Return times [n] in s from the episode's start, states [n, 20] and the instruction.
@@ -119,6 +105,19 @@ class LeRobotV3:
             message = "the dataset is empty: no episodes; record or copy it again"
             raise DatasetError(self.path, [Problem(file="data", message=message)])
         return table
+
+    def _read_states(self) -> NDArray[np.float32]:
+        """Return all poses of the set, [frames, 20] float32."""
+        states = to_matrix(self.root, self.table, STATE).astype(np.float32, copy=False)
+        if states.ndim != 2 or states.shape[1] != STATE_DIM:
+            width = states.shape[1] if states.ndim == 2 else 1
+            message = (
+                f"{width} values a frame, must be {STATE_DIM}: per arm xyz, rotation 6D "
+                "(interleaved), gripper, the second arm zero when absent"
+            )
+            raise DatasetError(self.path, [Problem(file="data", field=STATE, message=message)])
+        states.setflags(write=False)
+        return states
 
     def _bounds(self) -> NDArray[np.int64]:
         """Return row bounds [episodes + 1]; the meta table and the data must agree on them."""

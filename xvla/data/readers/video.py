@@ -25,10 +25,10 @@ def decode_frames(path: Path, numbers: Sequence[int], *, fps: float) -> NDArray[
     found: dict[int, NDArray[np.uint8]] = {}
     try:
         with av.open(str(path)) as container:
-            container.streams.video[0].codec_context.thread_count = 1
+            _stream(container).codec_context.thread_count = 1
             for run in _runs(wanted):
                 _decode_run(container, run, fps, found)
-    except (FFmpegError, OSError, IndexError) as error:
+    except (FFmpegError, OSError) as error:
         raise ValueError(f"cannot decode {path} ({_one_line(error)}); copy it again") from None
     missing = [number for number in wanted if number not in found]
     if missing:
@@ -47,12 +47,18 @@ def count_frames(path: Path, *, fps: float) -> int:
     """
     try:
         with av.open(str(path)) as container:
-            stream = container.streams.video[0]
+            stream = _stream(container)
             return _last_frame_number(container, stream, fps) + 1
     except FileNotFoundError:
         raise ValueError("missing; copy the dataset again") from None
-    except (FFmpegError, OSError, IndexError) as error:
+    except (FFmpegError, OSError) as error:
         raise ValueError(f"not readable as video ({_one_line(error)}); copy it again") from None
+
+
+def _stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
+    if not container.streams.video:
+        raise OSError("it has no video stream")
+    return container.streams.video[0]
 
 
 def _decode_run(
@@ -61,7 +67,7 @@ def _decode_run(
     fps: float,
     found: dict[int, NDArray[np.uint8]],
 ) -> None:
-    stream = container.streams.video[0]
+    stream = _stream(container)
     if run[0] > 0:
         container.seek(_pts(stream, run[0], fps), stream=stream)
     targets = set(run)
