@@ -1,9 +1,11 @@
 """The two mixtures that the studies vary: the paper's sources and the simulated ones."""
 
+import hashlib
 import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from scaling.recipes import with_recipe
 from scaling.sizes import SIZES
@@ -111,11 +113,15 @@ def _simulated_entry(name: str, episodes: int) -> DomainEntry:
 
 @cache
 def _demo_digests() -> dict[str, str]:
+    """Return domain -> the digest `xvla.data.verify` computes, from the shipped file hashes."""
     manifest = DATA / "demo" / "manifest.json"
     if not manifest.exists():
         return {}
-    domains = json.loads(manifest.read_text())["domains"]
-    return {name: entry["sha256"] for name, entry in domains.items()}
+    totals: dict[str, Any] = {}
+    for path, content in sorted(json.loads(manifest.read_text())["sha256"].items()):
+        domain, name = path.split("/", 1)
+        totals.setdefault(domain, hashlib.sha256()).update(f"{content}  {name}\n".encode())
+    return {domain: total.hexdigest() for domain, total in totals.items()}
 
 
 @cache

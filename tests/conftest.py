@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         reason = _missing(marker.name)
         if reason:
             pytest.skip(reason)
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes the run.yaml of a short run on shipped data.
+
+    `make_run("num_steps=8", folder="a")` takes overrides on the demo's smallest run: the anchor
+    domain alone, no images (blind), one evaluation frame an episode.
+    """
+
+    def write(*overrides: str, folder: str = "runs") -> Path:
+        from scaling.config import with_overrides
+        from sweeps._mixtures import simulated_run
+
+        spec = simulated_run("tiny-h16", domains=1, episodes=3, blind=True)
+        short = ("num_steps=8", "global_batch_size=4", "data.eval_starts_per_episode=1",
+                 "engine.save_every=4", "engine.log_every=1", "engine.eval_every=0")  # fmt: skip
+        spec = with_overrides(spec, [*short, *overrides]).validate()
+        path = tmp_path / folder / spec.run_id / "run.yaml"
+        spec.save(path)
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

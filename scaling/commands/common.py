@@ -53,7 +53,8 @@ def show(arguments: Namespace, document: Any, render: Any) -> None:
     if isinstance(shown, str):
         print(shown)
     else:
-        Console().print(shown)
+        # Piped output has no width of its own; tables need more than the default 80 columns.
+        Console(width=None if sys.stdout.isatty() else 140).print(shown)
 
 
 def as_json(document: Any) -> str:

@@ -1,9 +1,11 @@
 """Verbs on checkpoints: best, lineage, finetune."""
 
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 from scaling.commands.common import as_json, expand, publish, runs_folder, show, tracking_uri
+from scaling.spec import RunSpec
 
 
 def best(arguments: Namespace) -> int:
@@ -21,9 +23,9 @@ def best(arguments: Namespace) -> int:
 def lineage(arguments: Namespace) -> int:
     """Print parents and children of a run."""
     from scaling.lineage import lineage as trace
-    from scaling.lineage import render_lineage
+    from scaling.lineage import render
 
-    show(arguments, trace(arguments.run_id, runs_folder(arguments)), render_lineage)
+    show(arguments, trace(arguments.run_id, runs_folder(arguments)), render)
     return 0
 
 
@@ -31,18 +33,50 @@ def finetune(arguments: Namespace) -> int:
     """Adapt a checkpoint to a new domain and print l1 before and after."""
     from jobs.local import submit as run_here
     from scaling.adapt import finetune_result
-    from scaling.reuse import plan_finetuning
 
     folder = runs_folder(arguments)
-    spec, parent = plan_finetuning(arguments, folder, tracking_uri(folder))
-    summary = run_here([spec], folder, parallel=spec.resources.world_size,
-                       progress=not arguments.json)  # fmt: skip
+    spec, parent = plan_finetuning(arguments, folder)
+    summary = run_here(
+        [spec], folder, parallel=spec.resources.world_size, progress=not arguments.json
+    )
     if summary["failed"]:
         raise RuntimeError(f"run {spec.run_id} failed; see `scaling logs {spec.run_id}`")
     publish([spec], folder, quiet=arguments.json)
     document = finetune_result(spec, folder / spec.run_id, parent=parent)
     show(arguments, document, _render_finetune)
     return 0
+
+
+def plan_finetuning(arguments: Namespace, folder: Path) -> tuple[RunSpec, str]:
+    """Return the finetuning run that the command line asks for and its parent's run id."""
+    from scaling.adapt import finetune_spec
+    from scaling.best import resolve, study_of
+    from scaling.spec import load_spec
+    from scaling.study import load_study
+
+    study = study_of(arguments.source)
+    specs = load_study(study).expand() if study else []
+    checkpoint = resolve(arguments.source, folder, specs=specs, tracking_uri=tracking_uri(folder))
+    parent = load_spec(checkpoint.path.parent.parent / "run.yaml")
+    spec = finetune_spec(
+        parent,
+        checkpoint.path,
+        sha256=checkpoint.sha256,
+        domain=arguments.domain,
+        num_episodes=arguments.episodes or _shipped_episodes(parent, arguments.domain),
+        recipe=arguments.recipe,
+        overrides=arguments.overrides,
+    )
+    return spec, checkpoint.run_id
+
+
+def _shipped_episodes(parent: RunSpec, domain: str) -> int:
+    """Return how many training episodes of the domain are at hand."""
+    from xvla.data import open_dataset
+    from xvla.data.catalogue import dataset_root
+
+    dataset = open_dataset(dataset_root(parent.data) / domain)
+    return sum(episode.split == "train" for episode in dataset.episodes)
 
 
 def _render_finetune(result: dict[str, Any]) -> str:

@@ -10,8 +10,8 @@ from scaling.commands.common import as_json, expand, publish, runs_folder, show,
 
 def plan(arguments: Namespace) -> int:
     """Print a row a run and the totals."""
-    from jobs.plan import plan as make_plan
-    from jobs.plan import render_plan
+    from jobs.resources import plan as make_plan
+    from jobs.resources import render_plan
     from scaling.describe import describe
 
     document = make_plan(expand(arguments), runs_folder(arguments), describe)

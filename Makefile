@@ -1,0 +1,55 @@
+# Two commands do everything: `make demo` and `make test`. Both create .venv and install first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread a process: two runs side by side beat one run on two threads.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-integration test-long checks format clean
+
+$(VENV)/.installed: pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11; run make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { echo "error: $(PYTHON) has no venv module; install python3-venv or give PYTHON=" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet "torch==2.13.0"
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	@touch $@
+
+# The extra for making simulated data and rolling policies out (MuJoCo, robosuite).
+$(VENV)/.installed-sim: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable ".[sim,dev]"
+	@touch $@
+
+demo: $(VENV)/.installed
+	@$(BIN)/scaling plan sweeps.demo
+	@$(BIN)/scaling submit sweeps.demo --parallel 2
+	@$(BIN)/scaling finetune --from best:sweeps.demo --domain sim_xarm7
+	@$(BIN)/scaling report sweeps.demo
+
+test: $(VENV)/.installed
+	$(BIN)/pytest -m "not integration and not long and not slurm" tests/unit
+
+test-integration: $(VENV)/.installed
+	$(BIN)/pytest -m "not long and not slurm" tests/integration
+
+test-long: $(VENV)/.installed-sim
+	$(BIN)/pytest -m long tests
+
+checks: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-%: $(VENV)/.installed
+	$(BIN)/python tests/bench/$*.py
+
+# Results only; runs are yours to delete.
+clean:
+	rm -rf exports reports

@@ -1,0 +1,41 @@
+"""metrics.jsonl, heartbeat and attempts: whole lines, valid JSON, killed attempts closed."""
+
+import json
+
+from scaling.metrics import Attempt, RunLog, total_gpu_hours
+
+
+def test_lines_are_whole_and_valid(tmp_path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
+    log = RunLog(tmp_path, num_steps=10, attempt=2)
+    log.log(2, 32, {"loss/train": 0.5, "val/l1_sem": float("nan")})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert lines[1]["attempt"] == 2
+    assert "val/l1_sem" not in lines[1]
+
+
+def test_heartbeat_carries_the_last_validation(tmp_path) -> None:
+    log = RunLog(tmp_path, num_steps=10, attempt=1)
+    log.log(5, 80, {"val/l1": 0.25, "throughput/samples_per_s": 3.0})
+    log.beat(5, "train", eta_s=9.0)
+    beat = json.loads((tmp_path / "heartbeat.json").read_text())
+    assert (beat["val_l1"], beat["step"], beat["num_steps"]) == (0.25, 5, 10)
+    log.beat(6, "train")
+    assert json.loads((tmp_path / "heartbeat.json").read_text())["step"] == 5  # within 2 s
+    log.beat(6, "save")
+    assert json.loads((tmp_path / "heartbeat.json").read_text())["phase"] == "save"
+
+
+def test_attempts_are_numbered_and_the_killed_one_is_closed(tmp_path) -> None:
+    first = Attempt(tmp_path)
+    first.open(0)
+    second = Attempt(tmp_path)
+    assert second.number == 2
+    killed = json.loads((tmp_path / "attempts" / "0001.json").read_text())
+    assert killed["reason"] == "killed"
+    second.open(3)
+    second.close(reason="done", last_step=9, num_gpus=8)
+    record = json.loads((tmp_path / "attempts" / "0002.json").read_text())
+    assert (record["first_step"], record["last_step"], record["reason"]) == (3, 9, "done")
+    assert total_gpu_hours(tmp_path) == record["gpu_hours"] >= 0

@@ -1,0 +1,72 @@
+"""Studies: expansion, sharing of runs, overrides, errors; and those that ship."""
+
+import pytest
+
+from scaling.study import known_studies, load_study, split_arguments
+
+
+def test_demo_shares_the_centre_of_its_axes() -> None:
+    specs = load_study("sweeps.demo").expand()
+    ids = [spec.run_id for spec in specs]
+    assert len(set(ids)) == len(ids) == 22  # (4 + 3 + 3) points x 2 seeds and 2 blind runs
+    centre = [s for s in specs if s.axes.get("size") == "tiny" and s.axes.get("domains") == 7
+              and s.axes.get("episodes_per_domain") == 40]  # fmt: skip
+    assert len(centre) == 2
+    assert sum(spec.data.blind for spec in specs) == 2
+
+
+@pytest.mark.parametrize("name", known_studies())
+def test_every_shipped_study_expands_at_every_scale(name: str) -> None:
+    study = load_study(name)
+    for scale in study.runs:
+        specs = study.expand(scale)
+        assert specs
+        assert {spec.study for spec in specs} == {name}
+        for spec in specs:
+            assert spec.data.anchor_domain in {entry.name for entry in spec.data.mixture}
+
+
+def test_pretrain_is_table_9_with_table_10s_weights() -> None:
+    (spec,) = load_study("sweeps.pretrain").expand("a100")
+    assert (spec.global_batch_size, spec.num_steps) == (1024, 200_000)
+    assert (spec.optim.lr, spec.optim.weight_decay, spec.optim.betas) == (1e-4, 0.01, [0.9, 0.95])
+    assert (spec.precision, spec.data.image_size) == ("bf16", 224)
+    assert spec.data.augmentation == "color_jitter"
+    weights = {entry.name: entry.weight for entry in spec.data.mixture}
+    assert weights == {
+        "agibot": 0.4,
+        "droid_left": 0.15,
+        "droid_right": 0.15,
+        "robomind_franka": 0.1,
+        "robomind_franka_dual": 0.03,
+        "robomind_ur": 0.1,
+        "robomind_agilex": 0.07,
+    }
+    assert spec.num_samples_seen == 204_800_000
+
+
+def test_overrides_reach_every_run_and_change_ids() -> None:
+    study = load_study("sweeps.data_volume")
+    plain, changed = study.expand("cpu"), study.expand("cpu", ["num_steps=7"])
+    assert {spec.num_steps for spec in changed} == {7}
+    assert not {s.run_id for s in plain} & {s.run_id for s in changed}
+
+
+def test_split_arguments() -> None:
+    assert split_arguments(["scale=a100", "optim.lr=1"]) == ("a100", ["optim.lr=1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "overrides", "words"),
+    [
+        ("sweeps.nothing", None, [], "unknown study 'sweeps.nothing'; known: .*sweeps.demo"),
+        ("scaling.spec", None, [], "declares no STUDY"),
+        ("sweeps.demo", "mars", [], "no scale 'mars'; declared: cpu"),
+        ("sweeps.demo", None, ["optim.rate=1"], "rate"),
+        ("sweeps.demo", None, ["num_steps=many"], "num_steps"),
+        ("sweeps.demo", None, ["num_steps"], "key=value"),
+    ],
+)
+def test_mistakes(name, scale, overrides, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        load_study(name).expand(scale, overrides)

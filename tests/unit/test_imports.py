@@ -1,0 +1,62 @@
+"""Import directions: which package may import which of ours (CONTRIBUTING.md, the table)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+OURS = ("xvla", "scaling", "sweeps", "jobs", "analysis")
+TORCH_FREE = ("scaling.spec", "scaling.study", "scaling.config", "scaling.sizes", "scaling.flops",
+              "scaling.recipes", "scaling.describe", "scaling.cli", "xvla.config", "xvla.params",
+              "sweeps.demo", "sweeps.model_size", "jobs.resources", "jobs.status",
+              "analysis.fit")  # fmt: skip
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "xvla": ("xvla",),
+    "scaling": ("xvla", "scaling"),
+    "sweeps": ("sweeps", "scaling.spec", "scaling.study", "scaling.sizes", "scaling.flops",
+               "scaling.recipes", "xvla.config"),
+    "jobs": ("jobs", "scaling.spec", "scaling.study", "scaling.config", "scaling.flops"),
+    "analysis": ("analysis",),
+}  # fmt: skip
+# The roof: the command line sees every package.
+ROOF = ("scaling/cli.py", "scaling/commands/")
+
+
+def _imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.split(".")[0] in OURS}
+
+
+def _allowed(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_package_imports_only_what_it_may(package: str, repository: Path) -> None:
+    files = sorted((repository / package).rglob("*.py"))
+    assert files
+    for path in files:
+        relative = path.relative_to(repository).as_posix()
+        if relative.startswith(ROOF):
+            continue
+        wrong = {name for name in _imports(path) if not _allowed(name, ALLOWED[package])}
+        assert not wrong, f"{relative} imports {sorted(wrong)}; allowed: {ALLOWED[package]}"
+
+
+def test_planning_never_loads_torch(repository: Path) -> None:
+    code = f"import sys\nfor m in {TORCH_FREE}: __import__(m)\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=repository)
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_files_stay_small(package: str, repository: Path) -> None:
+    for path in sorted((repository / package).rglob("*.py")):
+        lines = len(path.read_text().splitlines())
+        assert lines <= 400, f"{path.relative_to(repository)} has {lines} lines; split it"
