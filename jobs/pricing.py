@@ -77,7 +77,8 @@ def layer_bytes(
 
     Korthikanti et al. 2022, equation 1: s h (34 + 5 a s / h) with a hidden layer of 4 h; the
     quadratic term only where the scores are kept (`heads` > 0), not with flash or SDPA kernels.
-    Under activation checkpointing only the layer's input, 2 s h, stays.
+    Under activation checkpointing only the layer's input, 2 s h, stays (the one layer recomputed
+    at a time is left out).
     """
     if checkpointing:
         return 2.0 * sequence * width

@@ -124,6 +124,7 @@ def render_plan(document: dict[str, Any], *, max_rows: int = 200) -> Table:
     table.add_column("run", footer=f"{totals['num_runs']} runs", no_wrap=True)
     table.add_column("axes", footer=f"checkpoints {totals['disk_gib']:.1f} GiB")
     for name, footer in (
+        ("seed", ""),
         ("params", ""),
         ("samples", ""),
         ("episodes", ""),
@@ -138,6 +139,7 @@ def render_plan(document: dict[str, Any], *, max_rows: int = 200) -> Table:
         table.add_row(
             row["run_id"],
             " ".join(f"{key}={value}" for key, value in row["axes"].items()),
+            str(row["seed"]),
             _short(row["num_params_total"]),
             _short(row["num_samples_seen"]),
             _short(row["num_unique_episodes"]),

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from jobs.folder import DONE, FAILED, KILLED, close_attempt, last_line, write_failed
+from jobs.queue import Queued
 from jobs.status import RunStatus, run_state
 from scaling.spec import RunSpec
 
 RESUMABLE_CODE = 85
+NOT_QUEUED = Queued()  # the executor's own queue file still lists the run
 
 
 def settle(spec: RunSpec, run_dir: Path, code: int, *, pid: int, log_start: int) -> RunStatus:
@@ -18,7 +20,7 @@ def settle(spec: RunSpec, run_dir: Path, code: int, *, pid: int, log_start: int)
     gpus = spec.resources.nodes * spec.resources.gpus_per_node
     if code < 0:
         close_attempt(run_dir, reason=KILLED, num_gpus=gpus, signal=-code)
-    status = run_state(run_dir)
+    status = run_state(run_dir, queued=NOT_QUEUED)
     if (run_dir / DONE).exists() or (run_dir / FAILED).exists() or code < 0:
         return status
     if status.state == "running" and status.pid not in (None, pid):
@@ -27,7 +29,7 @@ def settle(spec: RunSpec, run_dir: Path, code: int, *, pid: int, log_start: int)
         said = last_line(run_dir / "train.log", start=log_start) or "it said nothing"
         close_attempt(run_dir, reason=f"error: {said}", num_gpus=gpus)
         write_failed(run_dir, said if code else f"exit code 0 without DONE: {said}")
-    return run_state(run_dir)
+    return run_state(run_dir, queued=NOT_QUEUED)
 
 
 def _stopped_by_signal(status: RunStatus) -> bool:

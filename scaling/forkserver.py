@@ -30,6 +30,7 @@ SINGLE_THREADED = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pyarrow's allocator
     "DS_ACCELERATOR": "cpu",
 }
 TRAINING_STACK = (
@@ -37,6 +38,7 @@ TRAINING_STACK = (
     "deepspeed",
     "transformers.models.florence2.modeling_florence2",
     "transformers.models.bart.modeling_bart",
+    "scaling.run",
 )
 
 

@@ -1,6 +1,7 @@
 """A stand-in for scaling.train that writes the same files in milliseconds, without torch.
 
-`fake_trainer.py RUN_YAML BEHAVIOUR NUM_STEPS STEP_S`; behaviour: ok, fail, silent (dies without a
+`fake_trainer.py RUN_YAML BEHAVIOUR NUM_STEPS STEP_S` (the last three also as one variable
+FAKE_TRAINER); behaviour: ok, crash (raises), fail, silent (dies without a
 marker), lie (code 0 without DONE), suicide (kill -9 of itself half-way, once), stubborn (ignores
 SIGTERM). The metric is a digest chain over the steps, so a wrong resume shows in DONE.
 """
@@ -20,9 +21,8 @@ SAVE_EVERY = 5
 
 def main(argv: list[str]) -> int:
     folder = Path(argv[0]).parent
-    behaviour = argv[1] if len(argv) > 1 else "ok"
-    num_steps = int(argv[2]) if len(argv) > 2 else 10
-    step_s = float(argv[3]) if len(argv) > 3 else 0.01
+    words = argv[1:] or os.environ.get("FAKE_TRAINER", "ok 10 0.01").split()
+    behaviour, num_steps, step_s = words[0], int(words[1]), float(words[2])
     if (folder / "DONE").exists():
         return 0
     with open(folder / ".lock", "a") as lock:
@@ -42,6 +42,8 @@ def _train(folder: Path, behaviour: str, num_steps: int, step_s: float) -> int:
     if behaviour == "silent":
         print("MemoryError: no room", file=sys.stderr)
         return 1
+    if behaviour == "crash":
+        raise RuntimeError("the fake trainer crashes")
     while step < num_steps:
         time.sleep(step_s)
         step += 1

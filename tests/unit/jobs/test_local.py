@@ -124,6 +124,7 @@ def test_a_killed_run_resumes_to_the_undisturbed_result(tmp_path, make_spec, fak
     killed, other = make_spec(0, "suicide", num_steps=20), make_spec(1)
     summary = submit([killed, other], tmp_path, progress=False, command=fake_command)
     assert (summary["done"], summary["preempted"]) == (1, 1)
+    assert sorted(row["state"] for row in summary["runs"]) == ["done", "preempted"]
     status = run_state(tmp_path / killed.run_id)
     assert (status.state, status.reason) == ("preempted", "killed by signal 9")
     attempt = read_json(tmp_path / killed.run_id / "attempts" / "0001.json")

@@ -1,0 +1,152 @@
+"""The local executor over the real trainer: kills, stops, the fork server, two ranks."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs.folder import read_json
+from jobs.launch import train_command
+from jobs.local import submit
+from jobs.pricing import checkpoint_bytes
+from jobs.status import run_state
+from scaling.describe import describe
+from scaling.spec import InitConfig, ResourceConfig, RunSpec
+from sweeps._mixtures import DATA, SIMULATED_DOMAINS, simulated_run
+
+ANCHOR = DATA / "demo" / SIMULATED_DOMAINS[0] / "meta" / "info.json"
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not ANCHOR.exists(), reason="the shipped simulated data is not there"),
+]
+NUM_STEPS, SAVE_EVERY = 120, 20
+# What a run says about itself rather than about its result.
+OWN = ("time", "compute/gpu_hours")
+
+
+def small_run(seed: int, **engine: object) -> RunSpec:
+    """A run of seconds: the smallest model, one domain, few frames to validate on."""
+    spec = simulated_run("tiny-h16", domains=1, episodes=5, seed=seed)
+    return replace(
+        spec,
+        study="sweeps.test",
+        axes={"seed": seed},
+        num_steps=NUM_STEPS,
+        global_batch_size=2,
+        init=InitConfig(),
+        data=replace(spec.data, start_stride=20, eval_starts_per_episode=2),
+        engine=replace(
+            spec.engine, save_every=SAVE_EVERY, eval_every=0, cache_features=False, **engine
+        ),
+    )
+
+
+def when(condition: Callable[[], object], act: Callable[[], object]) -> threading.Thread:
+    """Start a thread that acts once the condition holds (within four minutes)."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 240
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        act()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def saved(run_dir: Path) -> bool:
+    """Whether the second checkpoint is there and the run goes on."""
+    latest = run_dir / "checkpoints" / "latest"
+    return latest.exists() and latest.read_text().strip() >= f"step_{2 * SAVE_EVERY:07d}"
+
+
+def pid_of(run_dir: Path) -> int:
+    return int((read_json(run_dir / "heartbeat.json") or {})["pid"])
+
+
+def result(run_dir: Path) -> dict[str, float]:
+    metrics = json.loads((run_dir / "DONE").read_text())["metrics"]
+    return {name: value for name, value in metrics.items() if name not in OWN}
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    """Step -> training loss; a replayed step counts with its last line."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss/train"] for line in lines if "loss/train" in line}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """The runs of seeds 0 and 1, each in a process of its own from start to end."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    specs = [small_run(0), small_run(1)]
+    assert submit(specs, runs, command=train_command)["done"] == 2
+    return runs
+
+
+def test_a_run_killed_under_the_fork_server_ends_as_if_undisturbed(tmp_path, undisturbed):
+    specs = [small_run(0), small_run(1)]
+    killed, other = (tmp_path / spec.run_id for spec in specs)
+    thread = when(lambda: saved(killed), lambda: os.kill(pid_of(killed), signal.SIGKILL))
+    summary = submit(specs, tmp_path)
+    thread.join()
+    assert (summary["done"], summary["preempted"]) == (1, 1)
+    assert run_state(killed).reason == "killed by signal 9"
+    again = submit(specs, tmp_path)
+    assert (again["submitted"], again["done"]) == (1, 1)
+    assert run_state(killed).attempts == 2
+    for run_dir in (killed, other):
+        assert result(run_dir) == result(undisturbed / run_dir.name)
+        assert losses(run_dir) == losses(undisturbed / run_dir.name)
+    assert submit(specs, tmp_path)["skipped_done"] == 2
+
+
+def test_a_stop_signal_saves_and_the_next_submission_goes_on(tmp_path, undisturbed):
+    spec = small_run(0)
+    run_dir = tmp_path / spec.run_id
+    thread = when(lambda: saved(run_dir), lambda: os.kill(os.getpid(), signal.SIGINT))
+    summary = submit([spec], tmp_path)
+    thread.join()
+    assert summary["interrupted"]
+    assert run_state(run_dir).state == "preempted"
+    attempt = read_json(run_dir / "attempts" / "0001.json") or {}
+    assert attempt["reason"] == "signal"
+    latest = (run_dir / "checkpoints" / "latest").read_text().strip()
+    assert latest == f"step_{attempt['last_step']:07d}"
+    assert submit([spec], tmp_path)["done"] == 1
+    assert (read_json(run_dir / "attempts" / "0002.json") or {})["first_step"] == (
+        attempt["last_step"]
+    )
+    assert result(run_dir) == result(undisturbed / run_dir.name)
+
+
+def test_two_ranks_run_stop_and_resume(tmp_path):
+    spec = replace(small_run(0, zero_stage=2), resources=ResourceConfig(processes_per_node=2))
+    run_dir = tmp_path / spec.run_id
+    thread = when(lambda: saved(run_dir), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    summary = submit([spec], tmp_path)
+    thread.join()
+    assert (summary["preempted"], summary["failed"]) == (1, 0)
+    assert submit([spec], tmp_path)["done"] == 1
+    assert run_state(run_dir).attempts == 2
+
+
+def test_the_plan_prices_checkpoints_as_they_are(undisturbed):
+    spec = small_run(0)
+    numbers = describe(spec)
+    expected = checkpoint_bytes(
+        num_params=numbers["num_params_total"],
+        num_trainable=numbers["num_params_trainable"],
+        precision=spec.precision,
+        zero_stage=spec.engine.zero_stage,
+    )
+    folder = undisturbed / spec.run_id / "checkpoints" / f"step_{NUM_STEPS:07d}"
+    actual = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert actual == pytest.approx(expected, rel=0.1)
