@@ -23,6 +23,11 @@ class FrameStore:
         self.bytes = 0
         self._episodes: dict[Key, NDArray[np.uint8]] = {}
 
+    def clear(self) -> None:
+        """Forget all frames, for instance once their features are computed."""
+        self._episodes.clear()
+        self.bytes = 0
+
     def get(
         self, dataset: Dataset, episode: int, frame: int, *, views: int, size: int, budget: int
     ) -> NDArray[np.uint8]:
