@@ -150,8 +150,15 @@ class LawRegressor:
         `method` is "cluster" (runs resampled within their cells), "parametric" (new noise of the
         estimated size, itself uncertain) or "auto" (see `uncertainty.choose_method`).
         """
-        theta = uncertainty.draws(self, n, self.seed if seed is None else seed, method)
+        theta = self.draws(n, self.seed if seed is None else seed, method)
         return pd.DataFrame(self.to_natural(theta), columns=list(self.law.param_names))
+
+    def draws(self, n: int, seed: int, method: str = "auto") -> np.ndarray:
+        """Return n refits as centred internal parameters [n, p], computed once for each request."""
+        key = (n, seed, method)
+        if key not in self._draws:
+            self._draws[key] = uncertainty.draws(self, n, seed, method)
+        return self._draws[key]
 
     def profile(self, name: str, level: float = 0.95) -> profiles.Profile:
         """Minimise the cost over everything but one parameter, along that parameter."""
@@ -302,7 +309,7 @@ class LawRegressor:
             ),
             *curvature_notes(self.law, self.condition_number_centred_, self.correlation_),
         ]
-        self._bands: dict[int, np.ndarray] = {}
+        self._draws: dict[tuple[int, int, str], np.ndarray] = {}
 
     def _uncentred_jacobian(self, jac: np.ndarray) -> np.ndarray:
         """Change the Jacobian [n, p] from amplitudes at the centre to amplitudes at x = 1."""
@@ -321,8 +328,5 @@ class LawRegressor:
         return self._objective_at(logx).to_centred(uncentred)
 
     def band_draws(self) -> np.ndarray:
-        """Return the cached refits behind every band, internal and uncentred [n, p]."""
-        if self.seed not in self._bands:
-            theta = uncertainty.draws(self, BAND_DRAWS, self.seed, "auto")
-            self._bands[self.seed] = self._objective.from_centred(theta)
-        return self._bands[self.seed]
+        """Return the refits behind every band, internal and uncentred [n, p]."""
+        return self._objective.from_centred(self.draws(BAND_DRAWS, self.seed))

@@ -15,7 +15,7 @@ from analysis.solver import minimise
 if TYPE_CHECKING:
     from analysis.fit import LawRegressor
 
-PROFILE_POINTS = 41
+PROFILE_POINTS = 31
 WIDEST = 40.0  # of a half-grid: e^40 in an amplitude
 
 
@@ -150,16 +150,14 @@ class _Profiler:
         return centre, width, width
 
     def _both_ways(self, grid: np.ndarray) -> np.ndarray:
-        """Solve on the grid from the fit, then twice again from the neighbours' solutions."""
+        """Solve on the grid [k] from the fit, then again from both neighbours; return costs."""
         base = self.reg._theta.copy()
         base = self.objective.to_centred(self.reg._objective.from_centred(base))
         base = np.where(np.isneginf(base), np.log(1e-3) + np.nanmax(base), base)
         cost, theta = self.cost(grid, np.tile(base, (len(grid), 1)))
-        for shift in (1, -1):
-            again, moved = self.cost(grid, np.roll(theta, shift, axis=0))
-            better = again < cost
-            cost[better], theta[better] = again[better], moved[better]
-        return cost
+        beside = np.concatenate([np.roll(theta, 1, axis=0), np.roll(theta, -1, axis=0)])
+        again = self.cost(np.tile(grid, 2), beside)[0].reshape(2, -1).min(axis=0)
+        return np.minimum(cost, again)
 
     def _close(
         self,

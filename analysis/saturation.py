@@ -15,7 +15,7 @@ from analysis.objective import Loss
 from analysis.table import axis_column, group_values
 
 Verdict = Literal["saturated", "not saturated", "undecidable"]
-# A floor that is less than half of the error still leaves most of it to be gained.
+# Saturated: at least this share of the error is surely floor, most of it can no longer be gained.
 FLOOR_SHARE = 0.5
 # Without a detected floor, floors up to this share of the error must be excluded to say "no".
 EXCLUDED_SHARE = 0.8
@@ -27,7 +27,7 @@ class Saturation:
 
     `p_value` is that of "no floor" (a pure power law) against a floor. `elasticity` is
     -d log y / d log x at the last level. `next_doubling` is the fall of y, in y's units, when
-    the axis doubles beyond its last level.
+    the axis doubles beyond its last level. `floor_share_interval` has one-sided ends at `level`.
     """
 
     axis: str
@@ -40,7 +40,7 @@ class Saturation:
     next_doubling_interval: tuple[float, float]
     floor: float
     floor_interval: tuple[float, float]
-    floor_share_upper: float
+    floor_share_interval: tuple[float, float]
     last: float
     level: float
     sigma: float
@@ -62,7 +62,7 @@ def saturation_test(
     loss: Loss = "ls",
     delta: float = 1e-3,
     level: float = 0.95,
-    num_draws: int = 999,
+    num_draws: int = 1000,
     seed: int = 0,
     n_column: str = "num_params_total",
 ) -> Saturation:
@@ -96,8 +96,17 @@ def saturation_test(
     if reg.df_ <= 0:
         reason = f"{reg.n_obs_} runs, {reg.n_obs_ - reg.df_} parameters: no noise estimate"
         return _undecided(axis, reason, level, (levels, len(x)))
-    p_value = floor_p_value(np.log(x), np.log(values), num_draws=num_draws, seed=seed)
-    local = _local(reg, float(x.max()), level, num_draws)
+    return judge_saturation(reg, level=level, num_draws=num_draws)
+
+
+def judge_saturation(
+    reg: LawRegressor, *, level: float = 0.95, num_draws: int = 1000
+) -> Saturation:
+    """Judge a fitted `PowerLaw` with offset as `saturation_test` does, reusing its refits."""
+    axis, data = reg.law.axes[0], reg.data_
+    log_x = data.logx[axis]
+    p_value = floor_p_value(log_x, np.log(data.y), num_draws=num_draws - 1, seed=reg.seed)
+    local = _local(reg, float(np.exp(log_x.max())), level, num_draws)
     verdict, reason = _judge(p_value, local, reg.sigma_, level)
     return Saturation(
         axis=axis,
@@ -106,8 +115,8 @@ def saturation_test(
         p_value=p_value,
         level=level,
         sigma=reg.sigma_,
-        num_levels=levels,
-        num_runs=len(x),
+        num_levels=len(np.unique(log_x)),
+        num_runs=reg.n_obs_,
         estimator=reg.estimator,
         **local,
     )
@@ -126,7 +135,7 @@ def _undecided(axis: str, reason: str, level: float, counts: tuple[int, int]) ->
         next_doubling_interval=(nan, nan),
         floor=nan,
         floor_interval=(nan, nan),
-        floor_share_upper=nan,
+        floor_share_interval=(nan, nan),
         last=nan,
         level=level,
         sigma=nan,
@@ -192,7 +201,9 @@ def _local(reg: LawRegressor, x_last: float, level: float, num_draws: int) -> di
         "next_doubling_interval": spans[1],
         "floor": values[2],
         "floor_interval": spans[2],
-        "floor_share_upper": float(np.nanquantile(at["draws"][2] / at["draws"][3], level)),
+        "floor_share_interval": tuple(
+            float(q) for q in np.nanquantile(at["draws"][2] / at["draws"][3], [1 - level, level])
+        ),
         "last": values[3],
     }
 
@@ -201,18 +212,18 @@ def _judge(
     p_value: float, local: dict[str, Any], sigma: float, level: float
 ) -> tuple[Verdict, str]:
     """Turn the test and the intervals into a verdict with its reason."""
-    share = local["floor"] / local["last"]
     low, high = local["elasticity_interval"]
+    least, most = local["floor_share_interval"]
     gain = local["next_doubling_interval"][1] / local["last"]
     if low <= 0 <= high and gain < sigma:
         return "saturated", "the error does not fall, and the next doubling buys less than noise"
-    if p_value < 1 - level and share >= FLOOR_SHARE:
-        return "saturated", f"a floor is detected and makes up {share:.0%} of the last error"
     if p_value < 1 - level:
-        return "not saturated", f"a floor is detected, but it is only {share:.0%} of the last error"
-    upper = local["floor_share_upper"]
-    if upper < EXCLUDED_SHARE and low > 0:
-        return "not saturated", f"no floor detected; one above {upper:.0%} of the error is excluded"
+        found = f"a floor is detected at {least:.0%} to {most:.0%} of the last error"
+        if least >= FLOOR_SHARE:
+            return "saturated", found
+        return ("not saturated" if most < FLOOR_SHARE else "undecidable"), found
+    if most < EXCLUDED_SHARE and low > 0:
+        return "not saturated", f"no floor detected; one above {most:.0%} of the error is excluded"
     if low <= 0:
         return "undecidable", "whether the error still falls at the last level is within the noise"
-    return "undecidable", f"a floor of up to {upper:.0%} of the last error cannot be excluded"
+    return "undecidable", f"a floor of up to {most:.0%} of the last error cannot be excluded"

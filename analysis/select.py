@@ -129,8 +129,8 @@ def _score_law(
     ahead = float("nan")
     if law.axes:
         try:
-            options: dict[str, Any] = {"loss": loss, "delta": delta, "n_column": n_column}
-            tested = backtest(df, law, law.axes[0], y=y, groups=groups, intervals=False, **options)
+            how: dict[str, Any] = {"loss": loss, "delta": delta, "n_column": n_column}
+            tested = backtest(df, law, law.axes[0], y=y, groups=groups, intervals=False, **how)
             ahead = tested.mare
         except ValueError:
             ahead = float("nan")

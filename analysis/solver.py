@@ -134,7 +134,8 @@ def _newton(
         rows = np.flatnonzero(~done)
         now = objective.derivatives(theta[rows], target[rows], weights[rows], rho)
         moving = _moving(objective, theta[rows], now.gradient, free[rows])
-        step, fall = _step(now, moving, damping[rows])
+        with np.errstate(all="ignore"):  # flat directions overflow; the step is then zero
+            step, fall = _step(now, moving, damping[rows])
         trial = np.clip(theta[rows] + step, objective.lower, objective.upper)
         trial_cost = objective.cost(trial, target[rows], weights[rows], rho)
         better = trial_cost < now.cost

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.laws import Law
-from analysis.notes import Note
+from analysis.notes import MIN_LEVELS, Note
 
 # Law axes and the columns of the exported run table that hold them.
 AXIS_COLUMNS = {
@@ -125,26 +125,38 @@ def axis_slice(
     """
     column = axis_column(axis, list(runs.columns), n_column)
     held = _held_columns(runs, axis, column, n_column, hold)
-    rows, notes = runs, []
-    if axis == "domains" and "episodes_per_domain" not in runs.columns:
-        episodes = AXIS_COLUMNS["episodes"]
-        if episodes in runs.columns and len(runs):
-            keys = [*held, column]
-            most = runs.groupby(keys, dropna=False)[episodes].transform("max")
-            rows = runs[runs[episodes] == most]
-    if not held or rows.empty:
-        return Slice(axis=axis, column=column, rows=rows, held={})
-    best = max(
-        rows.groupby(held, dropna=False, sort=True),
+    found = _longest(runs, axis, column, held)
+    if axis == "domains":
+        # where sources differ in size, no number per domain is common: take all there is of each
+        whole = [c for c in held if c != "episodes_per_domain"]
+        other = _longest(_all_episodes(runs, column, whole), axis, column, whole)
+        found = other if held == whole or other.num_levels > found.num_levels else found
+    missing = runs[column].nunique() - found.num_levels
+    if not missing or found.num_levels >= MIN_LEVELS:
+        return found
+    message = f"{missing} levels of {axis} occur only together with other changes: not used"
+    return replace(found, notes=(Note(code="confounded", message=message, value=int(missing)),))
+
+
+def _all_episodes(runs: pd.DataFrame, column: str, held: list[str]) -> pd.DataFrame:
+    """Keep, at each level, the rows with the most episodes."""
+    episodes = AXIS_COLUMNS["episodes"]
+    if episodes not in runs.columns or runs.empty:
+        return runs
+    most = runs.groupby([*held, column], dropna=False)[episodes].transform("max")
+    return runs[runs[episodes] == most]
+
+
+def _longest(runs: pd.DataFrame, axis: str, column: str, held: list[str]) -> Slice:
+    """Return the combination of the held columns with most levels, then most rows."""
+    if not held or runs.empty:
+        return Slice(axis=axis, column=column, rows=runs, held={})
+    values, rows = max(
+        runs.groupby(held, dropna=False, sort=True),
         key=lambda item: (item[1][column].nunique(), len(item[1])),
     )
-    values = best[0] if isinstance(best[0], tuple) else (best[0],)
-    if best[1][column].nunique() < rows[column].nunique():
-        unused = rows[column].nunique() - best[1][column].nunique()
-        message = f"{unused} levels of {axis} occur only together with other changes: not used"
-        notes.append(Note(code="confounded", message=message, value=int(unused)))
     fixed = dict(zip(held, (_plain(v) for v in values), strict=True))
-    return Slice(axis=axis, column=column, rows=best[1], held=fixed, notes=tuple(notes))
+    return Slice(axis=axis, column=column, rows=rows, held=fixed)
 
 
 def _held_columns(

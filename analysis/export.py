@@ -1,0 +1,229 @@
+"""From a folder of runs to two tables: runs.parquet (one row a run) and curves.parquet."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+RUN_COLUMNS = (
+    "run_id",
+    "study",
+    "stage",
+    "state",
+    "seed",
+    "size",
+    "num_params_total",
+    "num_params_policy",
+    "num_params_trainable",
+    "num_samples_seen",
+    "num_unique_episodes",
+    "num_domains",
+    "soft_prompt_length",
+    "prediction_window_s",
+    "compute_flops",
+    "gpu_hours",
+    "val_l1",
+    "val_l1_sem",
+    "val_l1_all",
+    "code_digest",
+    "parent_checkpoint",
+)
+CURVE_COLUMNS = ("run_id", "step", "num_samples_seen", "metric", "value")
+TEXT_COLUMNS = ("run_id", "study", "stage", "state", "size", "code_digest", "parent_checkpoint")
+NOT_METRICS = frozenset({"step", "num_samples_seen", "time", "attempt"})
+FINAL_PREFIXES = ("val_", "test_", "baseline_")
+# Short names of the trivial predictors' validation error on the anchor domain.
+SHORT_NAMES = {
+    "baseline_mean_chunk_val_l1": "baseline_mean_chunk_l1",
+    "baseline_hold_val_l1": "baseline_hold_l1",
+}
+
+
+def export_study(
+    rows: Sequence[Mapping[str, Any]], runs_dir: str | Path, out_dir: str | Path
+) -> dict[str, Any]:
+    """Write runs.parquet and curves.parquet of a study.
+
+    Args:
+        rows: what is known of each run without looking (run_id, study, seed, sizes, counts,
+            FLOPs, further columns such as axis values); unfinished runs stay in the table with
+            their state.
+        runs_dir: folder that holds `<run_id>/`.
+        out_dir: gets the two files (`exports/<study>`).
+
+    Returns:
+        Paths and counts: `runs`, `curves`, `num_runs`, `num_done`, `states`.
+
+    Raises:
+        ValueError: no rows, a row without run_id, or a run id given twice.
+    """
+    ids = [row.get("run_id") for row in rows]
+    if not rows or not all(ids):
+        raise ValueError(f"{len(rows)} rows, {ids.count(None)} without run_id: nothing to export")
+    if len(set(ids)) < len(ids):
+        raise ValueError("a run_id is given more than once: export each run of a study once")
+    folders = [Path(runs_dir) / str(run_id) for run_id in ids]
+    runs = run_table([read_run(row, path) for row, path in zip(rows, folders, strict=True)])
+    curves = curve_table(zip(ids, folders, strict=True))
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = {"runs": out / "runs.parquet", "curves": out / "curves.parquet"}
+    _write(runs, paths["runs"])
+    _write(curves, paths["curves"])
+    states = {str(k): int(v) for k, v in runs["state"].value_counts().items()}
+    return {
+        "runs": str(paths["runs"]),
+        "curves": str(paths["curves"]),
+        "num_runs": len(runs),
+        "num_done": states.get("done", 0),
+        "states": states,
+    }
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    """Write a parquet file whole or not at all."""
+    part = path.with_suffix(".part")
+    table.to_parquet(part, index=False)
+    part.replace(path)
+
+
+def read_run(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Add to a row what the run's folder tells: state, hours, digest, parent, final metrics."""
+    state, final = read_final(folder)
+    metrics = {plain_name(k): v for k, v in final.items()}
+    kept = {k: v for k, v in metrics.items() if k.startswith(FINAL_PREFIXES)}
+    kept |= {short: kept[long] for long, short in SHORT_NAMES.items() if long in kept}
+    return {
+        **dict.fromkeys(RUN_COLUMNS),
+        **kept,
+        **dict(row),
+        "state": state,
+        "gpu_hours": _gpu_hours(folder),
+        "code_digest": _read_json(folder / "env.json").get("code_digest"),
+        "parent_checkpoint": row.get("parent_checkpoint") or _parent(folder),
+    }
+
+
+def read_final(folder: Path) -> tuple[str, dict[str, float]]:
+    """Return a run's state and its final metrics; the last validation of an unfinished one."""
+    done = _read_json(folder / "DONE")
+    if done:
+        return "done", _numbers(done.get("metrics", {}))
+    last: dict[str, float] = {}
+    for line in read_lines(folder / "metrics.jsonl"):
+        values = _numbers(line)
+        if any(name.startswith(("val/", "test/")) for name in values):
+            last |= values
+    return _unfinished_state(folder), last
+
+
+def _unfinished_state(folder: Path) -> str:
+    if (folder / "FAILED").exists():
+        reason = _read_json(folder / "FAILED").get("reason")
+        return "cancelled" if reason == "cancelled" else "failed"
+    if (folder / "metrics.jsonl").exists() or any((folder / "attempts").glob("*.json")):
+        return "running"
+    return "queued" if (folder / "run.yaml").exists() else "planned"
+
+
+def run_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows as a table, the contract's columns first and typed, the rest by name."""
+    table = pd.DataFrame([dict(row) for row in rows])
+    extra = sorted(set(table.columns) - set(RUN_COLUMNS))
+    table = table[[*RUN_COLUMNS, *extra]]
+    for name in RUN_COLUMNS:
+        if name in TEXT_COLUMNS:
+            table[name] = table[name].astype("string")
+        else:
+            table[name] = pd.to_numeric(table[name]).astype("float64")
+    for name in ("seed", "num_params_total", "num_samples_seen", "num_unique_episodes"):
+        if table[name].notna().all():
+            table[name] = table[name].astype("int64")
+    return table
+
+
+def curve_table(runs: Iterable[tuple[Any, Path]]) -> pd.DataFrame:
+    """Return every metric line of every run in long form; of a replayed step the last line wins."""
+    records: list[tuple[Any, ...]] = []
+    for run_id, folder in runs:
+        latest: dict[tuple[int, str], tuple[Any, ...]] = {}
+        for line in read_lines(folder / "metrics.jsonl"):
+            step, seen = int(line["step"]), line.get("num_samples_seen")
+            for name, value in _numbers(line).items():
+                metric = plain_name(name)
+                latest[step, metric] = (str(run_id), step, seen, metric, value)
+        records.extend(latest[key] for key in sorted(latest))
+    table = pd.DataFrame(records, columns=list(CURVE_COLUMNS))
+    return table.astype(
+        {
+            "run_id": "string",
+            "step": "int64",
+            "num_samples_seen": "float64",
+            "metric": "string",
+            "value": "float64",
+        }
+    )
+
+
+def plain_name(metric: str) -> str:
+    """Return a metric's name as a column: a slash becomes an underscore."""
+    return metric.replace("/", "_")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the complete metric lines of a file; a torn last line is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
+
+
+def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in line.items()
+        if name not in NOT_METRICS
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    }
+
+
+def _gpu_hours(folder: Path) -> float | None:
+    """Sum the hours of all attempts; None where none has ended."""
+    records = [_read_json(path) for path in sorted((folder / "attempts").glob("*.json"))]
+    hours = [record["gpu_hours"] for record in records if record.get("gpu_hours") is not None]
+    return float(sum(hours)) if hours else None
+
+
+def _parent(folder: Path) -> str | None:
+    """Return the checkpoint a run started from, as its run.yaml says."""
+    path = folder / "run.yaml"
+    if not path.exists():
+        return None
+    import yaml
+
+    spec = yaml.safe_load(path.read_text())
+    init = spec.get("init") if isinstance(spec, dict) else None
+    return (init.get("checkpoint") or None) if isinstance(init, dict) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object, empty where the file is absent or not an object."""
+    try:
+        value = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

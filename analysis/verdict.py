@@ -1,0 +1,160 @@
+"""What a fitted study says in words: one verdict an axis, every number with its conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis.study import note_texts
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Write a number for people; a missing one as a dash."""
+    if value is None or np.isnan(value):
+        return "-"
+    if np.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return f"{value:.{digits}g}"
+
+
+def span(interval: Sequence[float] | None, digits: int = 3) -> str:
+    """Write an interval; a missing one as nothing."""
+    if interval is None or all(np.isnan(v) for v in interval):
+        return "[no interval]"
+    return f"[{number(interval[0], digits)}, {number(interval[1], digits)}]"
+
+
+def conditions(result: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    """Name estimator, sigma, runs and seeds: they belong to every number."""
+    sigma = result.get("law", {}).get("sigma")
+    seeds = result.get("num_seeds") or document.get("num_seeds") or "unknown"
+    parts = [document["estimator"], f"sigma {number(sigma)} in log"]
+    return ", ".join([*parts, f"{result.get('num_runs', '?')} runs, {seeds} seeds"])
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """Say in one sentence whether the error falls with an axis."""
+    label = result.get("label", result["axis"])
+    if result["status"] == "refused":
+        return f"No law along {label}: {result['reason']}."
+    found = result["trend"]
+    slope = f"elasticity {number(found['elasticity'])} {span(found['interval'])}"
+    if found["verdict"] == "falls":
+        return f"The error falls with {label} ({slope}, p = {number(found['p_value'], 2)})."
+    if found["verdict"] == "rises":
+        return f"The error RISES with {label} ({slope}, p = {number(found['p_value'], 2)})."
+    return f"The error does not fall measurably with {label} ({slope}; the interval holds zero)."
+
+
+def details(result: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
+    """List the sentences below a headline: law, saturation, gain, forecast, remarks."""
+    if result["status"] == "refused":
+        return []
+    law, lines = result["law"], []
+    lines.append(f"{document['y']} = {law['formula']} ({conditions(result, document)}).")
+    lines.append("Parameters: " + "; ".join(parameter_texts(law, document["level"])) + ".")
+    lines.append(saturation_text(result["saturation"]))
+    if result["trend"]["verdict"] == "falls":
+        lines.append(gain_text(result["saturation"]))
+    else:
+        lines.append("No gain is promised for the next doubling: the trend is within the noise.")
+    lines.append(rivals_text(result))
+    return lines + [f"Remark {text}." for text in note_texts(dict(result))]
+
+
+def parameter_texts(law: Mapping[str, Any], level: float) -> list[str]:
+    """Write each parameter with its bootstrap and profile intervals."""
+    texts = []
+    for name, found in law["params"].items():
+        text = f"{name} = {number(found['value'])}"
+        if found["profile"]:  # an amplitude belongs to x = 1, far from the data: no interval
+            text += f" ({level:.0%}: bootstrap {span(found['bootstrap'])}"
+            text += f", profile {span(found['profile'])})"
+        texts.append(text)
+    return texts
+
+
+def saturation_text(found: Mapping[str, Any]) -> str:
+    """Say whether the error has saturated, by which test."""
+    test = f"floor test p = {number(found['p_value'], 2)}"
+    return f"Saturation: {found['verdict']} ({found['reason']}; {test})."
+
+
+def gain_text(found: Mapping[str, Any]) -> str:
+    """Say what the next doubling buys."""
+    low, high = found["next_doubling_interval"]
+    share = 100 * found["next_doubling"] / found["last"]
+    return (
+        f"The next doubling buys {number(found['next_doubling'], 2)} {span((low, high), 2)}, "
+        f"{share:.1f}% of the error at the last level ({number(found['last'])})."
+    )
+
+
+def rivals_text(result: Mapping[str, Any]) -> str:
+    """Say which form the data prefer and how well it forecast the levels it had not seen."""
+    found, ahead = result["comparison"], result["backtest"]
+    if "refused" in found:
+        first = f"Forms were not compared: {found['refused']}"
+    else:
+        shares = ", ".join(f"{r['law']} {r['weight']:.0%}" for r in found["rows"])
+        first = f"Preferred form by AICc: {found['best']} (weights: {shares})"
+    if "refused" in ahead:
+        return f"{first}. No forecast test: {ahead['refused']}."
+    return (
+        f"{first}. Forecasting each next level from those below: mean error {ahead['mare']:.1%}, "
+        f"bias {ahead['bias']:+.1%}, {ahead['coverage']:.0%} of {ahead['num_predictions']} runs "
+        f"inside the {ahead['level']:.0%} prediction interval."
+    )
+
+
+def joint_text(document: Mapping[str, Any]) -> str:
+    """Say what the joint law is, or why there is none."""
+    found = document["joint"]
+    if found["status"] == "refused":
+        return f"Joint law: {found['reason']}."
+    law = found["law"]
+    params = "; ".join(parameter_texts(law, document["level"]))
+    return (
+        f"Joint law {document['y']} = {law['formula']} ({document['estimator']}, sigma "
+        f"{number(law['sigma'])} in log, {found['num_cells']} cells, {document['num_runs']} runs). "
+        f"{params}."
+    )
+
+
+def noise_text(document: Mapping[str, Any]) -> str:
+    """Say how much seeds alone change the error."""
+    found = document["noise_floor"]
+    if not found:
+        return "Seed noise is unknown: no setting was run with two seeds."
+    return (
+        f"Seeds alone change the error by {100 * found['sigma']:.2g}% (standard deviation in log, "
+        f"{span(found['interval'], 2)}, {found['degrees_of_freedom']} degrees of freedom)."
+    )
+
+
+def not_beating(rows: Sequence[Mapping[str, Any]], best: float | None, y: str) -> list[str]:
+    """List the runs whose error is not below the best trivial predictor."""
+    if best is None:
+        return []
+    return [str(r.get("run_id", "?")) for r in rows if r.get(y) is not None and r[y] >= best]
+
+
+def render_fit(document: Mapping[str, Any]) -> str:
+    """Write a fitted study as text for a terminal."""
+    rule = "-" * 88
+    head = f"{document['study']}: {document['y']} of {document['num_runs']} runs"
+    lines = [head, rule, f"estimator: {document['estimator']}; N is {document['n_column']}"]
+    lines.append(noise_text(document))
+    trivial = ", ".join(f"{k} {number(v)}" for k, v in document["baselines"].items())
+    if trivial:
+        lines.append(f"trivial predictors: {trivial}")
+    lines += [f"note: {n['message']}" for n in document["notes"]]
+    for result in document["axes"].values():
+        lines += ["", headline(result)]
+        lines += [f"  {line}" for line in details(result, document)]
+    if not document["axes"]:
+        lines += ["", "No axis varies with all else equal: nothing to fit."]
+    lines += ["", joint_text(document), rule]
+    return "\n".join(lines)
