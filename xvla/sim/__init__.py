@@ -1,0 +1,1 @@
+"""Simulated robot demonstrations: domains, scripted expert, recorder (optional extra `sim`)."""

@@ -1,0 +1,222 @@
+"""Owns collecting demonstrations with several processes and writing them as one data set."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xvla.data.lerobot_writer import EpisodeRecord, VideoOptions, write_dataset
+from xvla.sim.domains import find_domain
+from xvla.sim.record import OBJECT_NAMES, RECORD_HZ, STATE_NAMES, render, roll_out
+from xvla.sim.render import ViewRenderer
+from xvla.sim.scene import Scene, load_robosuite
+
+MAX_ATTEMPTS = 10
+RECORDER_VERSION = 1  # raise when the same seed would give other episodes
+VIDEO = VideoOptions(crf=26, gop=20)  # 33-37 dB; seeking decodes 20 small pictures at most
+
+_stage: dict[tuple[str, str, int], tuple[Scene, ViewRenderer]] = {}  # one set a process
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeJob:
+    """One episode to record; its random stream is a function of (seed, domain, index, attempt)."""
+
+    domain: str
+    index: int
+    seed: int
+    size: int
+    path: str
+
+
+def stage(domain: str, task: str, size: int) -> tuple[Scene, ViewRenderer]:
+    """Return this process's scene and renderer, building them the first time."""
+    key = (domain, task, size)
+    if key not in _stage:
+        scene = Scene(find_domain(domain), task)
+        _stage[key] = (scene, ViewRenderer(scene, size))
+    return _stage[key]
+
+
+def episode_rng(job: EpisodeJob, attempt: int) -> np.random.Generator:
+    """Return the random stream of one attempt at one episode."""
+    return np.random.default_rng([job.seed, zlib.crc32(job.domain.encode()), job.index, attempt])
+
+
+def record_episode(job: EpisodeJob) -> str:
+    """Record one successful episode to `job.path` (npz) unless it is there; return the path."""
+    target = Path(job.path)
+    if target.exists():
+        return job.path
+    began = time.process_time()
+    tasks = find_domain(job.domain).tasks
+    scene, renderer = stage(job.domain, tasks[job.index % len(tasks)], job.size)
+    for attempt in range(MAX_ATTEMPTS):
+        trajectory = roll_out(scene, episode_rng(job, attempt))
+        if trajectory.success:
+            break
+    else:
+        raise RuntimeError(
+            f"{job.domain}: the expert failed {MAX_ATTEMPTS} times at episode {job.index}"
+        )
+    frames = render(scene, renderer, trajectory)
+    partial = target.with_suffix(".partial.npz")
+    np.savez(
+        partial,
+        states=trajectory.states,
+        objects=trajectory.objects,
+        meta=json.dumps(
+            {
+                "task": trajectory.task,
+                "instruction": trajectory.instruction,
+                "attempts": attempt + 1,
+                "cpu_s": time.process_time() - began,
+            }
+        ),
+        **frames,
+    )
+    os.replace(partial, target)
+    return job.path
+
+
+def simulate(
+    domain: str,
+    out: str,
+    *,
+    episodes: dict[str, int] | int,
+    seed: int,
+    workers: int,
+    size: int,
+    progress: bool = True,
+    raw: str | None = None,
+) -> dict[str, Any]:
+    """Record simulated demonstrations of one domain as a LeRobot v3.0 data set at `out`.
+
+    `episodes` is a number or counts by split in order ({"train": 40, "val": 8}); `size` is the
+    pictures' side in pixels. Finished episodes wait in `raw` (default: a hidden folder beside
+    `out`, removed at the end), so an interrupted call goes on where it stopped. Returns a
+    JSON-able summary. ValueError: unknown domain, counts below 1, an existing `out`.
+    ImportError: the extra `sim` is missing.
+    """
+    spec = find_domain(domain)
+    splits = {"train": episodes} if isinstance(episodes, int) else dict(episodes)
+    _check_request(splits, workers=workers, size=size, out=Path(out))
+    load_robosuite()
+    began = time.time()
+    key = json.dumps([RECORDER_VERSION, domain, seed, size])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+    folder = Path(raw or Path(out).parent / f".{Path(out).name}.raw") / f"{domain}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        EpisodeJob(domain=domain, index=i, seed=seed, size=size, path=str(folder / f"{i:05d}.npz"))
+        for i in range(sum(splits.values()))
+    ]
+    run_jobs(record_episode, jobs, workers=workers, label=domain if progress else None)
+    info = write_dataset(
+        out,
+        fps=RECORD_HZ,
+        robot_type=spec.robot_type,
+        views=dict.fromkeys(spec.views, (size, size)),
+        episodes=(_load(job.path, spec.views) for job in jobs),
+        splits=splits,
+        video=VIDEO,
+        names={
+            "observation.state": STATE_NAMES,
+            "action": STATE_NAMES,
+            "observation.environment_state": OBJECT_NAMES,
+        },
+        extra_info={"simulated": True, "domain": domain, "seed": seed},
+    )
+    summary = _summary(jobs, info, out=out, seconds=time.time() - began)
+    if raw is None:
+        shutil.rmtree(folder.parent)
+    return summary
+
+
+def _check_request(splits: dict[str, int], *, workers: int, size: int, out: Path) -> None:
+    """Refuse impossible requests before any work is done."""
+    if not splits or min(splits.values()) < 0 or sum(splits.values()) < 1:
+        raise ValueError(f"episodes {splits}: give at least one episode, no negative counts")
+    if workers < 1:
+        raise ValueError(f"workers {workers}: must be 1 or more")
+    if size < 32 or size % 2:
+        raise ValueError(f"size {size}: must be an even number of pixels, 32 or more")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} already exists; give another path or remove it first")
+
+
+def run_jobs(
+    work: Callable[[Any], Any], jobs: list[Any], *, workers: int, label: str | None
+) -> list[Any]:
+    """Run `work` over `jobs` in fresh processes, with a progress bar if `label` is given.
+
+    Results come back in no particular order.
+    """
+    with get_context("spawn").Pool(min(workers, len(jobs))) as pool:
+        done: Iterable[Any] = pool.imap_unordered(work, jobs)
+        if label is not None:
+            from rich.progress import track
+
+            done = track(done, total=len(jobs), description=label)
+        return list(done)
+
+
+def _load(path: str, views: tuple[str, ...]) -> EpisodeRecord:
+    """Return a recorded episode; the action is the next frame's state (the last repeated)."""
+    with np.load(path) as stored:
+        states = stored["states"]
+        return EpisodeRecord(
+            task=json.loads(str(stored["meta"]))["instruction"],
+            columns={
+                "observation.state": states,
+                "action": np.concatenate([states[1:], states[-1:]]),
+                "observation.environment_state": stored["objects"],
+            },
+            frames={view: stored[view] for view in views},
+        )
+
+
+def _metas(jobs: list[EpisodeJob]) -> Iterator[dict[str, Any]]:
+    for job in jobs:
+        with np.load(job.path) as stored:
+            yield {**json.loads(str(stored["meta"])), "length": len(stored["states"])}
+
+
+def _summary(
+    jobs: list[EpisodeJob], info: dict[str, Any], *, out: str, seconds: float
+) -> dict[str, Any]:
+    """Return what the caller prints and the manifest keeps."""
+    metas = list(_metas(jobs))
+    lengths = np.array([meta["length"] for meta in metas]) / RECORD_HZ
+    attempts = sum(meta["attempts"] for meta in metas)
+    return {
+        "path": out,
+        "domain": jobs[0].domain,
+        "seed": jobs[0].seed,
+        "size": jobs[0].size,
+        "episodes": info["total_episodes"],
+        "frames": info["total_frames"],
+        "splits": info["splits"],
+        "tasks": {
+            task: sum(meta["task"] == task for meta in metas)
+            for task in dict.fromkeys(meta["task"] for meta in metas)
+        },
+        "attempts": attempts,
+        "success_rate": round(len(metas) / attempts, 4),
+        "length_s": {
+            "min": float(lengths.min()),
+            "median": float(np.median(lengths)),
+            "max": float(lengths.max()),
+        },
+        "cpu_s_per_episode": round(sum(meta["cpu_s"] for meta in metas) / len(metas), 2),
+        "seconds": round(seconds, 1),
+    }
