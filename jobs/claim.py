@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.folder import FAILED, run_folder
+from jobs.folder import clear_failed, run_folder
 from jobs.queue import read_queues
 from jobs.status import run_state
 from scaling.spec import RunSpec
@@ -47,6 +47,7 @@ def claim(
         elif state in ("failed", "cancelled") and not retry_failed:
             result.skipped_failed += 1
         else:
-            (run_dir / FAILED).unlink(missing_ok=True)
+            if state in ("failed", "cancelled"):
+                clear_failed(run_dir)
             result.todo.append(spec)
     return result

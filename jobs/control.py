@@ -13,6 +13,7 @@ from jobs.folder import (
     CANCELLED,
     DONE,
     FAILED,
+    clear_failed,
     process_alive,
     run_folder,
     this_host,
@@ -99,12 +100,12 @@ def cancel(
 
 
 def retry(specs: Iterable[RunSpec], runs_dir: str | Path) -> list[str]:
-    """Clear the FAILED markers, so that the runs count as unfinished; return the ids cleared."""
+    """Make failed and cancelled runs unfinished again; return their ids. Submit resumes them."""
     cleared = []
     for spec in specs:
-        marker = run_folder(runs_dir, spec.run_id) / FAILED
-        if marker.exists():
-            marker.unlink()
+        run_dir = run_folder(runs_dir, spec.run_id)
+        if run_state(run_dir).state in ("failed", "cancelled"):
+            clear_failed(run_dir)
             cleared.append(spec.run_id)
     return cleared
 

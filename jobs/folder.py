@@ -78,6 +78,15 @@ def write_failed(run_dir: Path, reason: str) -> None:
     )
 
 
+def clear_failed(run_dir: Path) -> None:
+    """Make a failed or cancelled run unfinished again; its attempts keep their reasons."""
+    _, path = last_attempt(run_dir)
+    attempt = read_json(path) if path else None
+    if path is not None and attempt is not None and not attempt.get("retried"):
+        write_json(path, attempt | {"retried": True})
+    (run_dir / FAILED).unlink(missing_ok=True)
+
+
 def last_line(log: Path, *, start: int = 0) -> str:
     """Return the last non-empty line of a log from byte `start` on, or ""."""
     try:

@@ -52,6 +52,26 @@ def child_environment(spec: RunSpec, slots: Sequence[int]) -> dict[str, str]:
     return environment
 
 
+def local_slots(specs: Sequence[RunSpec], parallel: int) -> list[int]:
+    """Return the slots of this machine: `parallel` CPU places, or GPU indices where runs ask.
+
+    Raises ValueError for a run that asks for several nodes, or for more GPUs than there are.
+    """
+    if parallel < 1:
+        raise ValueError(f"parallel={parallel}; give at least 1")
+    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    most = 0
+    for spec in specs:
+        asked = spec.resources
+        if asked.nodes > 1 or asked.gpus_per_node > gpus:
+            raise ValueError(
+                f"run {spec.run_id} asks for {asked.nodes} node(s) with {asked.gpus_per_node} "
+                f"GPU(s) each, this machine has {gpus} GPU(s); choose scale=cpu or a cluster"
+            )
+        most = max(most, asked.gpus_per_node)
+    return list(range(min(max(parallel, most), gpus) if most else parallel))
+
+
 def start_command(command: Sequence[str], log: Path, environment: dict[str, str]) -> Child:
     """Start a command in its own session, its output appended to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)

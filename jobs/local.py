@@ -1,12 +1,9 @@
 """The local executor: keeps N runs going on this machine until the study is through."""
 
-import contextlib
-import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from jobs.launch import (
     Command,
     ForkServer,
     child_environment,
+    local_slots,
     start_command,
     train_command,
 )
@@ -30,11 +28,11 @@ from jobs.prepare import prepare
 from jobs.progress import open_progress
 from jobs.queue import REFRESH_S, claiming, queue_path, write_queue
 from jobs.settle import settle
+from jobs.signals import send, stop_signals
 from jobs.status import RunStatus, run_state
 from scaling.spec import RunSpec
 
 POLL_S = 0.2
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,9 +87,9 @@ def submit(
     began = time.monotonic()
     specs = list(specs)
     runs_dir = Path(runs_dir).absolute()
-    slots = _slots(specs, parallel)
+    slots = local_slots(specs, parallel)
     prepare(specs, runs_dir)
-    with _signals() as stops:
+    with stop_signals() as stops:
         own = queue_path(runs_dir)
         with claiming(runs_dir):
             ours = claim(specs, runs_dir, retry_failed=retry_failed, own_queue=own)
@@ -103,7 +101,7 @@ def submit(
             _run_all(work, len(specs), progress=progress, on_finished=on_finished)
         finally:
             for item in work.active:  # only after an error of ours
-                _signal(item.child.pid, signal.SIGTERM)
+                send(item.child.pid, signal.SIGTERM)
             own.unlink(missing_ok=True)
             if work.server is not None:
                 work.server.close()
@@ -168,11 +166,19 @@ def _start_waiting(work: _Work) -> None:
             work.outcomes.append(_outcome(run_state(run_dir), seconds=0.0))
             continue
         slots = [work.free.pop(0) for _ in range(_need(spec, work))]
-        started = _start(work, spec, slots)
+        try:
+            started = _start(work, spec, slots)
+        except OSError as error:
+            work.free = sorted([*work.free, *slots])
+            why = f"cannot start: {error.strerror} ({error.filename or run_dir})"
+            status = RunStatus(run_id=spec.run_id, state="failed", reason=why)
+            work.outcomes.append(_outcome(status, seconds=0.0))
+            warn(f"run {spec.run_id} {why}")
+            continue
         work.active.append(started)
         _publish(work, now=True)
         if (run_dir / FAILED).exists():  # cancelled between our look and our publishing
-            _signal(started.child.pid, signal.SIGTERM)
+            send(started.child.pid, signal.SIGTERM)
 
 
 def _start(work: _Work, spec: RunSpec, slots: list[int]) -> _Active:
@@ -226,57 +232,21 @@ def _stop_children(work: _Work, *, kill: bool) -> None:
             number = signal.SIGTERM  # torchrun, when killed, leaves its ranks behind
             if not kill:  # rank 0 lets all ranks save; torchrun would only end them
                 pid = run_state(item.run_dir).pid or pid
-        _signal(pid, number)
+        send(pid, number)
     if work.active:
         what = "killing them" if kill else "they save and leave (a second signal kills)"
         warn(f"stopping {len(work.active)} runs: {what}")
-
-
-def _signal(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 def _publish(work: _Work, *, now: bool = False) -> None:
     if now or time.monotonic() - work.published > REFRESH_S:
         active = {item.spec.run_id: item.child.pid for item in work.active}
         waiting = [spec.run_id for spec in work.waiting]
-        write_queue(queue_path(work.runs_dir), waiting, active=active)
+        try:
+            write_queue(queue_path(work.runs_dir), waiting, active=active)
+        except OSError as error:  # only the status of waiting runs suffers
+            warn(f"cannot write {queue_path(work.runs_dir)}: {error.strerror}")
         work.published = time.monotonic()
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect stop signals in a list instead of dying of them (only in the main thread)."""
-    stops: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield stops
-        return
-    before = {
-        number: signal.signal(number, lambda received, _: stops.append(received))
-        for number in STOP_SIGNALS
-    }
-    try:
-        yield stops
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _slots(specs: list[RunSpec], parallel: int) -> list[int]:
-    if parallel < 1:
-        raise ValueError(f"parallel={parallel}; give at least 1")
-    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    most = 0
-    for spec in specs:
-        asked = spec.resources
-        if asked.nodes > 1 or asked.gpus_per_node > gpus:
-            raise ValueError(
-                f"run {spec.run_id} asks for {asked.nodes} node(s) with {asked.gpus_per_node} "
-                f"GPU(s) each, this machine has {gpus} GPU(s); choose scale=cpu or a cluster"
-            )
-        most = max(most, asked.gpus_per_node)
-    return list(range(min(max(parallel, most), gpus) if most else parallel))
 
 
 def _need(spec: RunSpec, work: _Work) -> int:

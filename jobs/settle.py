@@ -1,5 +1,6 @@
 """What is left to write when a run's process has ended: its attempt's end, its FAILED marker."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from jobs.folder import DONE, FAILED, KILLED, close_attempt, last_line, write_failed
@@ -17,6 +18,16 @@ def settle(spec: RunSpec, run_dir: Path, code: int, *, pid: int, log_start: int)
     `code`: exit code, negative for the signal that killed it. `log_start`: where in train.log the
     words of this attempt begin; the last of them become the reason of a failure.
     """
+    try:
+        return _settle(spec, run_dir, code, pid=pid, log_start=log_start)
+    except OSError as error:  # a full disk, most often
+        status = run_state(run_dir, queued=NOT_QUEUED)
+        said = last_line(run_dir / "train.log", start=log_start)
+        reason = f"cannot write into {run_dir}: {error.strerror}; {said}".strip("; ")
+        return replace(status, state="failed", reason=reason)
+
+
+def _settle(spec: RunSpec, run_dir: Path, code: int, *, pid: int, log_start: int) -> RunStatus:
     gpus = spec.resources.nodes * spec.resources.gpus_per_node
     if code < 0:
         close_attempt(run_dir, reason=KILLED, num_gpus=gpus, signal=-code)

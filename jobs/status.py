@@ -218,7 +218,7 @@ def _from_attempt(
     if reason == KILLED and attempt.get("signal"):
         return "preempted", f"killed by signal {attempt['signal']}"
     if reason.startswith("error"):
-        return "failed", reason
+        return ("preempted" if attempt.get("retried") else "failed"), reason
     if reason in ("signal", KILLED):
         return "preempted", reason
     return "unknown", f"attempt ended ({reason or 'no reason'}) without a marker"

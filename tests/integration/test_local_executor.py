@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import threading
 import time
@@ -17,34 +18,50 @@ from jobs.local import submit
 from jobs.pricing import checkpoint_bytes
 from jobs.status import run_state
 from scaling.describe import describe
-from scaling.spec import InitConfig, ResourceConfig, RunSpec
-from sweeps._mixtures import DATA, SIMULATED_DOMAINS, simulated_run
+from scaling.sizes import SIZES
+from scaling.spec import EngineConfig, ResourceConfig, RunSpec, SeedConfig
+from xvla.config import DataConfig, DomainEntry
 
-ANCHOR = DATA / "demo" / SIMULATED_DOMAINS[0] / "meta" / "info.json"
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(not ANCHOR.exists(), reason="the shipped simulated data is not there"),
-]
-NUM_STEPS, SAVE_EVERY = 120, 20
+pytestmark = pytest.mark.integration
+MAKE_SET = Path(__file__).parents[1] / "unit" / "xvla" / "make_lerobot.py"
+NUM_STEPS, SAVE_EVERY = 80, 10
 # What a run says about itself rather than about its result.
 OWN = ("time", "compute/gpu_hours")
 
 
-def small_run(seed: int, **engine: object) -> RunSpec:
-    """A run of seconds: the smallest model, one domain, few frames to validate on."""
-    spec = simulated_run("tiny-h16", domains=1, episodes=5, seed=seed)
-    return replace(
-        spec,
-        study="sweeps.test",
-        axes={"seed": seed},
-        num_steps=NUM_STEPS,
-        global_batch_size=2,
-        init=InitConfig(),
-        data=replace(spec.data, start_stride=20, eval_starts_per_episode=2),
-        engine=replace(
-            spec.engine, save_every=SAVE_EVERY, eval_every=0, cache_features=False, **engine
-        ),
-    )
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory) -> Callable[..., RunSpec]:
+    """Return a maker of runs of seconds: the smallest model on a made set of six episodes."""
+    root = tmp_path_factory.mktemp("data")
+    runpy.run_path(str(MAKE_SET))["write_set"](root / "sim_panda")
+
+    def make(seed: int) -> RunSpec:
+        return RunSpec(
+            study="sweeps.test",
+            size="tiny-h16",
+            axes={"seed": seed},
+            model=SIZES["tiny-h16"],
+            data=DataConfig(
+                mixture=[DomainEntry(name="sim_panda", num_episodes=4)],
+                anchor_domain="sim_panda",
+                root=str(root),
+                image_size=96,
+                num_views=2,
+                text_length=8,
+                tokenizer="demo",
+                prediction_window_s=1.0,
+                augmentation="none",
+                eval_starts_per_episode=4,
+            ),
+            num_steps=NUM_STEPS,
+            global_batch_size=2,
+            seeds=SeedConfig(init=seed, data=seed),
+            engine=EngineConfig(
+                zero_stage=2, log_every=10, save_every=SAVE_EVERY, cache_features=False
+            ),
+        )
+
+    return make
 
 
 def when(condition: Callable[[], object], act: Callable[[], object]) -> threading.Thread:
@@ -52,9 +69,11 @@ def when(condition: Callable[[], object], act: Callable[[], object]) -> threadin
 
     def watch() -> None:
         deadline = time.monotonic() + 240
-        while not condition() and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            if condition():
+                act()
+                return
             time.sleep(0.05)
-        act()
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -83,7 +102,7 @@ def losses(run_dir: Path) -> dict[int, float]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
+def undisturbed(tmp_path_factory, small_run) -> Path:
     """The runs of seeds 0 and 1, each in a process of its own from start to end."""
     runs = tmp_path_factory.mktemp("undisturbed")
     specs = [small_run(0), small_run(1)]
@@ -91,7 +110,7 @@ def undisturbed(tmp_path_factory) -> Path:
     return runs
 
 
-def test_a_run_killed_under_the_fork_server_ends_as_if_undisturbed(tmp_path, undisturbed):
+def test_a_run_killed_under_the_fork_server_ends_as_undisturbed(tmp_path, small_run, undisturbed):
     specs = [small_run(0), small_run(1)]
     killed, other = (tmp_path / spec.run_id for spec in specs)
     thread = when(lambda: saved(killed), lambda: os.kill(pid_of(killed), signal.SIGKILL))
@@ -108,7 +127,7 @@ def test_a_run_killed_under_the_fork_server_ends_as_if_undisturbed(tmp_path, und
     assert submit(specs, tmp_path)["skipped_done"] == 2
 
 
-def test_a_stop_signal_saves_and_the_next_submission_goes_on(tmp_path, undisturbed):
+def test_a_stop_signal_saves_and_the_next_submission_goes_on(tmp_path, small_run, undisturbed):
     spec = small_run(0)
     run_dir = tmp_path / spec.run_id
     thread = when(lambda: saved(run_dir), lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -127,8 +146,9 @@ def test_a_stop_signal_saves_and_the_next_submission_goes_on(tmp_path, undisturb
     assert result(run_dir) == result(undisturbed / run_dir.name)
 
 
-def test_two_ranks_run_stop_and_resume(tmp_path):
-    spec = replace(small_run(0, zero_stage=2), resources=ResourceConfig(processes_per_node=2))
+def test_two_ranks_run_stop_and_resume(tmp_path, small_run):
+    ranks = ResourceConfig(processes_per_node=2)
+    spec = replace(small_run(0), resources=ranks)
     run_dir = tmp_path / spec.run_id
     thread = when(lambda: saved(run_dir), lambda: os.kill(os.getpid(), signal.SIGTERM))
     summary = submit([spec], tmp_path)
@@ -138,7 +158,7 @@ def test_two_ranks_run_stop_and_resume(tmp_path):
     assert run_state(run_dir).attempts == 2
 
 
-def test_the_plan_prices_checkpoints_as_they_are(undisturbed):
+def test_the_plan_prices_checkpoints_as_they_are(small_run, undisturbed):
     spec = small_run(0)
     numbers = describe(spec)
     expected = checkpoint_bytes(

@@ -1,8 +1,11 @@
 """The local executor against a fake trainer that writes the real files."""
 
+import contextlib
 import json
 import os
+import pty
 import signal
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -15,7 +18,10 @@ from jobs.detach import submit_detached
 from jobs.folder import read_json
 from jobs.launch import train_command
 from jobs.local import submit
+from jobs.prepare import prepare
 from jobs.status import run_state, study_status
+
+FAKE_TRAINER = str(Path(__file__).with_name("fake_trainer.py"))
 
 
 def steps_of(runs: Path, spec) -> list[int]:
@@ -117,7 +123,8 @@ def test_failed_runs_are_left_alone_or_retried_as_asked(tmp_path, make_spec, fak
     assert (tried["submitted"], tried["failed"]) == (1, 1)
     assert run_state(tmp_path / spec.run_id).attempts == 2
     assert control.retry([spec], tmp_path) == [spec.run_id]
-    assert not (tmp_path / spec.run_id / "FAILED").exists()
+    assert control.retry([spec], tmp_path) == []
+    assert run_state(tmp_path / spec.run_id).state == "preempted"
 
 
 def test_a_killed_run_resumes_to_the_undisturbed_result(tmp_path, make_spec, fake_command):
@@ -197,7 +204,7 @@ def test_cancel_stops_the_running_and_unqueues_the_waiting(
     assert steps_of(tmp_path, specs[0]) == list(range(1, 61))
 
 
-def test_detached_runs_show_as_queued_and_finish(tmp_path, make_spec, fake_command, wait_for):
+def test_detached_runs_show_as_queued_and_finish(tmp_path, make_spec, wait_for):
     specs = [make_spec(seed, num_steps=3) for seed in range(2)]
     script = tmp_path / "background.py"
     script.write_text(
@@ -211,9 +218,8 @@ def test_detached_runs_show_as_queued_and_finish(tmp_path, make_spec, fake_comma
         "submit(specs, sys.argv[1], command=lambda spec, path: [\n"
         "    sys.executable, '-S', sys.argv[2], str(path), 'ok', '3', '0.01'])\n"
     )
-    fake_trainer = fake_command(specs[0], tmp_path)[2]
     ids = [spec.run_id for spec in specs]
-    command = [sys.executable, str(script), str(tmp_path), fake_trainer, *ids]
+    command = [sys.executable, str(script), str(tmp_path), FAKE_TRAINER, *ids]
     result = submit_detached(specs, tmp_path, command=command)
     assert result["submitted"] == 2
     assert study_status(specs, tmp_path)["counts"] == {"queued": 2}
@@ -221,6 +227,65 @@ def test_detached_runs_show_as_queued_and_finish(tmp_path, make_spec, fake_comma
     wait_for(lambda: study_status(specs, tmp_path)["counts"] == {"done": 2})
     wait_for(lambda: "2/2 run" in Path(result["log"]).read_text())
     assert submit_detached(specs, tmp_path)["pid"] is None
+
+
+def test_a_failed_run_can_be_resubmitted_in_the_background(
+    tmp_path, make_spec, fake_command, wait_for, monkeypatch
+):
+    """The default background program, over a stand-in for the module that it starts."""
+    spec = make_spec(0, "silent")
+    submit([spec], tmp_path, progress=False, command=fake_command)
+    assert run_state(tmp_path / spec.run_id).state == "failed"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, jobs.local as local\n"
+        f"local.train_command = lambda spec, path: [sys.executable, '-S', {FAKE_TRAINER!r},\n"
+        "    str(path), 'ok', '10', '0.01']\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    result = submit_detached([spec], tmp_path)
+    assert (result["submitted"], result["skipped_failed"]) == (1, 0)
+    wait_for(lambda: run_state(tmp_path / spec.run_id).state == "done")
+    wait_for(lambda: not list((tmp_path / "_local" / "queue").glob("*.json")))
+    assert not list((tmp_path / "_local").glob("request-*"))
+
+
+def test_a_full_disk_fails_its_run_alone(tmp_path, make_spec, fake_command, capsys):
+    specs = [make_spec(0), make_spec(1)]
+    prepare(specs, tmp_path)
+    (tmp_path / specs[0].run_id / "train.log").symlink_to("/dev/full")
+    summary = submit(specs, tmp_path, progress=False, command=fake_command)
+    assert (summary["done"], summary["failed"]) == (1, 1)
+    assert "cannot start: No space left on device" in capsys.readouterr().err
+
+
+def test_bars_are_drawn_on_a_terminal(tmp_path, make_spec, fake_command):
+    spec = make_spec(0, num_steps=80)
+    prepare([spec], tmp_path)
+    script = (
+        "import sys\n"
+        "from jobs.local import submit\n"
+        "from scaling.spec import load_spec\n"
+        "submit([load_spec(sys.argv[1])], sys.argv[2], command=lambda spec, path: sys.argv[3:])\n"
+    )
+    run_yaml = tmp_path / spec.run_id / "run.yaml"
+    words = [str(run_yaml), str(tmp_path), *fake_command(spec, run_yaml)]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *words],
+        stderr=theirs,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal's way to say that the other end closed
+        while data := os.read(ours, 65536):
+            shown += data
+    os.close(ours)
+    assert process.wait() == 0
+    text = shown.decode()
+    assert "100 samples/s" in text
+    assert f"run {spec.run_id}" in text
+    assert "1/1 runs" in text
 
 
 def test_threads_of_the_spec_reach_the_process(tmp_path, make_spec, fake_command):
