@@ -1,0 +1,243 @@
+"""Chooses the best finished run of a study; turns references into verified checkpoints."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scaling.checkpoint import file_sha256, step_name
+from scaling.records import read_json
+from scaling.registry import alias_name, lookup, model_name, register
+from scaling.spec import RunSpec
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+OPTIMIZER = "deepspeed/"  # read only when the same run resumes, so not hashed here
+BEST = re.compile(r"best(?:-(?P<size>[^:]+))?:(?P<study>.+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A verified step folder; `path` is absolute, `sha256` that of its weights file."""
+
+    run_id: str
+    step: int
+    path: Path
+    sha256: str
+    config_path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finished:
+    """A finished run: its spec, last step and final metrics."""
+
+    spec: RunSpec
+    step: int
+    metrics: dict[str, float]
+
+
+def best(
+    specs: Iterable[RunSpec],
+    runs_dir: str | Path,
+    *,
+    metric: str = "val/l1",
+    split: str = "val",
+    size: str | None = None,
+    tracking_uri: str | None = None,
+) -> dict[str, Any]:
+    """Return the finished, sighted run with the lowest `metric` and its verified final checkpoint.
+
+    Ties go to the smaller model, then the smaller run id. With `tracking_uri` the checkpoint is
+    registered under the study's last name part with the alias `best` and that of its size, or that
+    of `size` alone; the same checkpoint keeps its version. Keys: contract, `best --json`; `version`
+    and `alias` are null without `tracking_uri`. Raises ValueError when no run qualifies or the
+    checkpoint is missing or corrupt, TrackingError when the store is away.
+    """
+    _check_selection(metric, split)
+    chosen = _choose(_finished(specs, Path(runs_dir)), Path(runs_dir), metric, size=size)
+    spec = chosen.spec
+    checkpoint = open_checkpoint(_step_folder(Path(runs_dir), spec.run_id, chosen.step))
+    alias, version = None, None
+    if tracking_uri:
+        alias = alias_name(size)
+        labels = {"metric": metric, "value": repr(chosen.metrics[metric])}
+        version = register(
+            spec,
+            Path(runs_dir),
+            checkpoint={**asdict(checkpoint), **labels},
+            aliases=list(dict.fromkeys([alias, alias_name(spec.size)])),
+            tracking_uri=tracking_uri,
+        )
+    return {
+        "run_id": spec.run_id,
+        "step": checkpoint.step,
+        "val_l1": chosen.metrics.get("val/l1"),
+        "val_l1_sem": chosen.metrics.get("val/l1_sem"),
+        "checkpoint": str(checkpoint.path),
+        "sha256": checkpoint.sha256,
+        "model_name": model_name(spec.study),
+        "version": version,
+        "alias": alias,
+    }
+
+
+def study_of(reference: str) -> str | None:
+    """Return STUDY of `best:STUDY` or `best-<size>:STUDY`, None for another kind of reference."""
+    match = BEST.fullmatch(reference)
+    return match["study"] if match else None
+
+
+def resolve(
+    reference: str,
+    runs_dir: str | Path,
+    *,
+    specs: Iterable[RunSpec] = (),
+    tracking_uri: str | None = None,
+) -> Checkpoint:
+    """Return the verified checkpoint that a reference names; it does not change afterwards.
+
+    `best:STUDY`, `best-<size>:STUDY` (chosen among the finished runs of `specs`, the study's runs;
+    where none is finished here, the alias registered at `tracking_uri`), `run:<id>` (final, or
+    latest while it runs), or the path of a step folder or run folder. Raises ValueError for an
+    unknown reference, run or alias and for a checkpoint that is missing or corrupt.
+    """
+    folder = Path(runs_dir)
+    if match := BEST.fullmatch(reference):
+        finished = _finished(specs, folder)
+        if not finished and tracking_uri:
+            return _resolve_alias(match["study"], folder, match["size"], tracking_uri)
+        chosen = _choose(finished, folder, "val/l1", size=match["size"])
+        return open_checkpoint(_step_folder(folder, chosen.spec.run_id, chosen.step))
+    if reference.startswith("run:"):
+        return open_checkpoint(_newest_of_run(folder / reference.removeprefix("run:")))
+    path = Path(reference).expanduser()
+    if not path.is_dir():
+        raise ValueError(
+            f"{reference!r} names no checkpoint; give best:STUDY, best-<size>:STUDY, run:<id> or "
+            "the path of a step folder"
+        )
+    return open_checkpoint(_newest_of_run(path) if (path / "checkpoints").is_dir() else path)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Return a step folder whose files match manifest.json (the optimizer's are not read).
+
+    Raises ValueError naming the file that is missing or does not match.
+    """
+    path = path.resolve()
+    manifest = read_json(path / "manifest.json")
+    if manifest is None:
+        raise ValueError(f"checkpoint {path} has no manifest.json, so it cannot be verified")
+    digests: dict[str, str] = manifest["sha256"]
+    for name in sorted({WEIGHTS, CONFIG} | digests.keys()):
+        if not name.startswith(OPTIMIZER):
+            _check_file(path, name, digests.get(name))
+    run_dir = path.parent.parent
+    return Checkpoint(
+        run_id=run_dir.name if (run_dir / "run.yaml").exists() else "",
+        step=int(manifest["step"]),
+        path=path,
+        sha256=digests[WEIGHTS],
+        config_path=path / CONFIG,
+    )
+
+
+def _resolve_alias(study: str, runs_dir: Path, size: str | None, tracking_uri: str) -> Checkpoint:
+    """Follow a registered alias to its checkpoint, below `runs_dir` or where it was registered."""
+    tags = lookup(study, alias_name(size), tracking_uri=tracking_uri)
+    here = _step_folder(runs_dir, tags["run_key"], int(tags["step"]))
+    checkpoint = open_checkpoint(here if here.is_dir() else Path(tags["path"]))
+    if checkpoint.sha256 != tags["sha256"]:
+        raise ValueError(
+            f"checkpoint {checkpoint.path} is not the one registered as {alias_name(size)} of "
+            f"{study}: its weights have another sha256; run `scaling best {study}` again"
+        )
+    return checkpoint
+
+
+def _check_selection(metric: str, split: str) -> None:
+    if split != "val" or not metric.startswith("val/"):
+        raise ValueError(
+            f"cannot choose by {metric!r} on split {split!r}: val/* is for choosing and test/* for "
+            "reporting; give a metric that starts with val/"
+        )
+
+
+def _finished(specs: Iterable[RunSpec], runs_dir: Path) -> list[_Finished]:
+    """Return the finished runs that were trained with images."""
+    found = []
+    for spec in specs:
+        done = None if spec.data.blind else read_json(runs_dir / spec.run_id / "DONE")
+        if done:
+            found.append(_Finished(spec=spec, step=done["step"], metrics=done.get("metrics", {})))
+    return found
+
+
+def _choose(
+    finished: Sequence[_Finished], runs_dir: Path, metric: str, *, size: str | None
+) -> _Finished:
+    """Return the run with the smallest (metric, number of parameters, run id)."""
+    if not finished:
+        raise ValueError(
+            f"no finished run of the study in {runs_dir}; see `scaling status STUDY`, then "
+            "`scaling submit STUDY`"
+        )
+    fitting = [run for run in finished if size in (None, run.spec.size)]
+    if not fitting:
+        sizes = ", ".join(sorted({run.spec.size for run in finished}))
+        raise ValueError(f"no finished run of size {size!r}; finished sizes: {sizes}")
+    scored = [(run.metrics[metric], run) for run in fitting if _is_number(run.metrics.get(metric))]
+    if not scored:
+        names = sorted({name for run in fitting for name in run.metrics if name.startswith("val/")})
+        raise ValueError(f"no finished run has {metric!r}; known: {', '.join(names) or 'none'}")
+    lowest = min(value for value, _ in scored)
+    tied = [run for value, run in scored if value == lowest]
+    if len(tied) == 1:
+        return tied[0]
+    return min(tied, key=lambda run: (_num_params(runs_dir, run), run.spec.run_id))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _num_params(runs_dir: Path, run: _Finished) -> float:
+    """Count the parameters in the header of the weights file; infinite where it is missing."""
+    from safetensors import safe_open
+
+    path = _step_folder(runs_dir, run.spec.run_id, run.step) / WEIGHTS
+    if not path.exists():
+        return math.inf
+    with safe_open(path, framework="np") as weights:
+        shapes = [weights.get_slice(name).get_shape() for name in list(weights.keys())]
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _step_folder(runs_dir: Path, run_id: str, step: int) -> Path:
+    return runs_dir / run_id / "checkpoints" / step_name(step)
+
+
+def _newest_of_run(run_dir: Path) -> Path:
+    """Return the final step folder of a run, or its latest while it is not done."""
+    if not run_dir.is_dir():
+        raise ValueError(f"no run {run_dir.name!r} in {run_dir.parent}; see `scaling status STUDY`")
+    done = read_json(run_dir / "DONE")
+    if done:
+        return _step_folder(run_dir.parent, run_dir.name, done["step"])
+    latest = run_dir / "checkpoints" / "latest"
+    if not latest.exists():
+        raise ValueError(f"run {run_dir.name} has saved no checkpoint yet")
+    return latest.parent / latest.read_text().strip()
+
+
+def _check_file(path: Path, name: str, digest: str | None) -> None:
+    if digest is None:
+        raise ValueError(f"checkpoint {path}: manifest.json does not list {name}")
+    if not (path / name).exists():
+        raise ValueError(f"checkpoint {path} is not whole: {name} is missing")
+    if file_sha256(path / name) != digest:
+        raise ValueError(
+            f"checkpoint {path} is corrupt: {name} does not match its sha256 in manifest.json; "
+            "retry the run, or give another run with run:<id>"
+        )

@@ -1,0 +1,171 @@
+"""Opens an MLflow store: creates the database once, keeps quiet, says clearly when it is away."""
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PROBE_TIMEOUT_S = 5
+SQLITE = "sqlite:///"
+# Set before MLflow is imported; a value that the user has set stays.
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+}
+LOCAL_PAGE = "http://127.0.0.1:5000"  # where `mlflow ui` answers unless told otherwise
+# A saved view for MLflow's page: left to itself it shows one folded row and no metric. Sorting by a
+# metric unfolds the runs; the filter leaves out their parent.
+VIEW_KEY = "runs"
+VIEW = {
+    "searchFilter": "tags.run_key LIKE '%'",
+    "orderByKey": "metrics.`val/l1`",
+    "orderByAsc": True,
+    "selectedColumns": [
+        *(f"metrics.`{name}`" for name in ("val/l1", "val/l1_sem", "test/l1")),
+        "params.`size`",
+        "params.`num_params_total`",
+        "params.`num_unique_episodes`",
+        "params.`num_domains`",
+        "params.`num_samples_seen`",
+        "params.`seed`",
+    ],
+}
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    f"mlflow.sharedViewState.{VIEW_KEY}": json.dumps(VIEW),
+}
+
+
+class TrackingError(RuntimeError):
+    """The tracking store cannot be reached or refused; training and its files are not affected."""
+
+
+def connect(tracking_uri: str) -> "MlflowClient":
+    """Return a client of a tracking store that answers; a missing SQLite database is created.
+
+    Raises TrackingError when the store is away, ValueError for an address of no known kind.
+    """
+    if not tracking_uri or "://" not in tracking_uri:
+        raise ValueError(
+            f"tracking address {tracking_uri!r} is not of a known form; give "
+            "sqlite:///path/mlflow.db or http://host:port"
+        )
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if is_http(tracking_uri):
+        _probe(tracking_uri)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    path = database_path(tracking_uri)
+    with store_errors(tracking_uri):
+        if path is None:
+            client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
+            client.search_experiments(max_results=1)
+            return client
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Two processes that create or migrate one SQLite file at once corrupt the migration.
+        with locked(path.with_name(f"{path.name}.lock")):
+            client = MlflowClient(f"{SQLITE}{path}", registry_uri=f"{SQLITE}{path}")
+            client.search_experiments(max_results=1)
+    return client
+
+
+def is_http(tracking_uri: str) -> bool:
+    """Return whether the store is a server spoken to over HTTP."""
+    return urlsplit(tracking_uri).scheme in ("http", "https")
+
+
+def database_path(tracking_uri: str) -> Path | None:
+    """Return the absolute path of a SQLite store, or None for another kind of store."""
+    if not tracking_uri.startswith(SQLITE):
+        return None
+    return Path(tracking_uri.removeprefix(SQLITE)).resolve()
+
+
+def get_experiment(client: "MlflowClient", study: str, tracking_uri: str) -> str:
+    """Return the id of a study's experiment, creating it where there is none.
+
+    Raises ValueError when the experiment was deleted and not yet purged.
+    """
+    found = client.get_experiment_by_name(study)
+    if found is not None and found.lifecycle_stage != "active":
+        raise ValueError(
+            f"MLflow experiment {study!r} is deleted; restore it with `mlflow experiments restore "
+            f"-x {found.experiment_id}` or purge it with `mlflow gc`"
+        )
+    if found is not None:
+        return found.experiment_id
+    path = database_path(tracking_uri)
+    # Without a server MLflow would write files below whatever directory the command runs in.
+    location = None if path is None else (path.parent / f"{path.name}.artifacts" / study).as_uri()
+    return client.create_experiment(study, artifact_location=location, tags=EXPERIMENT_TAGS)
+
+
+def page(experiment_id: str, tracking_uri: str) -> str:
+    """Return the address of an experiment's run table, best run first."""
+    base = tracking_uri.rstrip("/") if is_http(tracking_uri) else LOCAL_PAGE
+    query = f"workflowType=machine_learning&viewStateShareKey={VIEW_KEY}"
+    return f"{shown(base)}/#/experiments/{experiment_id}/runs?{query}"
+
+
+@contextmanager
+def store_errors(tracking_uri: str) -> Iterator[None]:
+    """Turn errors of MLflow, its database and its network into one TrackingError."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError) as error:
+        if is_http(tracking_uri):
+            _probe(tracking_uri)
+        raise TrackingError(
+            f"MLflow at {shown(tracking_uri)} refused: {_one_line(error)}"
+        ) from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock file, waiting for another process to release it."""
+    with open(path, "a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def shown(tracking_uri: str) -> str:
+    """Return the address without a user name or password."""
+    parts = urlsplit(tracking_uri)
+    if "@" not in parts.netloc:
+        return tracking_uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _probe(tracking_uri: str) -> None:
+    import requests
+
+    try:
+        # Any reply will do: a proxy may answer /health with its own page.
+        requests.get(f"{tracking_uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S)
+    except requests.RequestException as error:
+        raise TrackingError(
+            f"no MLflow server answers at {shown(tracking_uri)} ({type(error).__name__}); start it "
+            "or give another tracking address, then run `scaling sync STUDY`: nothing is lost, "
+            "runs are recorded in their folders"
+        ) from None
+
+
+def _one_line(error: Any) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,250 @@
+"""Describes one run folder to MLflow: its child run's tags, params, metrics, data and files."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaling.records import (
+    CANCELLED,
+    Point,
+    file_state,
+    final_points,
+    read_attempts,
+    read_json,
+    read_points,
+    thin,
+)
+from scaling.spec import RunSpec, canonical_json
+from xvla.config import DomainEntry
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Run
+
+Describe = Callable[[RunSpec], Mapping[str, Any]]
+DESCRIBED = ("num_params_total", "num_params_policy", "num_params_trainable", "compute_flops")
+BLOCK = 900  # metrics a request: MLflow takes 1,000 entries, tags and params included
+DIGEST_LENGTH = 36  # the longest that MLflow stores
+ENDED = ("FINISHED", "FAILED", "KILLED")
+FILES = ("metrics.jsonl", "run.yaml", "env.json")
+# What is published already, kept on the MLflow run so that it stays true when a database or a run
+# folder is moved or deleted. Tags under "mlflow." are not shown as columns.
+PUBLISHED = "mlflow.scaling.published"
+STATUS = {
+    "queued": "SCHEDULED",
+    "running": "RUNNING",
+    "done": "FINISHED",
+    "failed": "FAILED",
+    CANCELLED: "KILLED",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """One study in MLflow: its experiment, its parent run, and child runs by run id."""
+
+    client: "MlflowClient"
+    experiment_id: str
+    parent: "Run"
+    children: dict[str, "Run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one call of `publish_run` did."""
+
+    status: str
+    new: bool
+    num_values: int
+
+
+def publish_run(
+    sweep: Sweep, spec: RunSpec, run_dir: Path, *, describe: Describe | None
+) -> Outcome:
+    """Bring the child run of one folder up to date, creating it where there is none."""
+    client, state = sweep.client, file_state(run_dir)
+    new = spec.run_id not in sweep.children
+    run = _create(sweep, spec, run_dir) if new else sweep.children[spec.run_id]
+    before = json.loads(run.data.tags.get(PUBLISHED, "{}"))
+    params = _missing_params(spec, run, describe)
+    flops = {**run.data.params, **params}.get("compute_flops")
+    points, now = _new_points(spec, run_dir, before, flops=flops)
+    _log_points(client, run, points)
+    now["inputs"] = before.get("inputs") or _log_inputs(client, spec, run, run_dir)
+    now["files"] = before.get("files")
+    if STATUS[state] in ENDED and now["files"] != [state, now["offset"]]:
+        now["files"] = _log_files(client, run, run_dir, [state, now["offset"]])
+    tags = {**_tags(sweep, spec, run_dir), PUBLISHED: canonical_json(now)}
+    _log_labels(client, run, params, tags)
+    mirror_status(client, run, STATUS[state], end_time_s=_end_time(run_dir))
+    return Outcome(status=STATUS[state], new=new, num_values=len(points))
+
+
+def mirror_status(
+    client: "MlflowClient", run: "Run", status: str, *, end_time_s: float | None = None
+) -> None:
+    """Set a run's status where it differs; an ended run gets its end time (default: now)."""
+    if run.info.status == status:
+        return
+    if status in ENDED:
+        end = None if end_time_s is None else round(1000 * end_time_s)
+        client.set_terminated(run.info.run_id, status, end)
+    else:
+        client.update_run(run.info.run_id, status)
+
+
+def run_name(spec: RunSpec) -> str:
+    """Return the name shown for a run: its id (the folder), its size and axis values."""
+    axes = {**spec.axes, "seed": spec.seeds.init}
+    values = [f"{name}={value}" for name, value in axes.items() if name != "size"]
+    return " ".join([spec.run_id, spec.size, *values])
+
+
+def _create(sweep: Sweep, spec: RunSpec, run_dir: Path) -> "Run":
+    attempts = read_attempts(run_dir)
+    return sweep.client.create_run(
+        sweep.experiment_id,
+        run_name=run_name(spec),
+        start_time=round(1000 * attempts[0]["start"]) if attempts else None,
+        tags={"run_key": spec.run_id, "mlflow.parentRunId": sweep.parent.info.run_id},
+    )
+
+
+def _tags(sweep: Sweep, spec: RunSpec, run_dir: Path) -> dict[str, str]:
+    """Return the labels that queries filter on; unlike params they may change."""
+    jobs = [str(attempt["job_id"]) for attempt in read_attempts(run_dir) if attempt.get("job_id")]
+    environment = read_json(run_dir / "env.json") or {}
+    failed = read_json(run_dir / "FAILED") or {}
+    return {
+        "run_key": spec.run_id,
+        "mlflow.parentRunId": sweep.parent.info.run_id,
+        "study": spec.study,
+        "scale": spec.scale,
+        "stage": spec.stage,
+        "size": spec.size,
+        "axis": ",".join(spec.axes),
+        **{f"axis/{name}": str(value) for name, value in spec.axes.items()},
+        "code_digest": str(environment.get("code_digest", "")),
+        "job_ids": ",".join(dict.fromkeys(jobs)),
+        "parent_checkpoint": spec.init.checkpoint_sha256,
+        "reason": str(failed.get("reason", ""))[:500],
+    }
+
+
+def _missing_params(spec: RunSpec, run: "Run", describe: Describe | None) -> dict[str, str]:
+    """Return the params not yet on the run; MLflow refuses to change one."""
+    params: dict[str, Any] = {
+        "size": spec.size,
+        "stage": spec.stage,
+        "seed": spec.seeds.init,
+        "num_samples_seen": spec.num_samples_seen,
+        "num_unique_episodes": spec.num_unique_episodes,
+        "num_domains": len(spec.data.mixture),
+        "domains": ",".join(entry.name for entry in spec.data.mixture),
+        "soft_prompt_length": spec.model.soft_prompt_length,
+        "prediction_window_s": spec.data.prediction_window_s,
+        "blind": spec.data.blind,
+        "global_batch_size": spec.global_batch_size,
+        "num_steps": spec.num_steps,
+        "lr": spec.optim.lr,
+    }
+    if describe and not run.data.params.keys() >= set(DESCRIBED):
+        numbers = describe(spec)
+        params |= {name: numbers[name] for name in DESCRIBED}
+    return {name: str(value) for name, value in params.items() if name not in run.data.params}
+
+
+def _new_points(
+    spec: RunSpec, run_dir: Path, before: Mapping[str, Any], *, flops: str | None
+) -> tuple[list[Point], dict[str, Any]]:
+    """Return the points still to publish and the record of what is published with them."""
+    last: dict[str, int] = before.get("last", {})
+    points, offset = read_points(run_dir / "metrics.jsonl", before.get("offset", 0))
+    done = read_json(run_dir / "DONE")
+    if done:
+        hours = sum(attempt.get("gpu_hours") or 0.0 for attempt in read_attempts(run_dir))
+        totals = {"compute/gpu_hours": hours} | ({"compute/flops": float(flops)} if flops else {})
+        points += final_points({**done, "metrics": {**totals, **done.get("metrics", {})}})
+    points = thin(points, last, num_steps=spec.num_steps)
+    reached = {point.metric: point.step for point in points}  # ascending: the last one stays
+    return points, {"offset": offset, "last": {**last, **reached}}
+
+
+def _log_points(client: "MlflowClient", run: "Run", points: list[Point]) -> None:
+    """Log in blocks. A block sent twice (a crash before the record is kept) is stored once."""
+    from mlflow.entities import Metric
+
+    for start in range(0, len(points), BLOCK):
+        metrics = [
+            Metric(_metric_name(point.metric), point.value, point.time_ms, point.step)
+            for point in points[start : start + BLOCK]
+        ]
+        client.log_batch(run.info.run_id, metrics=metrics)
+
+
+def _metric_name(name: str) -> str:
+    """Return the name with what MLflow refuses (% and parentheses, among others) made `_`."""
+    return re.sub(r"[^\w\-. :/]", "_", name)
+
+
+def _log_labels(
+    client: "MlflowClient", run: "Run", params: Mapping[str, str], tags: Mapping[str, str]
+) -> None:
+    from mlflow.entities import Param, RunTag
+
+    changed = [RunTag(key, tags[key]) for key in tags if run.data.tags.get(key, "") != tags[key]]
+    new = [Param(name, value) for name, value in params.items()]
+    if changed or new:
+        client.log_batch(run.info.run_id, params=new, tags=changed)
+
+
+def _log_inputs(client: "MlflowClient", spec: RunSpec, run: "Run", run_dir: Path) -> bool:
+    """Log training sources and evaluation manifests once their digests are known."""
+    manifests = (read_json(run_dir / "env.json") or {}).get("eval_manifest")
+    if not isinstance(manifests, dict):
+        return False
+    inputs = [_source_input(spec, entry) for entry in spec.data.mixture]
+    for split, context in (("val", "validation"), ("test", "test")):
+        if digest := manifests.get(split):
+            content = {"anchor_domain": spec.data.anchor_domain, "manifest_sha256": digest}
+            inputs.append(_input(f"evaluation {split}", digest, context, content))
+    client.log_inputs(run.info.run_id, datasets=inputs)
+    return True
+
+
+def _source_input(spec: RunSpec, entry: DomainEntry) -> "DatasetInput":
+    """Return one domain of the mixture; the digest stands for the episodes chosen."""
+    content = {**asdict(entry), "subset_seed": spec.data.subset_seed}
+    del content["weight"]  # how often it is drawn, not what it is
+    digest = hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    return _input(entry.name, digest, "training", content)
+
+
+def _input(name: str, digest: str, context: str, content: Mapping[str, Any]) -> "DatasetInput":
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=name,
+        digest=digest[:DIGEST_LENGTH],
+        source_type="local",
+        source=canonical_json(content),
+        profile=canonical_json(content),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+
+
+def _log_files(client: "MlflowClient", run: "Run", run_dir: Path, mark: list[Any]) -> list[Any]:
+    """Upload the run's own records, whole, and return `mark`."""
+    for name in FILES:
+        if (run_dir / name).exists():
+            client.log_artifact(run.info.run_id, str(run_dir / name))
+    return mark
+
+
+def _end_time(run_dir: Path) -> float | None:
+    marker = read_json(run_dir / "DONE") or read_json(run_dir / "FAILED") or {}
+    return marker.get("time")
