@@ -1,30 +1,39 @@
 """Initial weights of a run: random, a pretrained encoder, or a whole parent checkpoint."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from scaling.checkpoint import file_sha256
 from scaling.spec import RunSpec
+from xvla.config import ModelConfig
+
+if TYPE_CHECKING:
+    from xvla.model import XVLA
 
 SHIPPED_ENCODER = Path(__file__).resolve().parents[1] / "xvla" / "data" / "encoder"
 
 
-def build_model(spec: RunSpec) -> Any:
-    """Return the model with its starting weights.
+def check_initial(spec: RunSpec) -> None:
+    """Raise ValueError for weights that are missing, altered or of another architecture."""
+    from xvla.pretrained import read_config
 
-    Raises ValueError for a missing, altered or different architecture's checkpoint.
-    """
+    if spec.init.checkpoint_sha256:
+        folder = Path(spec.init.checkpoint)
+        _check_sha(folder / "model.safetensors", spec.init.checkpoint_sha256)
+        _check_architecture(read_config(folder), spec)
+    elif spec.init.encoder == "simulated":
+        _check_sha(SHIPPED_ENCODER / "encoder.safetensors", spec.init.encoder_sha256)
+
+
+def build_model(spec: RunSpec) -> "XVLA":
+    """Return the model with its starting weights; call `check_initial` first."""
     from xvla.model import XVLA
     from xvla.pretrained import load_encoder, load_florence, load_pretrained
 
     if spec.init.checkpoint_sha256:
-        _check_sha(Path(spec.init.checkpoint) / "model.safetensors", spec.init.checkpoint_sha256)
-        model = load_pretrained(spec.init.checkpoint, attention=spec.engine.attention)
-        _check_architecture(model.config, spec)
-        return model
+        return load_pretrained(spec.init.checkpoint, attention=spec.engine.attention)
     model = XVLA(spec.model, attention=spec.engine.attention)
     if spec.init.encoder == "simulated":
-        _check_sha(SHIPPED_ENCODER / "encoder.safetensors", spec.init.encoder_sha256)
         load_encoder(model, SHIPPED_ENCODER)
     elif spec.init.encoder != "none":
         load_florence(model, spec.init.encoder)
@@ -38,7 +47,7 @@ def _check_sha(path: Path, expected: str) -> None:
         raise ValueError(f"{path} is not the file the run was declared with (sha256 differs)")
 
 
-def _check_architecture(found: Any, spec: RunSpec) -> None:
+def _check_architecture(found: ModelConfig, spec: RunSpec) -> None:
     if found != spec.model:
         differing = [
             name

@@ -19,7 +19,7 @@ from scaling.config import write_atomic
 from scaling.describe import describe
 from scaling.engine import batch_plan, initialize, start_distributed
 from scaling.features import FeatureCache, can_cache
-from scaling.initial import build_model
+from scaling.initial import build_model, check_initial
 from scaling.metrics import Attempt, RunLog, finite, total_gpu_hours
 from scaling.spec import RunSpec
 from scaling.trainer import Trainer
@@ -37,6 +37,7 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
 
     Raises ValueError for a user's mistake (data, checkpoint), NonFiniteLossError, OSError.
     """
+    check_inputs(spec)
     device = start_distributed(spec)
     main = dist.get_rank() == 0
     attempt = Attempt(folder) if main else None
@@ -70,11 +71,16 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
             dist.destroy_process_group()
 
 
+def check_inputs(spec: RunSpec) -> None:
+    """Raise ValueError for data or weights that are not what the run declares; writes nothing."""
+    verify_mixture(spec.data)
+    check_initial(spec)
+
+
 def _prepare(spec: RunSpec, folder: Path, device: torch.device, log: RunLog | None) -> Trainer:
     """Build data, model, engine and trainer; resume from the newest valid checkpoint."""
     if log:
         log.beat(0, "start")
-    verify_mixture(spec.data)
     normaliser = fit_normaliser(spec.data)
     torch.manual_seed(spec.seeds.init)
     model = build_model(spec).to(device)

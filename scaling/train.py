@@ -46,7 +46,8 @@ def _advance(spec: RunSpec, folder: Path) -> int:
 
         finished = advance(spec, folder, stop.requested)
     except ValueError as error:
-        _fail(spec, folder, str(error))
+        if (folder / "attempts").exists():  # else nothing was written, and nothing is
+            _fail(spec, folder, str(error))
         raise
     except Exception as error:
         _fail(spec, folder, _one_line(error))
@@ -64,7 +65,9 @@ def _owned(folder: Path) -> Iterator[None]:
     if os.environ.get("RANK", "0") != "0":
         yield
         return
-    with open(folder / ".lock", "a") as stream:
+    lock = folder / ".lock"
+    is_new = not lock.exists()
+    with open(lock, "a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -72,7 +75,12 @@ def _owned(folder: Path) -> Iterator[None]:
                 f"run folder {folder} is in use by another process; wait for it or use "
                 "`scaling cancel`"
             ) from None
-        yield
+        try:
+            yield
+        except ValueError:
+            if is_new:  # a user's mistake leaves the folder as it was
+                lock.unlink(missing_ok=True)
+            raise
 
 
 class _StopFlag:
