@@ -36,15 +36,15 @@ def report(arguments: Namespace) -> int:
     from analysis.report import build_report
 
     is_table = arguments.study.endswith(TABLE_SUFFIXES)
-    specs = [] if is_table else expand(arguments)
     folder = runs_folder(arguments)
     curves, extra = None, {}
     if is_table:
         runs = _read_table(Path(arguments.study))
     else:
+        specs = expand(arguments)
         paths = export_study(specs, folder)
         runs, curves = pd.read_parquet(paths["runs"]), pd.read_parquet(paths["curves"])
-        extra = _extra(specs, folder)
+        extra = beside_the_laws(specs, folder)
     name = Path(arguments.study).stem if is_table else arguments.study
     document = build_report(
         runs,
@@ -55,7 +55,8 @@ def report(arguments: Namespace) -> int:
         n_column=arguments.n_column,
         extra=extra,
     )
-    show(arguments, document | extra, lambda shown: render_report(shown, runs))
+    uri = tracking_uri(folder)
+    show(arguments, document | extra, lambda shown: render_report(shown, runs, uri))
     return 0
 
 
@@ -68,25 +69,27 @@ def export_study(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
     return write(rows, folder, folder.parent / "exports" / specs[0].study)
 
 
-def render_report(document: dict[str, Any], runs: "pd.DataFrame") -> str:
+def render_report(document: dict[str, Any], runs: "pd.DataFrame", uri: str) -> str:
     """Return the report in short: laws, runs, best checkpoint, finetuning, where things are."""
     from analysis.report import render_fit
+    from scaling.tracking import ui_command
 
     parts = [render_fit(document), _render_runs(runs)]
     if document.get("best"):
         best = document["best"]
         parts.append(
-            f"best run {best['run_id']}: val l1 {best['val_l1']:.4f} +- {best['val_l1_sem']:.4f}\n"
+            f"Best run {best['run_id']}: val l1 {best['val_l1']:.4f} +- {best['val_l1_sem']:.4f}\n"
             f"  {best['checkpoint']}"
         )
-    parts += [_render_finetuned(item) for item in document.get("finetuned", [])]
-    paths = {
-        "report": document.get("report"),
-        "figures": document.get("figures"),
-        "MLflow database": document.get("mlflow"),
-        "MLflow's page": document.get("mlflow_page"),
-    }
-    parts.append("\n".join(f"{name}: {value}" for name, value in paths.items() if value))
+    parts += [_render_blind(item) for item in document.get("blind", [])]
+    parts += [_render_finetuned(item) for item in document.get("finetune", [])]
+    figures = Path(document["paths"]["report"]).parent / "figures"
+    parts.append(
+        f"Report:          {document['paths']['report']}\n"
+        f"Figures:         {figures}\n"
+        f"MLflow database: {uri.removeprefix('sqlite:///')}\n"
+        f"MLflow's page:   {ui_command(uri)}"
+    )
     return "\n\n".join(parts)
 
 
@@ -108,32 +111,92 @@ def _read_table(path: Path) -> "pd.DataFrame":
     return readers[path.suffix](path)
 
 
-def _extra(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
-    """Return what a report shows beside the laws: best run, finetuning, whether it is simulated."""
+def beside_the_laws(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
+    """Return what a report shows beside the laws: best run, blind runs, finetuning."""
     from scaling.adapt import finetune_result, finetuned_from
     from scaling.best import best
-    from scaling.tracking import ui_command
 
-    uri = tracking_uri(folder)
-    extra: dict[str, Any] = {
-        "simulated": all(
-            entry.name.startswith("sim_") for spec in specs for entry in spec.data.mixture
-        ),
-        "mlflow": uri.removeprefix("sqlite:///"),
-        "mlflow_page": ui_command(uri),
-    }
-    if any((folder / spec.run_id / "DONE").exists() for spec in specs):
+    done = [spec for spec in specs if (folder / spec.run_id / "DONE").exists()]
+    names = {entry.name for spec in specs for entry in spec.data.mixture}
+    extra: dict[str, Any] = {"simulated": all(name.startswith("sim_") for name in names)}
+    if any(not spec.data.blind for spec in done):
         extra["best"] = best(specs, folder)
-        parents = {spec.run_id for spec in specs}
-        extra["finetuned"] = [
-            finetune_result(spec, run_dir, parent=_parent(spec))
-            for spec, run_dir in finetuned_from(folder, parents)
+    blind = _blind_against_sighted(done, folder)
+    if blind:
+        extra["blind"] = blind
+    tuned = finetuned_from(folder, {spec.run_id for spec in specs})
+    if tuned:
+        extra["finetune"] = [
+            _finetune_row(finetune_result(spec, run_dir, parent=_parent(spec)))
+            for spec, run_dir in tuned
         ]
     return extra
 
 
+def _blind_against_sighted(done: list[RunSpec], folder: Path) -> list[dict[str, Any]]:
+    """Compare blind runs with the sighted runs of the same science, paired by test episode."""
+    from dataclasses import replace
+
+    from analysis.paired import paired_difference, read_final_episodes
+
+    by_id = {spec.run_id: spec for spec in done}
+    pairs = [
+        (replace(spec, data=replace(spec.data, blind=False)).run_id, spec.run_id)
+        for spec in done
+        if spec.data.blind
+    ]
+    pairs = [pair for pair in pairs if pair[0] in by_id]
+    if not pairs:
+        return []
+    domains = sorted({entry.name for entry in by_id[pairs[0][0]].data.mixture})
+    groups = {"single-arm": [d for d in domains if not d.endswith("_dual")], "all": domains}
+    rows = []
+    for group, names in groups.items():
+        for metric in ("l1_position_m", "l1"):
+            found = paired_difference(
+                [read_final_episodes(folder / sighted, "test") for sighted, _ in pairs],
+                [read_final_episodes(folder / blind, "test") for _, blind in pairs],
+                metric=metric,
+                domains=names,
+            )
+            rows.append({"domains": group, "split": "test", "seeds": len(pairs), **found.to_dict()})
+    return rows
+
+
+def _finetune_row(result: dict[str, Any]) -> dict[str, Any]:
+    """Return one finetuning as a flat row: both splits, before and after, trivial predictors."""
+    before, after = result["metrics_before"], result["metrics_after"]
+    return {
+        "run_id": result["run_id"],
+        "parent": result["parent"],
+        "domain": result["domain"],
+        "val_l1_before": result["val_l1_before"],
+        "val_l1_after": result["val_l1_after"],
+        "val_l1_sem_after": result["val_l1_sem_after"],
+        "test_l1_before": before["test/l1"],
+        "test_l1_after": after["test_l1"],
+        "test_l1_hold": after["baseline_hold_test_l1"],
+        "test_l1_mean_chunk": after["baseline_mean_chunk_test_l1"],
+        "test_l1_position_m_before": before["test/l1_position_m"],
+        "test_l1_position_m_after": after["test_l1_position_m"],
+        "test_l1_position_m_hold": after["baseline_hold_test_l1_position_m"],
+        "checkpoint": result["checkpoint"],
+    }
+
+
 def _parent(spec: RunSpec) -> str:
     return Path(spec.init.checkpoint).parent.parent.name
+
+
+def _render_blind(row: dict[str, Any]) -> str:
+    unit = 100 if row["metric"] == "l1_position_m" else 1
+    name = "position error, cm" if unit == 100 else "l1"
+    return (
+        f"Images zeroed, {row['domains']} domains, {name}: blind {row['other'] * unit:.3f}, "
+        f"sighted {row['reference'] * unit:.3f}, difference {row['difference'] * unit:.3f} +- "
+        f"{row['sem'] * unit:.3f} ({row['standard_errors']:.1f} standard errors, "
+        f"{row['num_episodes']} test episodes, {row['seeds']} seeds)"
+    )
 
 
 def _render_runs(runs: "pd.DataFrame") -> str:
@@ -143,12 +206,10 @@ def _render_runs(runs: "pd.DataFrame") -> str:
     return shown.sort_values("val_l1").to_string(index=False, float_format="{:.4f}".format)
 
 
-def _render_finetuned(item: dict[str, Any]) -> str:
-    after = item["metrics_after"]
+def _render_finetuned(row: dict[str, Any]) -> str:
     return (
-        f"finetuned on {item['domain']} from run {item['parent']}: "
-        f"val l1 {item['val_l1_before']:.4f} before, {item['val_l1_after']:.4f} +- "
-        f"{item['val_l1_sem_after']:.4f} after; holding the pose "
-        f"{after['baseline_hold_val_l1']:.4f}, mean chunk "
-        f"{after['baseline_mean_chunk_val_l1']:.4f}\n  {item['checkpoint']}"
+        f"Finetuned on {row['domain']} from run {row['parent']}: test l1 "
+        f"{row['test_l1_before']:.4f} before, {row['test_l1_after']:.4f} after; holding the pose "
+        f"{row['test_l1_hold']:.4f}, mean chunk {row['test_l1_mean_chunk']:.4f}\n"
+        f"  {row['checkpoint']}"
     )

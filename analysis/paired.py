@@ -1,0 +1,77 @@
+"""Paired comparison of two sets of runs on the same evaluation episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+EPISODE = ("domain", "episode")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paired:
+    """Mean difference `other - reference` over episodes, its standard error and their ratio."""
+
+    metric: str
+    reference: float
+    other: float
+    difference: float
+    sem: float
+    num_episodes: int
+
+    @property
+    def standard_errors(self) -> float:
+        """Difference in units of its standard error; nan with fewer than two episodes."""
+        return self.difference / self.sem if self.sem > 0 else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields and `standard_errors` as plain JSON types."""
+        return asdict(self) | {"standard_errors": self.standard_errors}
+
+
+def paired_difference(
+    reference: Iterable[pd.DataFrame],
+    other: Iterable[pd.DataFrame],
+    *,
+    metric: str,
+    domains: Sequence[str] | None = None,
+) -> Paired:
+    """Compare two groups of runs (one table of per-episode errors a run) episode by episode.
+
+    Runs of a group are averaged within an episode first, so that episodes, not runs, are the
+    sample; the standard error is over episodes and says nothing of other seeds. `domains` keeps
+    the episodes of these only. Raises ValueError when no episode is in both.
+    """
+    means = [_episode_means(tables, metric) for tables in (reference, other)]
+    both = pd.concat(means, axis=1, keys=("reference", "other")).dropna()
+    if domains is not None:
+        both = both[both.index.get_level_values("domain").isin(list(domains))]
+    if both.empty:
+        raise ValueError(f"no evaluation episode is in both groups of runs (domains {domains})")
+    differences = (both["other"] - both["reference"]).to_numpy()
+    count = len(differences)
+    sem = float(differences.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
+    return Paired(
+        metric=metric,
+        reference=float(both["reference"].mean()),
+        other=float(both["other"].mean()),
+        difference=float(differences.mean()),
+        sem=sem,
+        num_episodes=count,
+    )
+
+
+def read_final_episodes(run_dir: str | Path, split: str) -> pd.DataFrame:
+    """Return the per-episode errors of a run's last evaluation of a split."""
+    table = pd.read_parquet(Path(run_dir) / "val_episodes.parquet")
+    table = table[table["split"] == split]
+    return table[table["step"] == table["step"].max()]
+
+
+def _episode_means(tables: Iterable[pd.DataFrame], metric: str) -> pd.Series:
+    return pd.concat(list(tables)).groupby(list(EPISODE))[metric].mean()
