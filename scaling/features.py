@@ -58,11 +58,13 @@ class FeatureCache:
     def prepare(self, on_progress: Callable[[str, int, int], None] | None = None) -> None:
         """Build what is missing for the domains of the run and open all of it."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        for entry in self._spec.data.mixture:
-            with _locked(self._folder / f".{entry.name}.lock"):
-                if not (self._folder / f"{entry.name}.index.npy").exists():
-                    self._build(entry.name, on_progress)
-            self._tables[entry.name] = self._open(entry.name)
+        names = [entry.name for entry in self._spec.data.mixture]
+        # First what nobody else is at, so that runs starting together share the work; then wait.
+        for wait in (False, True):
+            for name in names:
+                self._build_once(name, on_progress, wait=wait)
+        for name in names:
+            self._tables[name] = self._open(name)
 
     def lookup(self, keys: list[SampleKey]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (vlm_features [B, Nv + L, D], aux_features [B, (V - 1) Nv, D])."""
@@ -73,6 +75,16 @@ class FeatureCache:
             vlm.append(vlm_table[row])
             aux.append(aux_table[row])
         return torch.from_numpy(np.stack(vlm)), torch.from_numpy(np.stack(aux))
+
+    def _build_once(
+        self, domain: str, on_progress: Callable[[str, int, int], None] | None, *, wait: bool
+    ) -> None:
+        index = self._folder / f"{domain}.index.npy"
+        if index.exists():
+            return
+        with _locked(self._folder / f".{domain}.lock", wait=wait) as mine:
+            if mine and not index.exists():
+                self._build(domain, on_progress)
 
     def _build(self, domain: str, on_progress: Callable[[str, int, int], None] | None) -> None:
         data = _whole_domain(self._spec.data, domain)
@@ -148,10 +160,15 @@ def _digest(spec: RunSpec, model: Any) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a file lock; yield whether it is ours (always, when waiting)."""
     with open(path, "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -1,0 +1,55 @@
+"""Cached features are those of the encoder, shared through files and built once."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from scaling.config import with_overrides
+from scaling.features import FeatureCache, can_cache
+from sweeps._mixtures import simulated_run
+from xvla.data.normalise import Normaliser
+from xvla.data.samples import SampleMaker
+from xvla.model import XVLA
+
+ANCHOR = "sim_kinova3_dual"
+
+
+def short_spec(*, blind: bool):
+    # A large stride leaves few frames to encode.
+    overrides = ["data.start_stride=40", "data.eval_starts_per_episode=1",
+                 "data.eval_starts_other=1", "init.encoder=none"]  # fmt: skip
+    spec = simulated_run("tiny-h16", domains=1, blind=blind)
+    return with_overrides(spec, overrides)
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_lookup_equals_encode(tmp_path, blind: bool) -> None:
+    spec = short_spec(blind=blind)
+    model = XVLA(spec.model).eval()
+    cache = FeatureCache(spec, model, tmp_path)
+    cache.prepare()
+    keys = [(ANCHOR, 0, 0), (ANCHOR, 2, 40)]
+    with torch.no_grad():
+        expected = model.encode(SampleMaker(spec.data, Normaliser()).make(keys))
+    for found, wanted in zip(cache.lookup(keys), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_files_are_built_once_and_named_by_weights(tmp_path) -> None:
+    spec = short_spec(blind=True)
+    model = XVLA(spec.model).eval()
+    FeatureCache(spec, model, tmp_path).prepare()
+    built = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
+    assert len(built) == 3
+    FeatureCache(spec, model, tmp_path).prepare()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")} == built
+    FeatureCache(spec, XVLA(spec.model).eval(), tmp_path).prepare()
+    assert len(list(tmp_path.rglob("*.npy"))) == 6
+
+
+def test_caching_needs_a_frozen_encoder_and_still_images() -> None:
+    spec = short_spec(blind=False)
+    assert can_cache(spec)
+    assert not can_cache(replace(spec, optim=replace(spec.optim, freeze_vlm=False)))
+    assert not can_cache(replace(spec, data=replace(spec.data, augmentation="color_jitter")))
