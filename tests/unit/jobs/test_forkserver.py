@@ -109,7 +109,7 @@ def test_what_imports_print_does_not_reach_the_protocol(tmp_path):
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        timeout=30,
+        timeout=90,
         check=True,
     )
     messages = [json.loads(line) for line in result.stdout.splitlines()]

@@ -331,7 +331,7 @@ def test_submit_works_outside_the_main_thread(tmp_path, make_spec, fake_command)
         )
     )
     thread.start()
-    thread.join(20)
+    thread.join(90)
     assert summaries[0]["done"] == 1
 
 
