@@ -45,7 +45,7 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
     last_step, reason = 0, "error"
     try:
         if main:
-            (folder / "FAILED").unlink(missing_ok=True)
+            _forget_failure(folder)
         trainer = _prepare(spec, folder, device, log)
         last_step = trainer.step
         if attempt:
@@ -75,6 +75,13 @@ def check_inputs(spec: RunSpec) -> None:
     """Raise ValueError for data or weights that are not what the run declares; writes nothing."""
     verify_mixture(spec.data)
     check_initial(spec)
+
+
+def _forget_failure(folder: Path) -> None:
+    """Remove an earlier attempt's FAILED, but not a cancellation that has just arrived."""
+    marker = folder / "FAILED"
+    if marker.exists() and json.loads(marker.read_text()).get("reason") != "cancelled":
+        marker.unlink()
 
 
 def _prepare(spec: RunSpec, folder: Path, device: torch.device, log: RunLog | None) -> Trainer:

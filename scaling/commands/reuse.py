@@ -14,7 +14,6 @@ def best(arguments: Namespace) -> int:
 
     folder = runs_folder(arguments)
     uri = arguments.tracking_uri or tracking_uri(folder)
-    publish(expand(arguments), folder, quiet=True)
     document = pick(expand(arguments), folder, size=arguments.size, tracking_uri=uri)
     show(arguments, document, as_json)
     return 0
@@ -39,8 +38,8 @@ def finetune(arguments: Namespace) -> int:
     summary = run_here(
         [spec], folder, parallel=spec.resources.world_size, progress=not arguments.json
     )
-    if summary["failed"]:
-        raise RuntimeError(f"run {spec.run_id} failed; see `scaling logs {spec.run_id}`")
+    if summary["done"] < summary["submitted"]:
+        raise RuntimeError(f"run {spec.run_id} did not finish; see `scaling logs {spec.run_id}`")
     publish([spec], folder, quiet=arguments.json)
     document = finetune_result(spec, folder / spec.run_id, parent=parent)
     show(arguments, document, _render_finetune)

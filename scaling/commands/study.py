@@ -1,6 +1,7 @@
 """Verbs on a study and its runs: plan, submit, status, logs, cancel, retry, train, sync."""
 
 import os
+import sys
 import time
 from argparse import Namespace
 from typing import Any
@@ -28,14 +29,18 @@ def submit(arguments: Namespace) -> int:
     if arguments.detach:
         from jobs.detach import submit_detached
 
-        show(arguments, submit_detached(specs, folder, parallel=parallel), _render_submitted)
+        # The background process is this command without --detach, so that it publishes too.
+        words = ["submit", arguments.study, *arguments.overrides, f"--parallel={parallel}"]
+        command = [sys.executable, "-m", "scaling", *words, f"--runs={folder}"]
+        summary = submit_detached(specs, folder, parallel=parallel, command=command)
+        show(arguments, summary, _render_submitted)
         return 0
     from jobs.local import submit as run_here
 
     summary = run_here(specs, folder, parallel=parallel, progress=not arguments.json)
     publish(specs, folder, quiet=arguments.json)
     show(arguments, summary, _render_submitted)
-    return 1 if summary["failed"] or summary.get("interrupted") else 0
+    return 1 if summary["interrupted"] or summary["done"] < summary["submitted"] else 0
 
 
 def status(arguments: Namespace) -> int:
@@ -46,7 +51,7 @@ def status(arguments: Namespace) -> int:
     specs, folder = expand(arguments), runs_folder(arguments)
     while True:
         document = study_status(specs, folder)
-        document["runs"] = select(document["runs"], arguments.select)
+        document["runs"] = select(document["runs"], arguments.select, specs)
         show(arguments, document, render_status)
         active = any(row["state"] in ("queued", "running") for row in document["runs"])
         if not (arguments.watch and active):
