@@ -44,7 +44,11 @@ class FlorenceEncoder(nn.Module):
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Return the tokens [N, Nv, E] of images [N, 3, H, W]: one pooled token, then the map."""
-        x = images.to(self.multi_modal_projector.image_projection.weight.dtype)
+        # Channels last turns the tower's many changes between map and sequence into views.
+        x = images.to(
+            self.multi_modal_projector.image_projection.weight.dtype,
+            memory_format=torch.channels_last,
+        )
         for conv, blocks in zip(self.vision_tower.convs, self.vision_tower.blocks, strict=True):
             x = conv(x)
             for block in cast(nn.ModuleList, blocks):
