@@ -109,10 +109,12 @@ def _add_data(verbs, common) -> None:
     data = verbs.add_parser("data", help="make, look at and pretrain on robot data")
     actions = data.add_subparsers(dest="action", required=True, parser_class=_Parser)
     simulate = actions.add_parser("simulate", parents=[common], help="record simulated episodes")
-    simulate.add_argument("--domain", required=True)
-    simulate.add_argument("--out", required=True, help="folder that gets <domain>/")
-    simulate.add_argument("--episodes", type=int, nargs="+", default=[40, 8, 8],
-                          metavar="N", help="train [val test] (default 40 8 8)")  # fmt: skip
+    simulate.add_argument("name", nargs="?", help="domain, e.g. sim_panda_left")
+    simulate.add_argument("--domain", help="the same, as an option")
+    simulate.add_argument("--out", required=True, help="folder of the new dataset")
+    simulate.add_argument(
+        "--episodes", default="train=40,val=8,test=8", help="N, or a number a split"
+    )
     simulate.add_argument("--seed", type=int, default=0)
     simulate.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     simulate.add_argument("--size", type=int, default=128, help="pixels")

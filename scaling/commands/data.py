@@ -8,13 +8,15 @@ from scaling.commands.common import as_json, show
 
 def simulate(arguments: Namespace) -> int:
     """Record simulated episodes of a domain (extra `sim`)."""
-    from xvla.sim.collect import simulate
+    from xvla.sim.collect import simulate as record
 
-    splits = dict(zip(("train", "val", "test"), arguments.episodes, strict=False))
-    document = simulate(
-        arguments.domain,
+    domain = arguments.domain or arguments.name
+    if not domain:
+        raise ValueError("no domain given; e.g. `scaling data simulate sim_panda_left --out DIR`")
+    document = record(
+        domain,
         arguments.out,
-        episodes=splits,
+        episodes=_episodes(arguments.episodes),
         seed=arguments.seed,
         workers=arguments.workers,
         size=arguments.size,
@@ -50,3 +52,16 @@ def pretrain_encoder(arguments: Namespace) -> int:
     )
     show(arguments, document, as_json)
     return 0
+
+
+def _episodes(text: str) -> dict[str, int] | int:
+    """Parse `40` or `train=40,val=8,test=8`."""
+    try:
+        if "=" not in text:
+            return int(text)
+        pairs = (part.split("=") for part in text.split(","))
+        return {split: int(count) for split, count in pairs}
+    except ValueError:
+        raise ValueError(
+            f"--episodes {text!r} is neither a number nor train=N,val=N,test=N"
+        ) from None
