@@ -33,8 +33,7 @@ class VideoWriter:
         stream = self._container.add_stream("libx264", rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.time_base = Fraction(1, fps)
-        stream.codec_context.thread_count = 1  # the same bytes on every machine
-        stream.codec_context.thread_type = "NONE"
+        stream.codec_context.thread_count = 1  # a few small pictures: threads only cost
         stream.options = {
             "crf": str(crf),
             "preset": preset,

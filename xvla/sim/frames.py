@@ -68,7 +68,7 @@ def generate_frames(
     if frames < 1 or workers < 1:
         raise ValueError(f"frames {frames}, workers {workers}: both must be 1 or more")
     load_robosuite()
-    parts = target.parent / f".{target.stem}.parts"
+    parts = target.parent / f".{target.stem}-{seed}-{size}.parts"
     parts.mkdir(parents=True, exist_ok=True)
     tables = _collect(
         FrameJob(domain=domain, index=0, seed=seed, size=size, path=str(parts)),
