@@ -120,7 +120,12 @@ class LawRegressor:
         return self
 
     def predict(
-        self, X: Any, interval: str | None = None, level: float = 0.95
+        self,
+        X: Any,
+        interval: str | None = None,
+        level: float = 0.95,
+        *,
+        num_draws: int = BAND_DRAWS,
     ) -> np.ndarray | pd.DataFrame:
         """Predict y.
 
@@ -128,6 +133,7 @@ class LawRegressor:
             X: table with the law's axes, m rows.
             interval: None; "confidence" for the curve; "prediction" for one new run.
             level: of the interval.
+            num_draws: refits behind the interval; the same ones serve every call.
 
         Returns:
             Array [m], or a table `mean, lower, upper` whose bands come from refits, so that
@@ -139,7 +145,9 @@ class LawRegressor:
             return mean
         if interval not in ("confidence", "prediction"):
             raise ValueError(f'interval={interval!r}: choose None, "confidence" or "prediction"')
-        low, high = uncertainty.band(self, logx, level=level, new_run=interval == "prediction")
+        low, high = uncertainty.band(
+            self, logx, level=level, new_run=interval == "prediction", num_draws=num_draws
+        )
         return pd.DataFrame({"mean": mean, "lower": low, "upper": high})
 
     def bootstrap(
@@ -327,6 +335,6 @@ class LawRegressor:
         uncentred = self._objective.from_centred(self._theta[None])
         return self._objective_at(logx).to_centred(uncentred)
 
-    def band_draws(self) -> np.ndarray:
+    def band_draws(self, n: int = BAND_DRAWS) -> np.ndarray:
         """Return the refits behind every band, internal and uncentred [n, p]."""
-        return self._objective.from_centred(self.draws(BAND_DRAWS, self.seed))
+        return self._objective.from_centred(self.draws(n, self.seed))

@@ -110,7 +110,8 @@ class _Profiler:
             weights=data.weights,
             rho=self.reg.rho,
             free=self.free,
-            max_iter=100,
+            max_iter=50,
+            tolerance=1e-9,
         )
         return found.cost, found.theta
 

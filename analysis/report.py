@@ -202,7 +202,7 @@ def _page(
     simulated = bool(extra.pop("simulated", False))
     data = "simulated data" if simulated else "recorded data"
     subtitle = (
-        f"{document['num_runs']} finished runs of {len(rows)} in the study, {data}; "
+        f"{document['num_runs']} runs fitted of {len(rows)} in the study, {data}; "
         f"estimator: {document['estimator']}; N is {document['n_column']}"
     )
     sections = [page.section("Verdict", *_verdict(document, simulated))]

@@ -130,7 +130,7 @@ def _score_law(
     if law.axes:
         try:
             how: dict[str, Any] = {"loss": loss, "delta": delta, "n_column": n_column}
-            tested = backtest(df, law, law.axes[0], y=y, groups=groups, intervals=False, **how)
+            tested = backtest(df, law, law.axes[0], y=y, groups=groups, num_draws=0, **how)
             ahead = tested.mare
         except ValueError:
             ahead = float("nan")
@@ -177,7 +177,7 @@ def backtest(
     loss: Loss = "ls",
     delta: float = 1e-3,
     level: float = 0.95,
-    intervals: bool = True,
+    num_draws: int = 300,
     seed: int = 0,
     n_column: str = "num_params_total",
 ) -> Backtest:
@@ -188,7 +188,7 @@ def backtest(
         law: the form.
         by: "compute" (column compute_flops; never guessed from N and D), an axis, or a column.
         level: of the prediction intervals whose coverage is counted.
-        intervals: False skips them (coverage is then NaN) and is much faster.
+        num_draws: refits behind each interval; 0 skips them (coverage is then NaN).
 
     Raises:
         ValueError: too few levels for even one forecast.
@@ -207,7 +207,7 @@ def backtest(
         except ValueError:
             continue
         if reg.df_ > 0:
-            at = (float(last), float(ahead), level if intervals else None)
+            at = (float(last), float(ahead), level, num_draws)
             cuts.append(_forecast(reg, X[test], values[test], at))
     if not cuts:
         raise ValueError(f"no forecast possible: {len(np.unique(order))} levels of {column}")
@@ -226,13 +226,13 @@ def backtest(
 
 
 def _forecast(
-    reg: LawRegressor, X: pd.DataFrame, truth: np.ndarray, at: tuple[float, float, float | None]
+    reg: LawRegressor, X: pd.DataFrame, truth: np.ndarray, at: tuple[float, float, float, int]
 ) -> dict[str, Any]:
     """Score one cut of a backtest."""
     error = np.asarray(reg.predict(X)) / truth - 1
     covered = float("nan")
-    if at[2] is not None:
-        band = reg.predict(X, interval="prediction", level=at[2])
+    if at[3]:
+        band = reg.predict(X, interval="prediction", level=at[2], num_draws=at[3])
         assert isinstance(band, pd.DataFrame)
         inside = (band["lower"].to_numpy() <= truth) & (truth <= band["upper"].to_numpy())
         covered = float(inside.mean())

@@ -36,6 +36,7 @@ def minimise(
     rho: Rho,
     free: np.ndarray,
     max_iter: int = 200,
+    tolerance: float = TOLERANCE,
 ) -> Solution:
     """Minimise the loss from B starts.
 
@@ -44,6 +45,8 @@ def minimise(
         target: linked y, [n] or [B, n].
         weights: of the points, [n] or [B, n].
         free: which parameters move, [p] or [B, p].
+        max_iter: Newton steps of the last stage.
+        tolerance: predicted relative fall of the cost at which a refit has ended.
 
     A loss with kinks is approached through smoother ones of falling `delta`: near its optimum a
     Huber loss far below the noise is nearly polyhedral, and Newton's method needs the right face.
@@ -62,7 +65,7 @@ def minimise(
                 theta[cut],
                 (target[cut], weights[cut], free[cut]),
                 rho,
-                max_iter,
+                (max_iter, tolerance),
             )
         )
     return Solution(
@@ -78,14 +81,14 @@ def _minimise_chunk(
     theta: np.ndarray,
     data: tuple[np.ndarray, np.ndarray, np.ndarray],
     rho: Rho,
-    max_iter: int,
+    end: tuple[int, float],
 ) -> Solution:
     stages = _smoothing_stages(objective, theta, data, rho)
     used = 0
     for stage in stages[:-1]:
-        rough = _newton(objective, theta, data, (stage, 15, 1e-4))
+        rough = _newton(objective, theta, data, (stage, 12, 1e-4))
         theta, used = rough.theta, used + rough.iterations
-    final = _newton(objective, theta, data, (stages[-1], max_iter, TOLERANCE))
+    final = _newton(objective, theta, data, (stages[-1], *end))
     return replace(final, iterations=used + final.iterations)
 
 
@@ -142,9 +145,10 @@ def _newton(
         theta[rows[better]] = trial[better]
         cost[rows[better]] = trial_cost[better]
         small = fall <= tolerance * now.cost
-        stuck = ~better & (damping[rows] > 1e10)
+        stuck = ~better & (damping[rows] > 1e7)
         # a small predicted fall under strong damping says nothing: let the damping relax first
-        settled = (small & (damping[rows] < 1e-2)) | (~better & small) | (now.cost <= 1e-28)
+        idle = better & (now.cost - trial_cost <= tolerance * now.cost) & (damping[rows] < 1e-2)
+        settled = (small & (damping[rows] < 1e-2)) | (~better & small) | (now.cost <= 1e-28) | idle
         converged[rows] = settled
         done[rows] = settled | stuck
         damping[rows] = np.where(better, np.maximum(damping[rows] * 0.2, 1e-12), damping[rows] * 6)

@@ -288,8 +288,8 @@ def _curve(reg: LawRegressor, axis: str, how: FitOptions) -> dict[str, Any]:
     logx = reg.data_.logx[axis]
     x = np.exp(np.linspace(logx.min(), logx.max() + np.log(2), CURVE_POINTS))
     grid = pd.DataFrame({axis: x})
-    curve = reg.predict(grid, interval="confidence", level=how.level)
-    run = reg.predict(grid, interval="prediction", level=how.level)
+    curve = reg.predict(grid, interval="confidence", level=how.level, num_draws=how.num_draws)
+    run = reg.predict(grid, interval="prediction", level=how.level, num_draws=how.num_draws)
     assert isinstance(curve, pd.DataFrame)
     assert isinstance(run, pd.DataFrame)
     return {

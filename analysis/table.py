@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -191,3 +192,18 @@ def find_axes(runs: pd.DataFrame, n_column: str = "num_params_total") -> list[st
         if found.num_levels >= 2:
             axes.append(axis)
     return axes
+
+
+def published(name: str) -> pd.DataFrame:
+    """Read a table of the paper by its number, e.g. "table_1"; every row names its source.
+
+    Raises:
+        ValueError: there is no such table here.
+    """
+    folder = resources.files("analysis.published")
+    path = folder / f"{name}.csv"
+    if not path.is_file():
+        have = sorted(p.name[:-4] for p in folder.iterdir() if p.name.endswith(".csv"))
+        raise ValueError(f"no published table {name!r}: choose from {', '.join(have)}")
+    with path.open(encoding="utf-8") as stream:
+        return pd.read_csv(stream)

@@ -20,6 +20,9 @@ METHODS = ("auto", "cluster", "parametric")
 # Below this many runs a parameter, resampling runs gives intervals that are plainly too short.
 RUNS_PER_PARAMETER = 10
 NEGLIGIBLE = 1e-7
+REFIT_TOLERANCE = 1e-10
+# A refit beyond these exponents, or with an offset e^3 below the curve, is tried twice.
+STEEP, FLAT, NEAR_EDGE = 3.0, 0.02, 3.0
 STUDY_COLUMNS = (
     "size",
     "num_params_total",
@@ -140,24 +143,40 @@ def refit(reg: LawRegressor, target: np.ndarray, weights: np.ndarray) -> np.ndar
     """Refit the law to many tables at once from two starts each; return [n, p]."""
     objective = reg._objective
     size = max(np.atleast_2d(target).shape[0], np.atleast_2d(weights).shape[0])
-    starts = _warm_starts(reg)
     free = np.isnan(reg._held)
     target = np.broadcast_to(target, (size, reg.n_obs_))
     weights = np.broadcast_to(weights, (size, reg.n_obs_))
     best, cost = np.zeros((size, len(free))), np.full(size, np.inf)
-    for start in starts:
+    rows = np.arange(size)
+    for start in _warm_starts(reg):
         found = minimise(
             objective,
-            np.tile(start, (size, 1)),
-            target=target,
-            weights=weights,
+            np.tile(start, (len(rows), 1)),
+            target=target[rows],
+            weights=weights[rows],
             rho=reg.rho,
             free=free,
-            max_iter=100,
+            max_iter=80,
+            tolerance=REFIT_TOLERANCE,
         )
-        better = found.cost < cost
-        best[better], cost[better] = found.theta[better], found.cost[better]
+        better = found.cost < cost[rows]
+        best[rows[better]], cost[rows[better]] = found.theta[better], found.cost[better]
+        rows = rows[_doubtful(reg, found.theta, found.converged)]
+        if not len(rows):
+            break
     return _drop_negligible(reg, best)
+
+
+def _doubtful(reg: LawRegressor, theta: np.ndarray, converged: np.ndarray) -> np.ndarray:
+    """Tell which refits deserve another start [B]: unfinished ones, and those near an edge."""
+    edge = ~converged
+    for k, (a, e) in enumerate(zip(reg._objective.amplitude, reg._objective.exponent, strict=True)):
+        if e >= 0:
+            edge |= (np.abs(theta[:, e]) > STEEP) | (theta[:, e] < FLAT)
+        elif len(reg.law.terms) > 1 and k == 0:
+            least = reg._objective.log_prediction(theta).min(axis=1)
+            edge |= ~(np.abs(theta[:, a] - least) < NEAR_EDGE)
+    return edge
 
 
 def _warm_starts(reg: LawRegressor) -> list[np.ndarray]:
@@ -190,14 +209,19 @@ def _drop_negligible(reg: LawRegressor, theta: np.ndarray) -> np.ndarray:
 
 
 def band(
-    reg: LawRegressor, logx: dict[str, np.ndarray], *, level: float, new_run: bool
+    reg: LawRegressor,
+    logx: dict[str, np.ndarray],
+    *,
+    level: float,
+    new_run: bool,
+    num_draws: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return lower and upper ends of a band [m] from refits, plus one run's noise if asked."""
     if reg.df_ <= 0:
         nothing = np.full(len(next(iter(logx.values()))), np.nan)
         return nothing, nothing
     objective = Objective(reg.law, logx, link=reg.link)
-    log_pred = objective.log_prediction(objective.to_centred(reg.band_draws()))
+    log_pred = objective.log_prediction(objective.to_centred(reg.band_draws(num_draws)))
     with np.errstate(all="ignore"):
         linked = apply_link(reg.link, log_pred)[0]
     if new_run:

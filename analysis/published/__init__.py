@@ -1,0 +1,1 @@
+"""Tables printed in the paper, as data: published, not reproduced."""
