@@ -4,16 +4,18 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from scipy.spatial.transform import Rotation
 
-from xvla.sim.collect import EpisodeJob, record_episode
+from xvla.sim.collect import EpisodeJob, episode_rng, record_episode
 from xvla.sim.domains import COLOURS, find_domain
 from xvla.sim.expert import grasp_rotation
 from xvla.sim.frames import KEYPOINTS, FrameJob, frame_table
 from xvla.sim.record import Trajectory, read_state, render, roll_out, show
 from xvla.sim.render import ViewRenderer
 from xvla.sim.scene import Scene, load_robosuite
+from xvla.sim.ship import DEMO, SEED
 
 SIZE = 64
 
@@ -74,6 +76,18 @@ def test_same_seed_same_demonstration_whatever_came_before(
     again = roll_out(scene, np.random.default_rng(11))
     np.testing.assert_array_equal(again.qpos, demonstration.qpos)
     assert again.instruction == demonstration.instruction
+
+
+@pytest.mark.sim
+def test_shipped_episode_is_what_the_code_records(scene: Scene) -> None:
+    job = EpisodeJob(domain="sim_panda_left", index=0, seed=SEED, size=SIZE, path="")
+    made = roll_out(scene, episode_rng(job, 0))
+    table = pq.read_table(DEMO / "sim_panda_left/data/chunk-000/file-000.parquet").to_pydict()
+    length = table["episode_index"].count(0)
+    shipped = np.array(table["observation.state"][:length])
+    np.testing.assert_allclose(made.states, shipped, atol=5e-3)
+    tasks = pq.read_table(DEMO / "sim_panda_left/meta/tasks.parquet").to_pydict()
+    assert tasks["task"][table["task_index"][0]] == made.instruction
 
 
 @pytest.mark.sim
