@@ -41,7 +41,7 @@ PRETRAIN_SMALL = Recipe(
     ),
     schedule=ScheduleConfig(kind="cosine", warmup_steps=40, min_lr_ratio=0.05),
     global_batch_size=16,
-    num_steps=600,
+    num_steps=500,
     precision="fp32",
     augmentation="none",
     target="delta",

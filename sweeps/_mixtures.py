@@ -79,7 +79,7 @@ def simulated_run(
         ),
         seeds=SeedConfig(init=seed, data=seed),
         init=InitConfig(encoder="simulated", encoder_sha256=_encoder_sha256()),
-        engine=EngineConfig(zero_stage=0, log_every=20, eval_every=200, save_every=200),
+        engine=EngineConfig(zero_stage=0, log_every=20, eval_every=250, save_every=250),
         resources=ResourceConfig(),
     )
     return with_recipe(base, "pretrain_small")

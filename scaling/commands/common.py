@@ -28,17 +28,20 @@ def tracking_uri(folder: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.parent / 'mlflow.db'}"
 
 
-def publish(specs: list[RunSpec], folder: Path, *, quiet: bool) -> None:
-    """Publish after a submit; an unreachable MLflow is a warning, the runs are safe on disk."""
+def publish(specs: list[RunSpec], folder: Path, *, quiet: bool) -> dict[str, Any]:
+    """Bring MLflow up to date; return what `scaling.tracking.publish` returns.
+
+    An unreachable MLflow is a warning (and {}): the runs are safe on disk.
+    """
     from scaling.describe import describe
     from scaling.tracking import publish as send
 
+    uri = tracking_uri(folder)
     try:
-        send(
-            specs, folder, tracking_uri=tracking_uri(folder), describe=describe, progress=not quiet
-        )
+        return send(specs, folder, tracking_uri=uri, describe=describe, progress=not quiet)
     except (RuntimeError, OSError) as error:
         print(f"warning: not published to MLflow: {error}; try `scaling sync`", file=sys.stderr)
+        return {}
 
 
 def show(arguments: Namespace, document: Any, render: Any) -> None:

@@ -4,7 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.commands.common import as_json, expand, runs_folder, show, tracking_uri
+from scaling.commands.common import as_json, expand, publish, runs_folder, show, tracking_uri
 from scaling.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def report(arguments: Namespace) -> int:
 
     is_table = arguments.study.endswith(TABLE_SUFFIXES)
     folder = runs_folder(arguments)
-    curves, extra = None, {}
+    curves, extra, specs = None, {}, []
     if is_table:
         runs = _read_table(Path(arguments.study))
     else:
@@ -55,8 +55,10 @@ def report(arguments: Namespace) -> int:
         n_column=arguments.n_column,
         extra=extra,
     )
-    uri = tracking_uri(folder)
-    show(arguments, document | extra, lambda shown: render_report(shown, runs, uri))
+    where = {"report": document["paths"]["report"]}
+    if not is_table:
+        where |= _mlflow_addresses(specs, folder)
+    show(arguments, document | extra, lambda shown: render_report(shown, runs, where))
     return 0
 
 
@@ -69,10 +71,9 @@ def export_study(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
     return write(rows, folder, folder.parent / "exports" / specs[0].study)
 
 
-def render_report(document: dict[str, Any], runs: "pd.DataFrame", uri: str) -> str:
+def render_report(document: dict[str, Any], runs: "pd.DataFrame", where: dict[str, str]) -> str:
     """Return the report in short: laws, runs, best checkpoint, finetuning, where things are."""
     from analysis.report import render_fit
-    from scaling.tracking import ui_command
 
     parts = [render_fit(document), _render_runs(runs)]
     if document.get("best"):
@@ -83,14 +84,21 @@ def render_report(document: dict[str, Any], runs: "pd.DataFrame", uri: str) -> s
         )
     parts += [_render_blind(item) for item in document.get("blind", [])]
     parts += [_render_finetuned(item) for item in document.get("finetune", [])]
-    figures = Path(document["paths"]["report"]).parent / "figures"
-    parts.append(
-        f"Report:          {document['paths']['report']}\n"
-        f"Figures:         {figures}\n"
-        f"MLflow database: {uri.removeprefix('sqlite:///')}\n"
-        f"MLflow's page:   {ui_command(uri)}"
-    )
+    places = {"report": where["report"], "figures": f"{Path(where['report']).parent}/figures/"}
+    parts.append("\n".join(f"{name}: {value}" for name, value in (places | where).items()))
     return "\n\n".join(parts)
+
+
+def _mlflow_addresses(specs: list[RunSpec], folder: Path) -> dict[str, str]:
+    from scaling.tracking import ui_command
+
+    uri = tracking_uri(folder)
+    pages = publish(specs, folder, quiet=True).get("pages", {})
+    return {
+        "MLflow database": uri.removeprefix("sqlite:///"),
+        "open MLflow with": ui_command(uri),
+        "then look at": pages.get(specs[0].study, "the experiment named after the study"),
+    }
 
 
 def _table(arguments: Namespace) -> "pd.DataFrame":
