@@ -8,8 +8,8 @@ zeros, as in the released code.
 from dataclasses import dataclass
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from xvla.config import ModelConfig
 from xvla.params import action_dim
@@ -28,7 +28,11 @@ class LossPart:
 
     def __call__(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Return the scalar loss of [B, T, A] predictions (logits where kind is bce)."""
-        error = F.mse_loss if self.kind == "mse" else F.binary_cross_entropy_with_logits
+        error = (
+            functional.mse_loss
+            if self.kind == "mse"
+            else functional.binary_cross_entropy_with_logits
+        )
         first, *rest = (error(predicted[..., a:b], target[..., a:b]) for a, b in self.spans)
         return self.weight * sum(rest, start=first)
 
@@ -55,7 +59,7 @@ class ActionSpace:
     def pad(self, action: Tensor) -> Tensor:
         """Pad data [..., real_dim] with zeros to A; a chunk that is A wide passes unchanged."""
         missing = self.dim - action.shape[-1]
-        return F.pad(action, (0, missing)) if missing > 0 else action
+        return functional.pad(action, (0, missing)) if missing > 0 else action
 
     def hide_grippers(self, values: Tensor) -> Tensor:
         """Return a copy of proprio or action [..., A] whose binary dimensions are zero."""

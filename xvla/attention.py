@@ -8,8 +8,8 @@ from functools import cache
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 AttentionKind = Literal["auto", "flash", "sdpa", "eager"]
 ALIASES = {"flash_attention_2": "flash"}
@@ -33,7 +33,7 @@ def attend(
     """Return softmax(q k^T / sqrt(Dh)) v, [B, H, Sq, Dh], by the kernel that `kind` resolves to."""
     ran = resolve(kind, device=query.device.type, dtype=query.dtype)
     if ran == "sdpa":
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        return functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
     if ran == "eager":
         return _eager(query, key, value, dropout)
     return _flash(query, key, value, dropout)
@@ -80,7 +80,7 @@ def _self_check(dtype: torch.dtype) -> str | None:
     query, key, value = (
         torch.randn(shape, device="cuda", generator=generator).to(dtype) for _ in range(3)
     )
-    expected = F.scaled_dot_product_attention(query, key, value)
+    expected = functional.scaled_dot_product_attention(query, key, value)
     try:
         gap = (_flash(query, key, value, 0.0) - expected).abs().max().item()
     except RuntimeError as error:
@@ -100,4 +100,4 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
 
 def _eager(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
     weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    return F.dropout(weights.softmax(dim=-1), dropout) @ value
+    return functional.dropout(weights.softmax(dim=-1), dropout) @ value

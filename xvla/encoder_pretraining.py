@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from xvla.config import ModelConfig
 from xvla.data.images import IMAGENET_MEAN, IMAGENET_STD
@@ -80,12 +80,18 @@ def pretrain_encoder(
         },
         "image_size": image_size,
         "text_length": text_length,
+        "command": (
+            "scaling data pretrain-encoder --frames FRAMES --out xvla/data/encoder "
+            f"--steps {steps} --batch-size {batch_size} --seed {seed}"
+        ),
+        "frames": frames.sources,
         "domains": frames.names,
         "num_frames": int((~frames.held_out).sum()),
         "num_held_out": int(frames.held_out.sum()),
         "steps": steps,
         "batch_size": batch_size,
         "seed": seed,
+        "threads": threads,
         "seconds": round(time.monotonic() - started, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
         "held_out": evaluate(encoder, heads, frames),
@@ -205,7 +211,7 @@ def total_loss(
     loss = _read_out_loss(heads, "main", main, frames, rows)
     loss = loss + _read_out_loss(heads, "wrist", wrist, frames, rows)
     where, seen = frames.keypoints[rows][mask], frames.seen[rows][mask]
-    return loss + SPATIAL_WEIGHT * spatial_loss(heads, tokens[mask][:, 1:], where, seen)
+    return loss + SPATIAL_WEIGHT * spatial_loss(heads.spatial, tokens[mask][:, 1:], where, seen)
 
 
 def _read_out_loss(
@@ -216,7 +222,9 @@ def _read_out_loss(
     wanted = heads.standardise(name, getattr(frames, name)[rows])
     total = wanted.new_zeros(())
     for tokens in summaries:
-        error = F.smooth_l1_loss(heads.read(name, tokens), wanted, reduction="none", beta=BETA)
+        error = functional.smooth_l1_loss(
+            heads.read(name, tokens), wanted, reduction="none", beta=BETA
+        )
         for target, span in spans(TARGETS[name]).items():
             mask = known[..., span]
             mean = (error[..., span] * mask).sum() / mask.sum().clamp(min=1)

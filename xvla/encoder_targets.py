@@ -7,12 +7,13 @@ n frames, V views (main first), S pixels, K keypoints, E encoder width. The file
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from xvla.data.images import resize
 from xvla.data.text import build_tokenizer
@@ -46,6 +47,7 @@ POINTS: dict[str, int] = {
 class Frames:
     """All labelled frames of all domains; absent views are zero and masked.
 
+    sources: domain, seed, number and size of each file's frames, which say how to make it again;
     images [n, V, 3, S, S] uint8, view_mask [n, V], input_ids [n, L], domain [n] (index into names),
     held_out [n]; main [n, M] and wrist [n, V - 1, W] hold the targets in the order of the tables
     above, *_known says which are defined; keypoints [n, V, K, 2] and seen [n, V, K] are the points
@@ -53,6 +55,7 @@ class Frames:
     """
 
     names: list[str]
+    sources: list[dict[str, Any]]
     images: Tensor
     view_mask: Tensor
     input_ids: Tensor
@@ -84,25 +87,27 @@ def load_frames(
         raise ValueError(f"{folder} holds no .npz; make frames with xvla.sim.frames first")
     encode = build_tokenizer(tokenizer).encode
     parts: list[dict[str, Tensor]] = []
+    sources: list[dict[str, Any]] = []
     for index, file in enumerate(files):
         with np.load(file) as table:
             try:
-                part = _read(table, image_size)
+                meta = json.loads(str(table["meta"]))
+                part = _read(table, meta["views"], image_size)
                 words = [encode(str(text), text_length) for text in table["instruction"]]
                 episodes = table["episode"]
             except KeyError as error:
                 raise ValueError(f"{file}: {error}; make the frames again") from error
+        sources.append({k: meta[k] for k in ("domain", "frames", "seed", "size") if k in meta})
         part["input_ids"] = torch.from_numpy(np.stack(words))
         part["domain"] = torch.full((len(words),), index)
         part["held_out"] = _hold_out(episodes, held_out_fraction, [seed, index])
         parts.append(part)
     merged = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return Frames(names=[file.stem for file in files], **merged)
+    return Frames(names=[file.stem for file in files], sources=sources, **merged)
 
 
-def _read(table: np.lib.npyio.NpzFile, size: int) -> dict[str, Tensor]:
+def _read(table: np.lib.npyio.NpzFile, views: list[str], size: int) -> dict[str, Tensor]:
     """Return one domain's images and targets, padded to MAX_VIEWS views."""
-    views = json.loads(str(table["meta"]))["views"]
     count = len(table["state"])
     images = np.zeros((count, MAX_VIEWS, 3, size, size), np.uint8)
     for i, view in enumerate(views):
@@ -222,7 +227,7 @@ class Heads(nn.Module):
         return standardised * getattr(self, f"{name}_scale") + getattr(self, f"{name}_mean")
 
 
-def spatial_loss(heads: Heads, tokens: Tensor, keypoints: Tensor, seen: Tensor) -> Tensor:
+def spatial_loss(head: nn.Linear, tokens: Tensor, keypoints: Tensor, seen: Tensor) -> Tensor:
     """Return the loss of locating keypoints [N, K, 2] (seen [N, K]) from map tokens [N, side^2, E].
 
     Per kind: cross-entropy over the tokens against where its keypoints lie, plus the place inside
@@ -233,8 +238,8 @@ def spatial_loss(heads: Heads, tokens: Tensor, keypoints: Tensor, seen: Tensor) 
     scaled = keypoints * side
     corner = scaled.floor().clamp(0, side - 1)
     cell = (corner[..., 1] * side + corner[..., 0]).long()
-    logits, places = heads.spatial(tokens).split([NUM_KINDS, 2 * NUM_KINDS], dim=-1)
-    hits = F.one_hot(cell, num_cells) * seen.unsqueeze(-1)
+    logits, places = head(tokens).split([NUM_KINDS, 2 * NUM_KINDS], dim=-1)
+    hits = functional.one_hot(cell, num_cells) * seen.unsqueeze(-1)
     hits = hits.view(count, NUM_KINDS, -1, num_cells).sum(2).float()
     share = hits / hits.sum(-1, keepdim=True).clamp(min=1)
     missing = -(share * logits.transpose(1, 2).log_softmax(dim=-1)).sum(-1)

@@ -4,8 +4,8 @@ Shapes: B batch, V views, L text tokens, T anchors, A action dim, P proprio dim,
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from xvla import flow
 from xvla.actions import action_space
@@ -63,7 +63,9 @@ class XVLA(nn.Module):
         if self.config.prediction == "velocity":
             velocity = self.action_space.pad(action - noise)
             real = self.action_space.real_dim
-            return {"velocity_loss": F.mse_loss(predicted[..., :real], velocity[..., :real])}
+            return {
+                "velocity_loss": functional.mse_loss(predicted[..., :real], velocity[..., :real])
+            }
         return self.action_space.losses(predicted, action)
 
     def encode(self, batch: Batch) -> Features:

@@ -9,8 +9,8 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from xvla.attention import AttentionKind, attend
@@ -68,8 +68,8 @@ class Attention(nn.Module):
             query, key, value = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4)
             return query[:, :, :num_queries], key, value
         weight, bias = self.qkv.weight, self.qkv.bias
-        query = F.linear(x[:, :num_queries], weight[:dim], bias[:dim])
-        key_value = F.linear(x, weight[dim:], bias[dim:])
+        query = functional.linear(x[:, :num_queries], weight[:dim], bias[:dim])
+        key_value = functional.linear(x, weight[dim:], bias[dim:])
         key, value = key_value.view(batch, -1, 2, *shape[3:]).permute(2, 0, 3, 1, 4)
         return query.view(batch, -1, *shape[3:]).transpose(1, 2), key, value
 
@@ -86,8 +86,10 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each token of x [B, S, D]."""
-        x = F.dropout(F.gelu(self.fc1(x), approximate="tanh"), self.dropout, self.training)
-        return F.dropout(self.fc2(x), self.dropout, self.training)
+        x = functional.dropout(
+            functional.gelu(self.fc1(x), approximate="tanh"), self.dropout, self.training
+        )
+        return functional.dropout(self.fc2(x), self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -194,7 +196,7 @@ def time_embedding(time: Tensor, dim: int) -> Tensor:
     exponents = torch.arange(half, device=time.device, dtype=torch.float32)
     angles = time.float().unsqueeze(-1) * torch.exp(exponents * (-math.log(TIME_MAX_PERIOD) / half))
     embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
-    return F.pad(embedding, (0, dim - 2 * half)).to(time.dtype)
+    return functional.pad(embedding, (0, dim - 2 * half)).to(time.dtype)
 
 
 def _projection(config: ModelConfig) -> nn.Module:

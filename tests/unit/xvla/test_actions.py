@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from policy_cases import TINY
 from torch import Tensor
+from torch.nn import functional
 
 from xvla.actions import action_space
 
@@ -21,7 +21,7 @@ def mse(predicted: Tensor, target: Tensor, dims: list[int]) -> Tensor:
 
 
 def bce(predicted: Tensor, target: Tensor, dims: list[int]) -> Tensor:
-    return F.binary_cross_entropy_with_logits(predicted[..., dims], target[..., dims])
+    return functional.binary_cross_entropy_with_logits(predicted[..., dims], target[..., dims])
 
 
 def test_end_effector_losses() -> None:

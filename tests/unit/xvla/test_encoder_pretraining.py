@@ -15,7 +15,6 @@ from xvla.encoder_pretraining import augment, pretrain_encoder
 from xvla.encoder_targets import (
     MAIN_TARGETS,
     WRIST_TARGETS,
-    Heads,
     load_frames,
     spans,
     spatial_loss,
@@ -74,7 +73,7 @@ def draw_frames(path: Path, *, count: int = 480, seed: int = 0) -> None:
         "seen": seen,
         "instruction": np.array(["lift the red cube"] * count),
     }
-    np.savez(path, meta=json.dumps({"views": list(VIEWS)}), **table)
+    np.savez(path, meta=json.dumps({"views": list(VIEWS), "domain": "drawn", "seed": 3}), **table)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +106,8 @@ def test_positions_become_readable(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "after" / "encoder.safetensors"
     record = json.loads((tmp_path / "after" / "encoder.json").read_text())
     assert record == json.loads(json.dumps(after))
+    assert record["frames"] == [{"domain": "drawn", "seed": 3}]
+    assert "--steps 200 --batch-size 16 --seed 0" in record["command"]
     assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert all(name.startswith("vlm.") for name in load_file(file))
     model = XVLA(CONFIG)
@@ -161,20 +162,20 @@ def test_targets_and_masks(folder: Path) -> None:
     assert frames.view_mask[0].tolist() == [True, True, False]
 
 
-def test_spatial_loss_rewards_the_right_token(folder: Path) -> None:
-    heads = Heads(7, load_frames(folder, image_size=SIZE, text_length=8))
-    torch.nn.init.zeros_(heads.spatial.weight)
-    torch.nn.init.zeros_(heads.spatial.bias)
+def test_spatial_loss_rewards_the_right_token() -> None:
+    head = torch.nn.Linear(7, 9)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
     with torch.no_grad():
-        heads.spatial.weight[0, 0] = 20.0  # the objects' logit
-        heads.spatial.weight[3, 1] = heads.spatial.weight[4, 2] = 1.0  # and their x, y inside
+        head.weight[0, 0] = 20.0  # the objects' logit
+        head.weight[3, 1] = head.weight[4, 2] = 1.0  # and their x, y inside
     keypoints, seen = torch.zeros(1, 6, 2), torch.zeros(1, 6, dtype=torch.bool)
     keypoints[0, 0], seen[0, 0] = torch.tensor([0.9, 0.3]), True  # cell row 1, column 3 of 4 x 4
     tokens = torch.zeros(1, 16, 7)
     tokens[0, 7, :3] = torch.tensor([1.0, 0.1, -0.3])
-    right = spatial_loss(heads, tokens, keypoints, seen)
+    right = spatial_loss(head, tokens, keypoints, seen)
     assert right.item() == pytest.approx(0, abs=1e-4)
-    assert spatial_loss(heads, tokens.roll(1, dims=1), keypoints, seen) > 10
+    assert spatial_loss(head, tokens.roll(1, dims=1), keypoints, seen) > 10
 
 
 def test_augmentation_keeps_the_places() -> None:
