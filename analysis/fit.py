@@ -21,13 +21,14 @@ from analysis.notes import (
 )
 from analysis.objective import LINKS, LOSSES, Link, Loss, Objective, Rho
 from analysis.solver import minimise, polish_lad
-from analysis.starts import find_starts, without_terms
+from analysis.starts import find_starts, without_offset, without_terms
 
 __all__ = ["LawRegressor", "NotIdentifiedError", "Note"]
 
 SAME_OPTIMUM = 1e-7  # relative difference of cost below which two starts found the same optimum
-NUM_STARTS = 6
+NUM_STARTS = 7
 ROUGH_ITERATIONS = 30
+FINALISTS = 4
 BAND_DRAWS = 1000
 
 
@@ -170,7 +171,10 @@ class LawRegressor:
 
     def profile(self, name: str, level: float = 0.95) -> profiles.Profile:
         """Minimise the cost over everything but one parameter, along that parameter."""
-        return profiles.profile(self, name, level)
+        key = (name, level)
+        if key not in self._profiles:
+            self._profiles[key] = profiles.profile(self, name, level)
+        return self._profiles[key]
 
     def score(self, X: Any, y: Any) -> float:
         """Return R^2 on the link's scale."""
@@ -254,10 +258,16 @@ class LawRegressor:
         free = np.isnan(self._held)
         how: dict[str, Any] = {"target": data.target, "weights": data.weights, "rho": self.rho}
         starts = find_starts(objective, data.y, data.weights, held=self._held, count=NUM_STARTS)
-        rough = minimise(objective, starts, free=free, max_iter=ROUGH_ITERATIONS, **how)
-        best = rough.theta[np.argsort(rough.cost, kind="stable")[:2]]
+        # the same starts without their offset: where it vanishes, Newton only creeps towards it
+        bare = without_offset(objective, starts[:3], free)
+        both = np.concatenate([starts, bare])
+        rough = minimise(objective, both, free=free, max_iter=ROUGH_ITERATIONS, **how)
+        best = rough.theta[np.argsort(rough.cost, kind="stable")[:FINALISTS]]
         edge = without_terms(objective, best[0], free)
-        fine = minimise(objective, np.concatenate([best, edge]), free=free, max_iter=400, **how)
+        fine = minimise(objective, np.concatenate([best, edge]), free=free, max_iter=200, **how)
+        if not fine.converged[int(np.argmin(fine.cost))]:
+            again = self._along_offset(fine.theta[int(np.argmin(fine.cost))], free, how)
+            fine = minimise(objective, again, free=free, max_iter=200, **how)
         theta = fine.theta
         if self.loss == "lad":
             theta = np.array([polish_lad(objective, t, data.target, data.weights) for t in theta])
@@ -266,8 +276,30 @@ class LawRegressor:
         cost = np.where(np.isinf(theta).any(axis=1), exact * (1 - 1e-10) - 1e-300, exact)
         self._theta = self._without_idle_terms(theta[int(np.argmin(cost))])
         self.converged_ = bool(fine.converged[int(np.argmin(cost))]) or self.loss == "lad"
-        near = rough.cost <= rough.cost.min() * (1 + SAME_OPTIMUM) + 1e-24
+        tried = rough.cost[: len(starts)]
+        near = (
+            tried <= min(float(rough.cost.min()), float(exact.min())) * (1 + SAME_OPTIMUM) + 1e-24
+        )
         self.n_starts_, self.n_starts_at_optimum_ = len(starts), int(near.sum())
+
+    def _along_offset(self, theta: np.ndarray, free: np.ndarray, how: dict[str, Any]) -> np.ndarray:
+        """Walk along the offset's valley and return it with the best points found [k, p].
+
+        Nearly flat data leave offset and exponent undetermined; the cost then has a long curved
+        valley in which Newton steps are short. With the offset held the rest is easy.
+        """
+        names = self.law.param_names
+        if "E" not in names or len(self.law.terms) == 1 or not free[names.index("E")]:
+            return theta[None]
+        j = names.index("E")
+        least = float(self._objective.log_prediction(theta[None]).min())
+        walk = np.tile(theta, (24, 1))
+        walk[:, j] = least + np.log(np.r_[np.linspace(0.02, 0.9, 16), 1 - np.logspace(-4, -1.1, 8)])
+        held = free.copy()
+        held[j] = False
+        found = minimise(self._objective, walk, free=held, max_iter=60, **how)
+        order = np.argsort(found.cost, kind="stable")[:3]
+        return np.concatenate([theta[None], found.theta[order]])
 
     def _without_idle_terms(self, theta: np.ndarray) -> np.ndarray:
         """Set amplitudes that matter nowhere to exactly zero [p]."""
@@ -318,6 +350,7 @@ class LawRegressor:
             *curvature_notes(self.law, self.condition_number_centred_, self.correlation_),
         ]
         self._draws: dict[tuple[int, int, str], np.ndarray] = {}
+        self._profiles: dict[tuple[str, float], profiles.Profile] = {}
 
     def _uncentred_jacobian(self, jac: np.ndarray) -> np.ndarray:
         """Change the Jacobian [n, p] from amplitudes at the centre to amplitudes at x = 1."""

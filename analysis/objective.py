@@ -17,15 +17,18 @@ LOSSES: tuple[Loss, ...] = ("huber", "lad", "ls", "binomial")
 
 
 class Derivatives(NamedTuple):
-    """Cost [B], gradient [B, p], Hessian [B, p, p] and metric [B, p, p].
+    """Cost [B], gradient [B, p], Hessian [B, p, p], metric [B, p, p] and secant curvature [B].
 
-    The metric J' W J measures a step by how far it moves the linked predictions.
+    The metric J' W J measures a step by how far it moves the log predictions; `secant` is the
+    loss's mean slope over residual, a curvature that is there even where all residuals lie on
+    the straight parts of the loss.
     """
 
     cost: np.ndarray
     gradient: np.ndarray
     hessian: np.ndarray
     metric: np.ndarray
+    secant: np.ndarray
 
 
 def apply_link(link: Link, log_values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -175,8 +178,8 @@ class Objective:
             else:
                 log_pred = log_predict(self.law, theta, self.logx)
                 jac, share = log_jacobian(self.law, theta, self.logx), None
-            losses, pull, curve = self._chain(log_pred, target, rho)
-            pull, curve = weights * pull, weights * curve
+            losses, pull, curve, secant = self._chain(log_pred, target, rho)
+            pull, curve, secant = weights * pull, weights * curve, weights * secant
             cost = (weights * losses).sum(axis=-1)
             gradient = (pull[:, None, :] @ jac)[:, 0]
             across = jac.transpose(0, 2, 1)
@@ -186,7 +189,8 @@ class Objective:
                 outer += self._inner_hessian(share, pull, jac)
             else:
                 outer += self._numeric_hessian(theta, pull)
-        return Derivatives(cost, gradient, outer, metric)
+        typical = secant.sum(axis=-1) / (np.ones(len(cost))[:, None] * weights).sum(axis=-1)
+        return Derivatives(cost, gradient, outer, metric, typical)
 
     def linearise(self, theta: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return linked residuals [n] and their Jacobian [n, p] at one parameter vector [p]."""
@@ -201,13 +205,16 @@ class Objective:
 
     def _chain(
         self, log_pred: np.ndarray, target: np.ndarray, rho: Rho
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return loss and its two derivatives by the log prediction, through the link."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return loss, its two derivatives by the log prediction, and its secant curvature."""
         if rho.loss == "binomial":
-            return binomial(log_pred, target)
+            value, pull, curve = binomial(log_pred, target)
+            return value, pull, curve, curve
         linked, h1, h2 = apply_link(self.link, log_pred)
-        first, second = rho.slopes(linked - target)
-        return rho.value(linked - target), first * h1, second * h1 * h1 + first * h2
+        residual = linked - target
+        first, second = rho.slopes(residual)
+        secant = np.where(residual == 0, second, first / residual) * h1 * h1
+        return rho.value(residual), first * h1, second * h1 * h1 + first * h2, secant
 
     def _jacobian(self, share: np.ndarray) -> np.ndarray:
         """Return d log prediction / d parameter [B, n, p] from the terms' shares [B, K, n]."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from analysis.fit import LawRegressor
 
 PROFILE_POINTS = 31
-WIDEST = 40.0  # of a half-grid: e^40 in an amplitude
+WIDEST = 20.0  # of a half-grid: e^20 in an amplitude; an interval beyond is open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ def _free_names(reg: LawRegressor) -> list[str]:
 def _adjust(width: float, inside: np.ndarray) -> float:
     """Widen a half-grid [k] that never leaves the interval; refine one that leaves it at once."""
     if inside.all():
-        return width * 2.5 if width < WIDEST else width
+        return min(4 * width, WIDEST)
     if inside[: len(inside) // 5].all() or not inside.any() or width < 1e-9:
         return width
     return width * 0.3
@@ -119,7 +119,7 @@ class _Profiler:
         """Fit the grid to the interval: wider where the cost has not risen enough, or finer."""
         half = PROFILE_POINTS // 2
         centre, left, right = self._first_grid()
-        for _ in range(12):
+        for _ in range(10):
             grid = np.concatenate(
                 [
                     np.linspace(centre - left, centre, half, endpoint=False),

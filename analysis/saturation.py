@@ -27,7 +27,8 @@ class Saturation:
 
     `p_value` is that of "no floor" (a pure power law) against a floor. `elasticity` is
     -d log y / d log x at the last level. `next_doubling` is the fall of y, in y's units, when
-    the axis doubles beyond its last level. `floor_share_interval` has one-sided ends at `level`.
+    the axis doubles beyond its last level. `floor_interval` is the profile's, and
+    `floor_share_interval` the same in shares of the fitted error at the last level (`last`).
     """
 
     axis: str
@@ -191,19 +192,19 @@ def _local(reg: LawRegressor, x_last: float, level: float, num_draws: int) -> di
         last = e + falling
         gain = falling * (1 - 2.0**-alpha)
         at[key] = (alpha * falling / last, gain, e, last)
-    ends = [np.nanquantile(v, [0.5 - level / 2, 0.5 + level / 2]) for v in at["draws"][:3]]
+    ends = [np.nanquantile(v, [0.5 - level / 2, 0.5 + level / 2]) for v in at["draws"][:2]]
     spans = [(float(low), float(high)) for low, high in ends]
     values = [float(v[0]) for v in at["point"]]
+    # refits around a floor of zero say little of floors above: the profile does
+    floor = reg.profile("E", level).interval
     return {
         "elasticity": values[0],
         "elasticity_interval": spans[0],
         "next_doubling": values[1],
         "next_doubling_interval": spans[1],
         "floor": values[2],
-        "floor_interval": spans[2],
-        "floor_share_interval": tuple(
-            float(q) for q in np.nanquantile(at["draws"][2] / at["draws"][3], [1 - level, level])
-        ),
+        "floor_interval": floor,
+        "floor_share_interval": (min(floor[0] / values[3], 1.0), min(floor[1] / values[3], 1.0)),
         "last": values[3],
     }
 

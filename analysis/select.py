@@ -89,21 +89,19 @@ def compare_laws(
     whatever loss was minimised; `loo` is the mean absolute relative error on cells left out one at
     a time; `backtest` is that of `backtest` along the first axis of the law.
     """
-    found, skipped = [], []
+    found: list[dict[str, Any]] = []
+    skipped: list[str] = []
     for law in laws:
         try:
-            row = _score_law(df, law, (y, groups, n_column), (loss, delta, seed))
+            found.append(_score_law(df, law, (y, groups, n_column), (loss, delta, seed)))
         except ValueError as problem:
-            skipped.append(f"{law}: {problem}")
-            continue
-        found.append(row)
-    if not found:
-        raise ValueError(f"no law could be fitted: {'; '.join(skipped)}")
+            skipped.append(f"{law.describe()}: {problem}")
+    if len(found) < min(len(laws), 2):
+        raise ValueError(f"nothing to compare: {'; '.join(skipped)}")
     least = min(row["aicc"] for row in found)
-    raw = [np.exp(-0.5 * (r["aicc"] - least)) if np.isfinite(r["aicc"]) else 0.0 for r in found]
-    total = sum(raw)
+    raw = [float(np.exp(-0.5 * (row["aicc"] - least))) for row in found]
     for row, weight in zip(found, raw, strict=True):
-        row["weight"] = float(weight / total) if total > 0 else float("nan")
+        row["weight"] = weight / sum(raw)
     found.sort(key=lambda row: row["aicc"])
     estimator = LawRegressor(laws[0], loss=loss, delta=delta).estimator
     return Comparison(
@@ -123,9 +121,11 @@ def _score_law(
     reg = LawRegressor(law, loss=loss, delta=delta, seed=seed)
     reg.fit(X, values, groups=group_values(df, groups))
     n, k = reg.n_obs_, reg.n_obs_ - reg.df_ + 1
+    if n <= k + 1:
+        raise ValueError(f"{n} runs are too few for AICc with {k} parameters")
     rss = float((reg.residuals_**2).sum())
     fit = n * np.log(max(rss / n, 1e-300))
-    aicc = fit + 2 * k + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else float("inf")
+    aicc = fit + 2 * k + 2 * k * (k + 1) / (n - k - 1)
     ahead = float("nan")
     if law.axes:
         try:

@@ -189,7 +189,8 @@ def _step(
     curvature = factor @ (hessian / area) @ factor.transpose(0, 2, 1)
     values, vectors = np.linalg.eigh(curvature)
     size = np.abs(values)
-    floor = (damping[:, None] + 1e-14) * np.maximum(size.max(axis=1, keepdims=True), 1e-300)
+    largest = np.maximum(np.maximum(size.max(axis=1), np.abs(now.secant)), 1e-300)
+    floor = (damping[:, None] + 1e-14) * largest[:, None]
     along = (vectors * gradient[:, :, None]).sum(axis=1)
     fall = 0.5 * (along**2 / (size + floor)).sum(axis=1)
     move = (vectors * (-along / (size + floor))[:, None, :]).sum(axis=2)

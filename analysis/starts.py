@@ -132,8 +132,18 @@ def without_terms(objective: Objective, theta: np.ndarray, free: np.ndarray) -> 
     """Return copies of the best start with one free amplitude set to zero each: the bounds."""
     copies = []
     for a in objective.amplitude:
-        if free[a] and len(objective.amplitude) > 1:
+        if free[a] and any(np.isfinite(theta[b]) for b in objective.amplitude if b != a):
             copy = theta.copy()
             copy[a] = -np.inf
             copies.append(copy)
     return np.array(copies).reshape(-1, len(theta))
+
+
+def without_offset(objective: Objective, starts: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Return copies of starts [S, p] with a free offset set to zero; none if there is none."""
+    bare = [k for k, e in enumerate(objective.exponent) if e < 0 and free[objective.amplitude[k]]]
+    if not bare or len(objective.amplitude) == 1:
+        return np.empty((0, starts.shape[1]))
+    copies = starts.copy()
+    copies[:, objective.amplitude[bare[0]]] = -np.inf
+    return copies[np.isfinite(copies[:, objective.amplitude]).any(axis=1)]

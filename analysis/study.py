@@ -112,7 +112,7 @@ def fit_study(
 def data_hash(table: pd.DataFrame, y: str) -> str:
     """Return sha256 over the rows that were fitted, whatever their order."""
     columns = sorted(c for c in table.columns if table[c].dtype.kind in "iuf" or c == y)
-    rows = sorted(table[columns].astype(str).agg(",".join, axis=1))
+    rows = sorted(table[columns].to_csv(index=False, header=False).splitlines())
     return hashlib.sha256("\n".join([",".join(columns), *rows]).encode()).hexdigest()
 
 

@@ -21,7 +21,7 @@ METHODS = ("auto", "cluster", "parametric")
 RUNS_PER_PARAMETER = 10
 NEGLIGIBLE = 1e-7
 REFIT_TOLERANCE = 1e-10
-# A refit beyond these exponents, or with an offset e^3 below the curve, is tried twice.
+# A refit beyond these exponents, or with an offset e^3 below the curve, is tried again.
 STEEP, FLAT, NEAR_EDGE = 3.0, 0.02, 3.0
 STUDY_COLUMNS = (
     "size",
@@ -148,7 +148,7 @@ def refit(reg: LawRegressor, target: np.ndarray, weights: np.ndarray) -> np.ndar
     weights = np.broadcast_to(weights, (size, reg.n_obs_))
     best, cost = np.zeros((size, len(free))), np.full(size, np.inf)
     rows = np.arange(size)
-    for start in _warm_starts(reg):
+    for number, start in enumerate(_warm_starts(reg)):
         found = minimise(
             objective,
             np.tile(start, (len(rows), 1)),
@@ -161,7 +161,8 @@ def refit(reg: LawRegressor, target: np.ndarray, weights: np.ndarray) -> np.ndar
         )
         better = found.cost < cost[rows]
         best[rows[better]], cost[rows[better]] = found.theta[better], found.cost[better]
-        rows = rows[_doubtful(reg, found.theta, found.converged)]
+        if number == 0:
+            rows = rows[_doubtful(reg, found.theta, found.converged)]
         if not len(rows):
             break
     return _drop_negligible(reg, best)
@@ -180,21 +181,35 @@ def _doubtful(reg: LawRegressor, theta: np.ndarray, converged: np.ndarray) -> np
 
 
 def _warm_starts(reg: LawRegressor) -> list[np.ndarray]:
-    """List starts for refits: the fit (bounds reopened a little), and one with a small offset."""
-    theta = reg._theta.copy()
-    with np.errstate(divide="ignore"):
-        level = float(np.median(reg._objective.log_prediction(theta[None])))
+    """List starts for refits: the fit with its bounds reopened, and fits at other offsets.
+
+    Offset and exponent trade along a valley that is flat where the offset vanishes: a refit that
+    begins there never leaves it, so others begin at a large offset and at a small one.
+    """
+    theta, objective = reg._theta.copy(), reg._objective
+    least = float(objective.log_prediction(theta[None]).min())
     free = np.isnan(reg._held)
-    closed = free & np.isneginf(theta)
-    theta[closed] = level + np.log(0.02)
-    starts = [theta]
-    for name in ("E",):
-        j = reg.law.param_names.index(name) if name in reg.law.param_names else -1
-        if j >= 0 and free[j] and len(reg.law.terms) > 1:
-            other = theta.copy()
-            other[j] = min(theta[j], level) + np.log(0.1)
-            starts.append(other)
-    return starts
+    theta[free & np.isneginf(theta)] = least + np.log(0.02)
+    if "E" not in reg.law.param_names or len(reg.law.terms) == 1:
+        return [theta]
+    j = reg.law.param_names.index("E")
+    if not free[j]:
+        return [theta]
+    others = np.tile(theta, (2, 1))
+    others[:, j] = least + np.log([0.8, 0.2])
+    moving = free.copy()
+    moving[j] = False
+    found = minimise(
+        objective,
+        others,
+        target=reg.data_.target,
+        weights=reg.data_.weights,
+        rho=reg.rho,
+        free=moving,
+        max_iter=50,
+        tolerance=1e-6,
+    )
+    return [theta, *found.theta]
 
 
 def _drop_negligible(reg: LawRegressor, theta: np.ndarray) -> np.ndarray:

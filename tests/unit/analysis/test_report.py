@@ -66,7 +66,7 @@ def test_record_is_strict_json_and_refits_to_the_same_law(reported):
 def test_runs_that_do_not_beat_the_trivial_predictors_are_named(tmp_path):
     runs = demo_study()
     runs.loc[3, "val_l1"] = 0.5
-    document = build_report(runs, study="s", out_dir=tmp_path, **QUICK)
+    document = build_report(runs, study="s", out_dir=tmp_path, axes=["N"], **QUICK)
     assert document["not_beating"] == [runs.loc[3, "run_id"]]
     assert "do NOT beat" in (tmp_path / "report.html").read_text()
 
@@ -86,14 +86,16 @@ def test_a_flat_study_says_plainly_that_the_error_does_not_fall(tmp_path):
 def test_two_levels_are_refused_with_the_reason(tmp_path):
     runs = demo_study()
     runs = runs[runs["size"].isin(["h64", "h16"])]
-    document = build_report(runs, study="few", out_dir=tmp_path, **QUICK)
+    document = build_report(runs, study="few", out_dir=tmp_path, axes=["N"], **QUICK)
     assert document["axes"]["N"]["status"] == "refused"
     assert "2 levels" in document["axes"]["N"]["reason"]
     assert "No law along parameters: 2 levels" in (tmp_path / "report.html").read_text()
 
 
 def test_one_seed_gives_no_noise_floor_but_a_report(tmp_path):
-    document = build_report(demo_study(seeds=1), study="one", out_dir=tmp_path, **QUICK)
+    document = build_report(
+        demo_study(seeds=1), study="one", out_dir=tmp_path, axes=["domains"], **QUICK
+    )
     assert document["noise_floor"] is None
     assert "Seed noise is unknown" in (tmp_path / "report.html").read_text()
 
