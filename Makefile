@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/scaling plan sweeps.demo
 	@$(BIN)/scaling submit sweeps.demo --parallel 2
 	@$(BIN)/scaling finetune --from best:sweeps.demo --domain sim_xarm7
-	@$(BIN)/scaling report sweeps.demo
+	@$(BIN)/scaling report sweeps.demo --n-column num_params_policy
 
 test: $(VENV)/.installed
 	$(BIN)/pytest -m "not integration and not long and not slurm" tests/unit

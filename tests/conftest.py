@@ -45,8 +45,16 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         from sweeps._mixtures import simulated_run
 
         spec = simulated_run("tiny-h16", domains=1, episodes=3, blind=True)
-        short = ("num_steps=8", "global_batch_size=4", "data.eval_starts_per_episode=1", "init.encoder=none",
-                 "engine.save_every=4", "engine.log_every=1", "engine.eval_every=0")  # fmt: skip
+        short = (
+            "num_steps=8",
+            "global_batch_size=4",
+            "data.eval_starts_per_episode=1",
+            "init.encoder=none",
+            "init.encoder_sha256=''",
+            "engine.save_every=4",
+            "engine.log_every=1",
+            "engine.eval_every=0",
+        )
         spec = with_overrides(spec, [*short, *overrides]).validate()
         path = tmp_path / folder / spec.run_id / "run.yaml"
         spec.save(path)

@@ -1,4 +1,4 @@
-"""Configuration of the policy and of its data; standard library only, so it loads in milliseconds."""
+"""Configuration of the policy and of its data; standard library only, so it loads at once."""
 
 from dataclasses import dataclass, field
 from typing import Literal

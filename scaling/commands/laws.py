@@ -114,9 +114,11 @@ def _read_table(path: Path) -> "pd.DataFrame":
 
     if not path.exists():
         raise ValueError(f"no table at {path}; give a .csv, .parquet or .jsonl file or a study")
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet,
-               ".jsonl": lambda file: pd.read_json(file, lines=True)}  # fmt: skip
-    return readers[path.suffix](path)
+    if path.suffix == ".csv":
+        return pd.read_csv(path)
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    return pd.read_json(path, lines=True)
 
 
 def beside_the_laws(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
@@ -209,8 +211,10 @@ def _render_blind(row: dict[str, Any]) -> str:
 
 def _render_runs(runs: "pd.DataFrame") -> str:
     columns = ["run_id", "size", "num_params_policy", "num_unique_episodes", "num_domains", "seed",
-               "blind", "val_l1", "val_l1_sem", "val_l1_position_m", "state"]  # fmt: skip
-    shown = runs[[column for column in columns if column in runs]]
+               "blind", "val_l1", "val_l1_sem", "val_l1_position_m", "test_l1", "state"]  # fmt: skip
+    shown = runs[[column for column in columns if column in runs]].copy()
+    if "num_params_policy" in shown:
+        shown["num_params_policy"] = shown["num_params_policy"].astype("Int64")
     return shown.sort_values("val_l1").to_string(index=False, float_format="{:.4f}".format)
 
 
