@@ -329,7 +329,7 @@ class LawRegressor:
         )
         self.residuals_, jac = self._objective.linearise(self._theta, data.target)
         self._moving = np.isnan(self._held) & np.isfinite(self._theta)
-        self.n_obs_, self.df_ = len(data.y), len(data.y) - int(self._moving.sum())
+        self.n_obs_, self.df_ = len(data.y), len(data.y) - num_free
         rss = float((data.weights * self.residuals_**2).sum() / data.weights.mean())
         self.sigma_ = float(np.sqrt(rss / self.df_)) if self.df_ > 0 else float("nan")
         self.condition_number_, _ = uncertainty.conditioning(

@@ -198,7 +198,7 @@ def residuals(ax: Axes, result: Mapping[str, Any], *, y: str = "val_l1") -> Axes
     curve = result["curve"]
     fitted = np.exp(np.interp(np.log(x), np.log(curve["x"]), np.log(curve["mean"])))
     left = 100 * (v / fitted - 1)
-    sigma = 100 * result["law"]["sigma"]
+    sigma = 100 * (result["law"]["sigma"] or 0.0)
     ax.set_xscale("log")
     for width, alpha in ((2, 0.25), (1, 0.35)):
         ax.axhspan(-width * sigma, width * sigma, color=BAND, alpha=alpha, lw=0, zorder=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import pandas as pd
 import scipy
 
 from analysis import page, plots
-from analysis.study import FitOptions, fit_study
+from analysis.study import FitOptions, fit_study, jsonable
 from analysis.verdict import details, headline, joint_text, noise_text, not_beating, render_fit
 
 __all__ = ["FitOptions", "build_report", "fit_study", "render_fit"]
@@ -114,19 +113,6 @@ def _software() -> dict[str, str]:
     }
 
 
-def jsonable(value: Any) -> Any:
-    """Replace NaN and infinities by null and words: strict JSON has neither."""
-    if isinstance(value, Mapping):
-        return {str(k): jsonable(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(v) for v in value]
-    if isinstance(value, np.generic):
-        return jsonable(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    return value
-
-
 def _references(runs: pd.DataFrame, document: Mapping[str, Any]) -> dict[str, float]:
     """Return horizontal lines: trivial predictors, and the blind runs where there are some."""
     found = dict(document["baselines"]) if document["y"] == "val_l1" else {}
@@ -197,9 +183,9 @@ def _page(
     document: Mapping[str, Any],
     rows: list[dict[str, Any]],
     figures: Mapping[str, Mapping[str, str]],
-    extra: dict[str, Any],
+    extra: Mapping[str, Any],
 ) -> str:
-    simulated = bool(extra.pop("simulated", False))
+    simulated = bool(extra.get("simulated", False))
     data = "simulated data" if simulated else "recorded data"
     subtitle = (
         f"{document['num_runs']} runs fitted of {len(rows)} in the study, {data}; "
@@ -217,7 +203,7 @@ def _page(
         drawn = [page.figure(svg, _caption(name, document)) for name, svg in pictures.items()]
         sections.append(page.section("Details", f'<div class="grid">{"".join(drawn)}</div>'))
     for name, value in extra.items():
-        if value is None or (isinstance(value, list | tuple | dict | str) and not len(value)):
+        if name == "simulated" or not value:
             continue
         sections.append(page.section(BLOCKS.get(name, name.replace("_", " ")), page.block(value)))
     sections.append(page.section("Runs", page.table(rows, sortable=True)))

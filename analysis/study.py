@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -75,7 +76,8 @@ def fit_study(
     Returns:
         Plain data for JSON: per axis `trend`, `law`, `saturation`, `comparison`, `backtest`,
         `points` and `curve`, or `status: refused` and a `reason`; the `joint` law; the
-        `noise_floor`; the record to refit (estimator, delta, seed, data hash).
+        `noise_floor`; the record to refit (estimator, delta, seed, data hash). An open end of an
+        interval, and a number that does not exist, is None.
 
     Raises:
         ValueError: no such column, a run given twice, or not one usable row.
@@ -106,7 +108,20 @@ def fit_study(
         "axes": {axis: fit_axis(clean, axis, how) for axis in names},
     }
     document["joint"] = fit_joint(clean, names, how)
-    return document
+    return jsonable(document)
+
+
+def jsonable(value: Any) -> Any:
+    """Turn data into what strict JSON can hold: NaN and infinities (open ends) become null."""
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(v) for v in value]
+    if isinstance(value, np.generic):
+        return jsonable(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def data_hash(table: pd.DataFrame, y: str) -> str:

@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from analysis.study import note_texts
 
 
 def number(value: float | None, digits: int = 3) -> str:
     """Write a number for people; a missing one as a dash."""
-    if value is None or np.isnan(value):
-        return "-"
-    if np.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    return f"{value:.{digits}g}"
+    return "-" if value is None or value != value else f"{value:.{digits}g}"
 
 
-def span(interval: Sequence[float] | None, digits: int = 3) -> str:
-    """Write an interval; a missing one as nothing."""
-    if interval is None or all(np.isnan(v) for v in interval):
+def percent(value: float | None, sign: str = "") -> str:
+    """Write a share in percent; a missing one as a dash."""
+    return "-" if value is None else f"{value:{sign}.1%}"
+
+
+def span(interval: Sequence[float | None] | None, digits: int = 3) -> str:
+    """Write an interval; an open end as infinite, one open at both ends as none at all."""
+    if interval is None or all(v is None for v in interval):
         return "[no interval]"
-    return f"[{number(interval[0], digits)}, {number(interval[1], digits)}]"
+    low, high = interval
+    left = "-inf" if low is None else number(low, digits)
+    return f"[{left}, {'inf' if high is None else number(high, digits)}]"
 
 
 def conditions(result: Mapping[str, Any], document: Mapping[str, Any]) -> str:
@@ -84,11 +85,12 @@ def saturation_text(found: Mapping[str, Any]) -> str:
 
 def gain_text(found: Mapping[str, Any]) -> str:
     """Say what the next doubling buys."""
-    low, high = found["next_doubling_interval"]
-    share = 100 * found["next_doubling"] / found["last"]
+    gain, last = found["next_doubling"], found["last"]
+    if gain is None:
+        return "What the next doubling buys cannot be said: no noise estimate."
     return (
-        f"The next doubling buys {number(found['next_doubling'], 2)} {span((low, high), 2)}, "
-        f"{share:.1f}% of the error at the last level ({number(found['last'])})."
+        f"The next doubling buys {number(gain, 2)} {span(found['next_doubling_interval'], 2)}, "
+        f"{percent(gain / last)} of the error at the last level ({number(last)})."
     )
 
 
@@ -103,8 +105,9 @@ def rivals_text(result: Mapping[str, Any]) -> str:
     if "refused" in ahead:
         return f"{first}. No forecast test: {ahead['refused']}."
     return (
-        f"{first}. Forecasting each next level from those below: mean error {ahead['mare']:.1%}, "
-        f"bias {ahead['bias']:+.1%}, {ahead['coverage']:.0%} of {ahead['num_predictions']} runs "
+        f"{first}. Forecasting each next level from those below: mean error "
+        f"{percent(ahead['mare'])}, bias {percent(ahead['bias'], '+')}, "
+        f"{percent(ahead['coverage'])} of {ahead['num_predictions']} runs "
         f"inside the {ahead['level']:.0%} prediction interval."
     )
 

@@ -100,6 +100,20 @@ def test_one_seed_gives_no_noise_floor_but_a_report(tmp_path):
     assert "Seed noise is unknown" in (tmp_path / "report.html").read_text()
 
 
+def test_as_many_parameters_as_runs_gives_a_curve_without_intervals(tmp_path):
+    runs = demo_study(seeds=1)
+    runs = runs[runs["size"].isin(["h16", "h64", "h128"]) & (runs["num_domains"] == 7)]
+    runs = runs[runs["episodes_per_domain"] == 40]
+    document = build_report(runs, study="three", out_dir=tmp_path, **QUICK)
+    result = document["axes"]["N"]
+    assert result["status"] == "fitted"
+    assert result["law"]["sigma"] is None
+    assert result["saturation"]["verdict"] == "undecidable"
+    assert result["law"]["params"]["E"]["profile"] is None
+    assert "no noise estimate" in render_fit(document)
+    json.dumps(document, allow_nan=False)
+
+
 def test_a_single_run_is_reported_without_any_law(tmp_path):
     document = build_report(demo_study().head(1), study="single", out_dir=tmp_path, **QUICK)
     assert document["axes"] == {}
