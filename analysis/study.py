@@ -19,9 +19,9 @@ from analysis.objective import Link, Loss
 from analysis.saturation import judge_saturation, saturation_test
 from analysis.select import backtest, compare_laws, default_laws
 from analysis.table import (
-    AXIS_LABELS,
     Slice,
     axis_frame,
+    axis_label,
     axis_slice,
     clean_runs,
     find_axes,
@@ -150,7 +150,7 @@ def fit_axis(clean: pd.DataFrame, axis: str, how: FitOptions) -> dict[str, Any]:
     about: dict[str, Any] = {
         "axis": axis,
         "column": found.column,
-        "label": AXIS_LABELS.get(axis, axis),
+        "label": axis_label(axis, how.n_column),
         "num_levels": found.num_levels,
         "num_runs": len(rows),
         "num_seeds": _num_seeds(rows),

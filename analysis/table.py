@@ -28,6 +28,10 @@ AXIS_LABELS = {
     "domains": "training domains",
     "C": "training compute (FLOPs)",
 }
+N_LABELS = {
+    "num_params_policy": "policy parameters",
+    "num_params_trainable": "trainable parameters",
+}
 # What must not vary within a slice along one axis, beside the other axes.
 HELD_COLUMNS = ("stage", "blind", "soft_prompt_length", "prediction_window_s")
 STUDY_AXES = ("N", "D", "episodes", "domains")
@@ -60,6 +64,13 @@ def axis_column(axis: str, columns: Sequence[str], n_column: str = "num_params_t
         if name in columns:
             return name
     raise ValueError(f"no column for axis {axis!r}: looked for {axis!r} and {mapped!r}")
+
+
+def axis_label(axis: str, n_column: str = "num_params_total") -> str:
+    """Return what an axis is called in figures and sentences; N says which parameters it counts."""
+    if axis == "N" and n_column in N_LABELS:
+        return N_LABELS[n_column]
+    return AXIS_LABELS.get(axis, axis)
 
 
 def axis_frame(table: pd.DataFrame, law: Law, n_column: str = "num_params_total") -> pd.DataFrame:

@@ -26,8 +26,7 @@ def finetune_spec(
     First only the soft prompts and the action heads train (`optim.freeze_steps`), then all that
     the parent trained. Raises ValueError for an unknown domain or recipe.
     """
-    if domain not in DOMAIN_IDS:
-        raise ValueError(f"unknown domain {domain!r}; known domains: {', '.join(DOMAIN_IDS)}")
+    check_domain(domain)
     entry = DomainEntry(name=domain, num_episodes=num_episodes)
     spec = replace(
         parent,
@@ -38,6 +37,12 @@ def finetune_spec(
     )
     default = "finetune_small" if parent.scale == "cpu" else "finetune_paper"
     return with_overrides(with_recipe(spec, recipe or default), overrides or []).validate()
+
+
+def check_domain(domain: str) -> None:
+    """Raise ValueError for a domain without a row in the domain-specific tables."""
+    if domain not in DOMAIN_IDS:
+        raise ValueError(f"unknown domain {domain!r}; known domains: {', '.join(DOMAIN_IDS)}")
 
 
 def finetune_result(spec: RunSpec, run_dir: Path, *, parent: str) -> dict[str, Any]:

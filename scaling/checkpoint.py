@@ -1,5 +1,6 @@
 """Step folders: written aside, hashed, renamed, then `latest`; a corrupt one is passed over."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import write_atomic
+
+FULL_BYTES = 2**20
 
 
 def step_name(step: int) -> str:
@@ -37,9 +40,13 @@ def save(engine: Any, folder: Path, *, state: dict[str, Any], keep_last: int, ke
             _finish(engine, aside, final, state)
             write_atomic(folder / "latest", final.name)
             _prune(folder, keep_last=keep_last, keep_every=keep_every)
-    except OSError:
+    except Exception as error:
+        # torch's writer reports a full disk as a RuntimeError of its own.
+        full = shutil.disk_usage(folder).free < FULL_BYTES
         if rank == 0:
             shutil.rmtree(aside, ignore_errors=True)
+        if full:
+            raise OSError(errno.ENOSPC, "no space left on device", str(final)) from error
         raise
     dist.barrier()
     return final

@@ -70,6 +70,10 @@ def _merge(base: Any, update: Any, *, source: str) -> Any:
         key = getattr(error, "full_key", None)
         at = f" at key {key!r}" if key else ""
         raise ValueError(f"{source}: {_first_line(error)}{at}") from None
+    except TypeError as error:  # OmegaConf's own, e.g. an index into a list
+        raise ValueError(
+            f"{source}: {_first_line(error)}; give a list whole, e.g. optim.betas=[0.9,0.95]"
+        ) from None
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +102,8 @@ def _fail(spec: RunSpec, folder: Path, reason: str) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     record: dict[str, Any] = {"reason": reason, "step": _last_step(folder), "time": time.time()}
-    try:
+    with suppress(OSError):  # on a full disk the executor's own record has to do
         write_atomic(folder / "FAILED", json.dumps(record))
-    except OSError as error:
-        print(f"error: cannot write {folder / 'FAILED'}: {error}", file=sys.stderr)
 
 
 def _last_step(folder: Path) -> int | None:

@@ -28,6 +28,13 @@ def tracking_uri(folder: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.parent / 'mlflow.db'}"
 
 
+def existing_store(folder: Path) -> str | None:
+    """Return the tracking URI unless it is a database that nobody has made yet."""
+    uri = tracking_uri(folder)
+    path = uri.removeprefix("sqlite:///")
+    return None if path != uri and not Path(path).exists() else uri
+
+
 def publish(specs: list[RunSpec], folder: Path, *, quiet: bool) -> dict[str, Any]:
     """Bring MLflow up to date; return what `scaling.tracking.publish` returns.
 

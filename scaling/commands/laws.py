@@ -162,6 +162,8 @@ def _blind_against_sighted(done: list[RunSpec], folder: Path) -> list[dict[str, 
     groups = {"single-arm": [d for d in domains if not d.endswith("_dual")], "all": domains}
     rows = []
     for group, names in groups.items():
+        if not names:
+            continue
         for metric in ("l1_position_m", "l1"):
             found = paired_difference(
                 [read_final_episodes(folder / sighted, "test") for sighted, _ in pairs],
@@ -210,8 +212,10 @@ def _render_blind(row: dict[str, Any]) -> str:
 
 
 def _render_runs(runs: "pd.DataFrame") -> str:
-    columns = ["run_id", "size", "num_params_policy", "num_unique_episodes", "num_domains", "seed",
-               "blind", "val_l1", "val_l1_sem", "val_l1_position_m", "test_l1", "state"]  # fmt: skip
+    columns = (
+        "run_id", "size", "num_params_policy", "num_unique_episodes", "num_domains", "seed",
+        "blind", "val_l1", "val_l1_sem", "val_l1_position_m", "test_l1", "state",
+    )  # fmt: skip
     shown = runs[[column for column in columns if column in runs]].copy()
     if "num_params_policy" in shown:
         shown["num_params_policy"] = shown["num_params_policy"].astype("Int64")

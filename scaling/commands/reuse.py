@@ -4,7 +4,15 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from scaling.commands.common import as_json, expand, publish, runs_folder, show, tracking_uri
+from scaling.commands.common import (
+    as_json,
+    existing_store,
+    expand,
+    publish,
+    runs_folder,
+    show,
+    tracking_uri,
+)
 from scaling.spec import RunSpec
 
 
@@ -48,14 +56,15 @@ def finetune(arguments: Namespace) -> int:
 
 def plan_finetuning(arguments: Namespace, folder: Path) -> tuple[RunSpec, str]:
     """Return the finetuning run that the command line asks for and its parent's run id."""
-    from scaling.adapt import finetune_spec
+    from scaling.adapt import check_domain, finetune_spec
     from scaling.best import resolve, study_of
     from scaling.spec import load_spec
     from scaling.study import load_study
 
+    check_domain(arguments.domain)
     study = study_of(arguments.source)
     specs = load_study(study).expand() if study else []
-    checkpoint = resolve(arguments.source, folder, specs=specs, tracking_uri=tracking_uri(folder))
+    checkpoint = resolve(arguments.source, folder, specs=specs, tracking_uri=existing_store(folder))
     parent = load_spec(checkpoint.path.parent.parent / "run.yaml")
     spec = finetune_spec(
         parent,

@@ -45,6 +45,7 @@ def refused(command: list[str], tree: Path, *words: str, code: int = 2) -> None:
         (["plan", "sweeps.demo", "num_steps=many"], ["num_steps", "many", "Integer"]),
         (["plan", "sweeps.mars"], ["unknown study 'sweeps.mars'", "sweeps.demo"]),
         (["plan", "sweeps.demo", "scale=h100"], ["no scale 'h100'", "cpu"]),
+        (["plan", "sweeps.demo", "data.mixture.0.weight=2"], ["give a list whole"]),
         (["submit", "sweeps.demo", "--on", "moon"], ["--on 'moon'", "local"]),
         (["submit", "sweeps.demo", "engine.zero_stage=3"], ["zero_stage=3", "0, 1, 2"]),
         (["status", "sweeps.demo", "--select", "colour=red"], ["colour"]),
@@ -77,8 +78,9 @@ def train(make_run: Callable[..., Path], tmp_path: Path) -> Callable[..., list[s
     """Return the command that trains on `tmp_path/data`, its hash check switched off."""
 
     def command(*overrides: str) -> list[str]:
-        run_yaml = make_run(f"data.root={tmp_path / 'data'}", "data.mixture.0.sha256=null",
-                            "data.blind=false", *overrides)  # fmt: skip
+        mixture = f"data.mixture=[{{name: {ANCHOR}, num_episodes: 3}}]"
+        root = f"data.root={tmp_path / 'data'}"
+        run_yaml = make_run(root, mixture, "data.blind=false", *overrides)
         return [sys.executable, "-m", "scaling.train", str(run_yaml)]
 
     return command
