@@ -124,9 +124,9 @@ def _add_data(verbs, common) -> None:
     inspect.set_defaults(run=data_commands.inspect)
     encoder = actions.add_parser("pretrain-encoder", parents=[common],
                                  help="train the small stand-in for Florence-2")  # fmt: skip
-    encoder.add_argument("--frames", required=True, help="folder of labelled frames")
+    encoder.add_argument("--frames", required=True, help="labelled frames; rendered if empty")
     encoder.add_argument("--out", required=True)
-    encoder.add_argument("--steps", type=int, default=4000)
+    encoder.add_argument("--steps", type=int, default=3500)
     encoder.add_argument("--batch-size", type=int, default=32)
     encoder.add_argument("--seed", type=int, default=0)
     encoder.set_defaults(run=data_commands.pretrain_encoder)

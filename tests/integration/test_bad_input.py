@@ -1,5 +1,6 @@
 """Users' mistakes, each by a subprocess: exit code, one line on stderr, nothing written."""
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -170,6 +171,14 @@ def test_checkpoint_of_another_architecture(tmp_path: Path, make_run) -> None:
         "another architecture",
         "hidden_size",
     )
+
+
+def test_second_process_on_a_run(tmp_path: Path, make_run) -> None:
+    run_yaml = make_run()
+    with open(run_yaml.parent / ".lock", "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        command = [sys.executable, "-m", "scaling.train", str(run_yaml)]
+        refused(command, tmp_path, "in use by another process", "scaling cancel")
 
 
 def test_data_inspect_lists_problems(tmp_path: Path, dataset: Path) -> None:
