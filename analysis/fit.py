@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import profiles, uncertainty
-from analysis.laws import Law, internal, log_axes, natural
+from analysis.evaluation import internal, log_axes, natural
+from analysis.laws import Law
 from analysis.notes import (
     Note,
     NotIdentifiedError,
@@ -20,7 +21,7 @@ from analysis.notes import (
     require_identified,
 )
 from analysis.objective import LINKS, LOSSES, Link, Loss, Objective, Rho
-from analysis.solver import minimise, polish_lad
+from analysis.solver import minimise, polish_lad, walk_valley
 from analysis.starts import find_starts, without_offset, without_terms
 
 __all__ = ["LawRegressor", "NotIdentifiedError", "Note"]
@@ -29,6 +30,7 @@ SAME_OPTIMUM = 1e-7  # relative difference of cost below which two starts found 
 NUM_STARTS = 7
 ROUGH_ITERATIONS = 30
 FINALISTS = 4
+NEARLY_FLAT = 0.05
 BAND_DRAWS = 1000
 
 
@@ -265,9 +267,11 @@ class LawRegressor:
         best = rough.theta[np.argsort(rough.cost, kind="stable")[:FINALISTS]]
         edge = without_terms(objective, best[0], free)
         fine = minimise(objective, np.concatenate([best, edge]), free=free, max_iter=200, **how)
-        if not fine.converged[int(np.argmin(fine.cost))]:
-            again = self._along_offset(fine.theta[int(np.argmin(fine.cost))], free, how)
-            fine = minimise(objective, again, free=free, max_iter=200, **how)
+        leader = int(np.argmin(fine.cost))
+        if self._is_doubtful(fine.theta[leader], bool(fine.converged[leader])):
+            again = walk_valley(objective, fine.theta[leader], free, how)
+            last = minimise(objective, again, free=free, max_iter=200, smooth=False, **how)
+            fine = last if last.cost.min() < fine.cost.min() else fine
         theta = fine.theta
         if self.loss == "lad":
             theta = np.array([polish_lad(objective, t, data.target, data.weights) for t in theta])
@@ -282,24 +286,12 @@ class LawRegressor:
         )
         self.n_starts_, self.n_starts_at_optimum_ = len(starts), int(near.sum())
 
-    def _along_offset(self, theta: np.ndarray, free: np.ndarray, how: dict[str, Any]) -> np.ndarray:
-        """Walk along the offset's valley and return it with the best points found [k, p].
-
-        Nearly flat data leave offset and exponent undetermined; the cost then has a long curved
-        valley in which Newton steps are short. With the offset held the rest is easy.
-        """
-        names = self.law.param_names
-        if "E" not in names or len(self.law.terms) == 1 or not free[names.index("E")]:
-            return theta[None]
-        j = names.index("E")
-        least = float(self._objective.log_prediction(theta[None]).min())
-        walk = np.tile(theta, (24, 1))
-        walk[:, j] = least + np.log(np.r_[np.linspace(0.02, 0.9, 16), 1 - np.logspace(-4, -1.1, 8)])
-        held = free.copy()
-        held[j] = False
-        found = minimise(self._objective, walk, free=held, max_iter=60, **how)
-        order = np.argsort(found.cost, kind="stable")[:3]
-        return np.concatenate([theta[None], found.theta[order]])
+    def _is_doubtful(self, theta: np.ndarray, converged: bool) -> bool:
+        """Tell whether the optimum may lie elsewhere in the law's valley (`walk_valley`)."""
+        exponents = [theta[e] for e in self._objective.exponent if e >= 0]
+        flat = any(abs(value) < NEARLY_FLAT for value in exponents)
+        rugged = self.loss == "lad" or not self.law.is_posynomial
+        return not converged or flat or rugged or bool(np.isneginf(theta).any())
 
     def _without_idle_terms(self, theta: np.ndarray) -> np.ndarray:
         """Set amplitudes that matter nowhere to exactly zero [p]."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from analysis.evaluation import internal, log_axes, log_jacobian, log_predict
+
 # Exponents beyond this are steps, not power laws: the fit reports the bound instead.
 MAX_EXPONENT = 10.0
 
@@ -66,14 +68,23 @@ class Law:
         """Whether the law is exactly its terms (second derivatives are then closed forms)."""
         return True
 
-    def effective_log_axes(
+    def log_terms(
         self, theta: Mapping[str, np.ndarray], logx: Mapping[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """Return log axes as the terms see them; forms with inner structure override this.
+    ) -> list[np.ndarray]:
+        """Return the logarithm of each term [B, n].
 
-        `theta` holds internal parameters (logarithms of the positive ones), each [B, 1].
+        Args:
+            theta: internal parameters (logarithms of the positive ones), each [B, 1]; complex
+                where derivatives are taken by complex steps.
+            logx: log axes, each [n].
         """
-        return dict(logx)
+        logs = []
+        for term in self.terms:
+            log_term = theta[term.amplitude]
+            if term.axis is not None and term.exponent is not None:
+                log_term = log_term - theta[term.exponent] * logx[term.axis]
+            logs.append(log_term)
+        return logs
 
     def predict(self, params: Mapping[str, float], X: Any) -> np.ndarray:
         """Evaluate the law.
@@ -189,78 +200,105 @@ class Additive(Law):
         return (Term(amplitude="E"), *powers)
 
 
-def log_axes(law: Law, X: Any) -> dict[str, np.ndarray]:
-    """Read the law's axes from a table as natural logarithms, each [n].
+@dataclass(frozen=True, slots=True)
+class DataConstrained(Law):
+    """Chinchilla's law with repeated data and excess parameters (Muennighoff et al. 2023).
 
-    Raises:
-        ValueError: a column is missing, not numeric, or not positive and finite.
+    `E + A / N'^alpha + B / D'^beta`, where D' = U + U R_D (1 - exp(-(D / U - 1) / R_D)) counts
+    repeated tokens for less and N' likewise counts parameters beyond those that U unique tokens
+    deserve. Axes: parameters `N`, tokens seen `D`, unique tokens `U`.
     """
-    if isinstance(X, np.ndarray) or not hasattr(X, "__getitem__"):
-        values = np.asarray(X, dtype=float).reshape(-1, max(len(law.axes), 1))
-        X = {axis: values[:, i] for i, axis in enumerate(law.axes)}
-    have = list(X.keys()) if hasattr(X, "keys") else list(X.columns)
-    logs = {}
-    for axis in law.axes:
-        if axis not in have:
-            raise ValueError(
-                f"no column {axis!r}: {law.name} needs {law.axes}, the table has {have}"
-            )
-        column = np.asarray(X[axis], dtype=float).reshape(-1)
-        bad = int(np.sum(~(np.isfinite(column) & (column > 0))))
-        if bad:
-            raise ValueError(
-                f"column {axis!r} has {bad} values that are not positive and finite: a power law "
-                "takes logarithms; drop these rows or choose another axis"
-            )
-        logs[axis] = np.log(column)
-    if not law.axes:
-        length = len(X) if not isinstance(X, Mapping) else len(next(iter(X.values()), [0]))
-        logs[""] = np.zeros(length)
-    return logs
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return ("N", "D", "U")
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        return Chinchilla().terms
+
+    @property
+    def param_names(self) -> tuple[str, ...]:
+        return ("E", "A", "B", "alpha", "beta", "R_D", "R_N")
+
+    @property
+    def positive(self) -> tuple[str, ...]:
+        return ("E", "A", "B", "R_D", "R_N")
+
+    @property
+    def is_posynomial(self) -> bool:
+        return False
+
+    def log_terms(
+        self, theta: Mapping[str, np.ndarray], logx: Mapping[str, np.ndarray]
+    ) -> list[np.ndarray]:
+        alpha, beta = theta["alpha"], theta["beta"]
+        unique = np.minimum(logx["U"], logx["D"])
+        # N and D that are optimal together: N = G^(1 + beta / alpha) D^(beta / alpha)
+        log_g = (np.log(alpha * 1.0) + theta["A"] - np.log(beta * 1.0) - theta["B"]) / (
+            alpha + beta
+        )
+        deserved = log_g + beta / alpha * (unique + log_g)
+        deserved = np.where(deserved.real < logx["N"], deserved, logx["N"])
+        log_d = with_repetition(logx["D"], unique, theta["R_D"])
+        log_n = with_repetition(logx["N"], deserved, theta["R_N"])
+        return [theta["E"], theta["A"] - alpha * log_n, theta["B"] - beta * log_d]
 
 
-def internal(law: Law, values: Any) -> np.ndarray:
-    """Turn natural parameters [..., p] into internal ones (positive ones by logarithm)."""
-    theta = np.array(values, dtype=float)
-    for j, name in enumerate(law.param_names):
-        if name in law.positive:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                theta[..., j] = np.log(theta[..., j])
-    return theta
+def with_repetition(log_x: np.ndarray, log_base: np.ndarray, log_r: np.ndarray) -> np.ndarray:
+    """Return log of base + base R (1 - exp(-(x / base - 1) / R)): excess counts for less."""
+    r = np.exp(log_r)
+    excess = np.exp(log_x - log_base) - 1.0
+    return log_base + np.log1p(-r * np.expm1(-excess / r))
 
 
-def natural(law: Law, theta: np.ndarray) -> np.ndarray:
-    """Turn internal parameters [..., p] back into natural ones."""
-    values = np.array(theta, dtype=float)
-    for j, name in enumerate(law.param_names):
-        if name in law.positive:
-            values[..., j] = np.exp(values[..., j])
-    return values
+@dataclass(frozen=True, slots=True)
+class BrokenPowerLaw(Law):
+    """`E + A x^-alpha prod_i (1 + (x / d_i)^(1 / f_i))^(-c_i f_i)` (Caballero et al. 2023).
 
-
-def log_predict(law: Law, theta: np.ndarray, logx: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return log predictions [B, n] for internal parameters [B, p] (complex ones too)."""
-    named = {name: theta[:, j : j + 1] for j, name in enumerate(law.param_names)}
-    axes = law.effective_log_axes(named, logx)
-    length = len(next(iter(logx.values())))
-    total = np.zeros((len(theta), length), dtype=theta.dtype)
-    for term in law.terms:
-        log_term = named[term.amplitude]
-        if term.axis is not None and term.exponent is not None:
-            log_term = log_term - named[term.exponent] * axes[term.axis]
-        total = total + np.exp(log_term)
-    return np.log(total)
-
-
-def log_jacobian(law: Law, theta: np.ndarray, logx: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return d log prediction / d internal parameter [B, n, p] by complex steps.
-
-    A complex step has no subtraction, hence no cancellation: the result is exact to rounding.
+    At each break d_i the slope changes by c_i over a width f_i (in log x).
     """
-    step = 1e-30
-    columns = []
-    for j in range(theta.shape[1]):
-        moved = theta.astype(complex)
-        moved[:, j] += 1j * step
-        columns.append(log_predict(law, moved, logx).imag / step)
-    return np.stack(columns, axis=-1)
+
+    axis: str = "N"
+    breaks: int = 1
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return (self.axis,)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        return PowerLaw(self.axis).terms
+
+    @property
+    def param_names(self) -> tuple[str, ...]:
+        bends = range(1, self.breaks + 1)
+        return ("E", "A", "alpha", *(f"{p}_{i}" for i in bends for p in ("c", "d", "f")))
+
+    @property
+    def positive(self) -> tuple[str, ...]:
+        return ("E", "A", *(n for n in self.param_names if n[0] in "df"))
+
+    @property
+    def is_posynomial(self) -> bool:
+        return False
+
+    def log_terms(
+        self, theta: Mapping[str, np.ndarray], logx: Mapping[str, np.ndarray]
+    ) -> list[np.ndarray]:
+        x = logx[self.axis]
+        falling = theta["A"] - theta["alpha"] * x
+        for i in range(1, self.breaks + 1):
+            width = np.exp(theta[f"f_{i}"])
+            z = (x - theta[f"d_{i}"]) / width
+            # log(1 + e^z) without overflow; the branch is chosen by the real part
+            bend = np.where(z.real > 0, z, 0) + np.log1p(np.exp(np.where(z.real > 0, -z, z)))
+            falling = falling - theta[f"c_{i}"] * width * bend
+        return [theta["E"], falling]
+
+    def describe(self, params: Mapping[str, float] | None = None) -> str:
+        form = PowerLaw(self.axis).describe(params)
+        if params is None:
+            return f"{form} with {self.breaks} breaks"
+        at = ", ".join(f"{params[f'd_{i}']:.4g}" for i in range(1, self.breaks + 1))
+        return f"{form}, slope changing at {self.axis} = {at}"

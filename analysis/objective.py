@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from analysis.laws import MAX_EXPONENT, Law, log_jacobian, log_predict
+from analysis.evaluation import log_jacobian, log_predict
+from analysis.laws import MAX_EXPONENT, Law
 
 Link = Literal["log", "identity", "logit"]
 Loss = Literal["huber", "lad", "ls", "binomial"]
@@ -107,6 +108,7 @@ class Objective:
     ) -> None:
         self.law, self.link, self.logx = law, link, dict(logx)
         self.names = law.param_names
+        self.moving = [j for j, name in enumerate(self.names) if name not in held]
         self.num_points = len(next(iter(logx.values())))
         index = {name: j for j, name in enumerate(self.names)}
         self.amplitude = [index[t.amplitude] for t in law.terms]
@@ -141,9 +143,10 @@ class Objective:
 
     def log_prediction(self, theta: np.ndarray) -> np.ndarray:
         """Return log predictions [B, n] at centred parameters [B, p]."""
-        if not self.law.is_posynomial:
-            return log_predict(self.law, theta, self.logx)
-        return np.log(self._terms(theta).sum(axis=1))
+        with np.errstate(all="ignore"):  # a start may lie off the edge of the numbers
+            if not self.law.is_posynomial:
+                return log_predict(self.law, theta, self.logx)
+            return np.log(self._terms(theta).sum(axis=1))
 
     def _terms(self, theta: np.ndarray) -> np.ndarray:
         logs = theta[:, self.amplitude][:, :, None] * np.ones(self.num_points)
@@ -177,7 +180,7 @@ class Objective:
                 jac = self._jacobian(share)
             else:
                 log_pred = log_predict(self.law, theta, self.logx)
-                jac, share = log_jacobian(self.law, theta, self.logx), None
+                jac, share = log_jacobian(self.law, theta, self.logx, self.moving), None
             losses, pull, curve, secant = self._chain(log_pred, target, rho)
             pull, curve, secant = weights * pull, weights * curve, weights * secant
             cost = (weights * losses).sum(axis=-1)
@@ -196,11 +199,12 @@ class Objective:
         """Return linked residuals [n] and their Jacobian [n, p] at one parameter vector [p]."""
         log_pred = self.log_prediction(theta[None])
         linked, h1, _ = apply_link(self.link, log_pred)
-        if self.law.is_posynomial:
-            terms = self._terms(theta[None])
-            slope = self._jacobian(terms / terms.sum(axis=1, keepdims=True))
-        else:
-            slope = log_jacobian(self.law, theta[None], self.logx)
+        with np.errstate(all="ignore"):
+            if self.law.is_posynomial:
+                terms = self._terms(theta[None])
+                slope = self._jacobian(terms / terms.sum(axis=1, keepdims=True))
+            else:
+                slope = log_jacobian(self.law, theta[None], self.logx, self.moving)
         return (linked - target)[0], (slope * h1[..., None])[0]
 
     def _chain(
@@ -243,12 +247,12 @@ class Objective:
         size = theta.shape[1]
         inner = np.zeros((len(theta), size, size))
         step = 1e-5
-        for j in range(size):
+        for j in self.moving:
             ends = []
             for sign in (1.0, -1.0):
                 moved = theta.copy()
                 moved[:, j] += sign * step
-                slope = log_jacobian(self.law, moved, self.logx)
+                slope = log_jacobian(self.law, moved, self.logx, self.moving)
                 ends.append((pull[:, None, :] @ slope)[:, 0])
             inner[:, :, j] = (ends[0] - ends[1]) / (2 * step)
         return 0.5 * (inner + inner.transpose(0, 2, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -37,6 +38,7 @@ def minimise(
     free: np.ndarray,
     max_iter: int = 200,
     tolerance: float = TOLERANCE,
+    smooth: bool = True,
 ) -> Solution:
     """Minimise the loss from B starts.
 
@@ -47,6 +49,7 @@ def minimise(
         free: which parameters move, [p] or [B, p].
         max_iter: Newton steps of the last stage.
         tolerance: predicted relative fall of the cost at which a refit has ended.
+        smooth: False starts with the loss itself and stays in the basin of the start.
 
     A loss with kinks is approached through smoother ones of falling `delta`: near its optimum a
     Huber loss far below the noise is nearly polyhedral, and Newton's method needs the right face.
@@ -65,7 +68,7 @@ def minimise(
                 theta[cut],
                 (target[cut], weights[cut], free[cut]),
                 rho,
-                (max_iter, tolerance),
+                (max_iter, tolerance, smooth),
             )
         )
     return Solution(
@@ -81,14 +84,14 @@ def _minimise_chunk(
     theta: np.ndarray,
     data: tuple[np.ndarray, np.ndarray, np.ndarray],
     rho: Rho,
-    end: tuple[int, float],
+    end: tuple[int, float, bool],
 ) -> Solution:
     stages = _smoothing_stages(objective, theta, data, rho)
     used = 0
-    for stage in stages[:-1]:
+    for stage in stages[:-1] if end[2] else []:
         rough = _newton(objective, theta, data, (stage, 12, 1e-4))
         theta, used = rough.theta, used + rough.iterations
-    final = _newton(objective, theta, data, (stages[-1], *end))
+    final = _newton(objective, theta, data, (stages[-1], end[0], end[1]))
     return replace(final, iterations=used + final.iterations)
 
 
@@ -200,6 +203,41 @@ def _step(
     return step * np.minimum(1.0, MAX_STEP / (longest + 1e-300)), fall
 
 
+def walk_valley(
+    objective: Objective, theta: np.ndarray, free: np.ndarray, how: dict[str, Any]
+) -> np.ndarray:
+    """Walk along a law's valley and return the solution [p] and the best places found [k, p].
+
+    Nearly flat data leave offset and exponent undetermined, repeated data leave R_D so: the cost
+    then has a long curved valley with many small basins, in which Newton steps are short. With
+    one parameter held the rest is easy.
+    """
+    names = objective.names
+    name = next((n for n in ("R_D", "d_1", "E") if n in names and free[names.index(n)]), None)
+    if name is None or len(objective.law.terms) == 1:
+        return theta[None]
+    j = names.index(name)
+    least = float(objective.log_prediction(theta[None]).min())
+    theta = np.where(np.isneginf(theta) & free, least + np.log(0.1), theta)
+    if name == "E":
+        near = 1 - np.logspace(-4, -1.1, 8)
+        values = least + np.log(np.concatenate([np.linspace(0.02, 0.9, 16), near]))
+    elif name == "R_D":
+        values = np.log(np.logspace(-1, 4, 101))
+    else:
+        x = objective.logx[objective.law.axes[0]]
+        values = np.linspace(x.min(), x.max(), 25)
+    walk = np.tile(theta, (len(values), 1))
+    walk[:, j] = values
+    held = free.copy()
+    held[j] = False
+    found = minimise(objective, walk, free=held, max_iter=60, **how)
+    padded = np.pad(found.cost, 1, constant_values=np.inf)
+    dips = np.flatnonzero((found.cost <= padded[:-2]) & (found.cost <= padded[2:]))
+    dips = dips[np.argsort(found.cost[dips], kind="stable")[:6]]
+    return np.concatenate([theta[None], found.theta[dips]])
+
+
 def polish_lad(
     objective: Objective, theta: np.ndarray, target: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
@@ -212,17 +250,23 @@ def polish_lad(
     theta = theta.copy()
     best = objective.cost(theta[None], target, weights, plain)[0]
     moving = np.flatnonzero(np.isfinite(theta) & (np.abs(theta) < objective.upper))
-    radius = 0.1
-    for _ in range(30):
+    radius = 1.0  # of a step, in mean residuals
+    for _ in range(100):
         residual, jac = objective.linearise(theta, target)
-        move = _lad_step(jac[:, moving], residual, weights, radius)
+        step = _lad_step(jac[:, moving], residual, weights, radius)
         trial = theta.copy()
-        trial[moving] += move
+        trial[moving] += step
+        # residuals that the programme made zero are zero only to first order: bring them back, or
+        # the kinks on the way would allow tiny steps only
+        flat = np.abs(residual + jac[:, moving] @ step) < 1e-9 * np.abs(residual).mean()
+        now, slopes = objective.linearise(trial, target)
+        if flat.any() and np.isfinite(now).all():
+            trial[moving] -= np.linalg.pinv(slopes[np.ix_(flat, moving)], rcond=1e-10) @ now[flat]
         cost = objective.cost(trial[None], target, weights, plain)[0]
-        if cost < best * (1 - 1e-15):
-            theta, best = trial, cost
+        if cost < best * (1 - 1e-14):
+            theta, best, radius = trial, cost, 2.0 * radius
         else:
-            radius *= 0.1
+            radius *= 0.2
         if radius < 1e-9:
             break
     return theta
@@ -234,14 +278,15 @@ def _lad_step(
     """Minimise sum w |residual + jac @ d| over |d| <= radius; zero where that fails."""
     n, p = jac.shape
     unit = float(np.abs(residual).mean()) or 1.0  # HiGHS's tolerances are absolute: rescale
-    width = np.maximum(np.sqrt((jac * jac).mean(axis=0)), 1e-300) / unit
+    left, size, right = np.linalg.svd(jac, full_matrices=False)
+    back = right.T / np.maximum(size, size[0] * 1e-12) * np.sqrt(n)
     eye = sparse.identity(n, format="csr")
-    slopes = sparse.csr_matrix(jac / (unit * width))
+    slopes = sparse.csr_matrix(left * np.sqrt(n))
     programme = linprog(
         np.concatenate([np.zeros(p), weights / weights.mean()]),
         A_ub=sparse.bmat([[slopes, -eye], [-slopes, -eye]]),
         b_ub=np.concatenate([-residual, residual]) / unit,
-        bounds=[(-radius * w, radius * w) for w in width] + [(0, None)] * n,
+        bounds=[(-radius, radius)] * p + [(0, None)] * n,
         method="highs",
     )
-    return programme.x[:p] / width if programme.x is not None else np.zeros(p)
+    return back @ programme.x[:p] * unit if programme.x is not None else np.zeros(p)

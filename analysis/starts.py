@@ -6,7 +6,8 @@ from itertools import combinations, product
 
 import numpy as np
 
-from analysis.objective import Objective
+from analysis.laws import BrokenPowerLaw, Chinchilla, PowerLaw, with_repetition
+from analysis.objective import Objective, Rho
 
 # Exponents of error laws lie near 0.05-2; the grid reaches beyond on both sides.
 _LINE = "-3 -1.5 -.8 -.4 -.2 -.08 .04 .08 .14 .2 .28 .37 .48 .6 .75 .95 1.2 1.5 2 2.7 3.7 5 7.5"
@@ -24,9 +25,24 @@ def find_starts(
     objective: Objective, y: np.ndarray, weights: np.ndarray, *, held: np.ndarray, count: int
 ) -> np.ndarray:
     """Return up to `count` starting points [S, p] for a law; see `posynomial_starts`."""
+    law = objective.law
+    if law.is_posynomial:
+        return posynomial_starts(objective, y, weights, held=held, count=count)
     rows = _thin(len(y))
-    del rows
-    return posynomial_starts(objective, y, weights, held=held, count=count)
+    thin = Objective(law, {a: x[rows] for a, x in objective.logx.items()}, link="log")
+    if isinstance(law, BrokenPowerLaw):
+        wanted, key = _broken_candidates(law, thin, y[rows], weights[rows]), "d_1"
+    else:
+        wanted, key = _constrained_candidates(thin, y[rows], weights[rows], held), "R_D"
+    theta = np.where(np.isnan(held), wanted, held)
+    cost = thin.cost(theta, np.log(y[rows]), weights[rows], Rho(loss="lad", delta=1.0))
+    return theta[_best_of_each(cost, wanted[:, law.param_names.index(key)])]
+
+
+def _best_of_each(cost: np.ndarray, group: np.ndarray, keep: int = 2) -> np.ndarray:
+    """Pick the cheapest candidates of every group: basins lie apart along it."""
+    order = np.argsort(cost, kind="stable")
+    return np.concatenate([order[group[order] == value][:keep] for value in np.unique(group)])
 
 
 def posynomial_starts(
@@ -147,3 +163,43 @@ def without_offset(objective: Objective, starts: np.ndarray, free: np.ndarray) -
     copies = starts.copy()
     copies[:, objective.amplitude[bare[0]]] = -np.inf
     return copies[np.isfinite(copies[:, objective.amplitude]).any(axis=1)]
+
+
+def _broken_candidates(
+    law: BrokenPowerLaw, objective: Objective, y: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Bend the best plain power laws at inner points of the axis, up or down, sharp or soft."""
+    plain = Objective(PowerLaw(law.axis), objective.logx, link="log")
+    free = np.full(3, np.nan)
+    bases = plain.from_centred(posynomial_starts(plain, y, weights, held=free, count=4))
+    x = objective.logx[law.axis]
+    places = np.quantile(x, [0.15, 0.3, 0.5, 0.7, 0.85])
+    span = max(float(np.ptp(x)), 1e-6)
+    shapes = list(product((-0.5, -0.15, 0.15, 0.5), np.log(np.array([0.02, 0.1]) * span)))
+    found = []
+    for base in bases:
+        for where in combinations(places, law.breaks):
+            for c, f in shapes:
+                found.append([*base, *(v for d in where for v in (c, d, f))])
+    return np.array(found)
+
+
+def _constrained_candidates(
+    objective: Objective, y: np.ndarray, weights: np.ndarray, held: np.ndarray
+) -> np.ndarray:
+    """Fit Chinchilla's law on discounted tokens for a grid of R_D; pair with a grid of R_N."""
+    logx, law = objective.logx, objective.law
+    unique = np.minimum(logx["U"], logx["D"])
+    known = not np.isnan(held[: len(law.param_names) - 2]).any()
+    found = []
+    for log_rd in np.log([0.3, 1.0, 3.0, 8.0, 20.0, 60.0, 200.0, 1000.0]):
+        discounted = with_repetition(logx["D"], unique, np.array(log_rd))
+        if known:
+            bases = held[None, :5]
+        else:
+            plain = Objective(Chinchilla(), {"N": logx["N"], "D": discounted}, link="log")
+            free = np.full(5, np.nan)
+            bases = plain.from_centred(posynomial_starts(plain, y, weights, held=free, count=3))
+        for base in bases:
+            found += [[*base, log_rd, r] for r in np.log([0.5, 1.5, 5.0, 15.0, 100.0])]
+    return np.array(found)

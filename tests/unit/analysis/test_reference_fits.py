@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.fit import LawRegressor
-from analysis.laws import Chinchilla, PowerLaw
+from analysis.laws import Chinchilla, DataConstrained, PowerLaw
 
 DATA = Path(__file__).parents[4] / "shared" / "reference" / "scaling-data"
 NAMES = ("A", "B", "E", "alpha", "beta")
@@ -96,3 +96,18 @@ def test_robot_imitation_laws_of_lin_et_al(key, want):
     assert fit.params_["alpha"] == pytest.approx(want[1], abs=6e-4)
     r = np.corrcoef(np.log(rows["x"]), np.log(rows["optimality_gap"]))[0, 1]
     assert r == pytest.approx(want[2], abs=1.1e-3)  # as printed, three digits
+
+
+def test_repetition_law_finds_the_global_minimum():
+    table = pd.read_csv(DATA / "muennighoff_data_constrained_182.csv")
+    table = table.rename(columns={"params": "N", "tokens": "D", "unique_tokens": "U"})
+    logs = {"A": 6.255414, "B": 7.3049974, "E": 0.6254804}
+    base = {k: float(np.exp(v)) for k, v in logs.items()} | {"alpha": 0.3526596, "beta": 0.3526596}
+    published = DataConstrained().predict(base | {"R_D": 15.387756, "R_N": 5.309743}, table)
+    size = np.abs(np.log(published) - np.log(table["loss"]))
+    cost = np.where(size <= 1e-3, size**2 / 2, 1e-3 * (size - 5e-4)).sum()
+    assert cost == pytest.approx(0.0158259353, rel=1e-8)
+    fit = LawRegressor(DataConstrained(), fixed=base).fit(table, table["loss"])
+    assert fit.cost_ <= 0.0158046625 * (1 + 1e-9)
+    assert fit.params_["R_D"] == pytest.approx(95.365, rel=1e-4)
+    assert fit.params_["R_N"] == pytest.approx(1.70590, rel=1e-4)
