@@ -274,12 +274,13 @@ class LawRegressor:
             fine = last if last.cost.min() < fine.cost.min() else fine
         theta = fine.theta
         if self.loss == "lad":
+            theta = theta[np.argsort(fine.cost, kind="stable")[:FINALISTS]]
             theta = np.array([polish_lad(objective, t, data.target, data.weights) for t in theta])
         exact = objective.cost(theta, data.target, data.weights, self.rho)
         # a bound that costs nothing is the answer: the term was not needed
         cost = np.where(np.isinf(theta).any(axis=1), exact * (1 - 1e-10) - 1e-300, exact)
         self._theta = self._without_idle_terms(theta[int(np.argmin(cost))])
-        self.converged_ = bool(fine.converged[int(np.argmin(cost))]) or self.loss == "lad"
+        self.converged_ = self.loss == "lad" or bool(fine.converged[int(np.argmin(cost))])
         tried = rough.cost[: len(starts)]
         near = (
             tried <= min(float(rough.cost.min()), float(exact.min())) * (1 + SAME_OPTIMUM) + 1e-24

@@ -219,7 +219,7 @@ def _judge(
     if low <= 0 <= high and gain < sigma:
         return "saturated", "the error does not fall, and the next doubling buys less than noise"
     if p_value < 1 - level:
-        found = f"a floor is detected at {least:.0%} to {most:.0%} of the last error"
+        found = f"the test finds a floor; its size is {least:.0%} to {most:.0%} of the last error"
         if least >= FLOOR_SHARE:
             return "saturated", found
         return ("not saturated" if most < FLOOR_SHARE else "undecidable"), found
