@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread a process: two runs side by side beat one run on two threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-integration test-long checks format clean
+.PHONY: demo test test-integration test-slurm test-long checks format clean
 
 $(VENV)/.installed: pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -26,6 +26,7 @@ $(VENV)/.installed-sim: $(VENV)/.installed
 demo: $(VENV)/.installed
 	@$(BIN)/scaling plan sweeps.demo
 	@$(BIN)/scaling submit sweeps.demo --parallel 2
+	@$(BIN)/scaling best sweeps.demo
 	@$(BIN)/scaling finetune --from best:sweeps.demo --domain sim_xarm7
 	@$(BIN)/scaling report sweeps.demo --n-column num_params_policy
 
@@ -34,6 +35,10 @@ test: $(VENV)/.installed
 
 test-integration: $(VENV)/.installed
 	$(BIN)/pytest -m "not long and not slurm" tests/integration
+
+# Runs go to one machine so far; the Slurm backend brings its tests.
+test-slurm:
+	@echo "no Slurm tests yet: this version runs studies on one machine"
 
 test-long: $(VENV)/.installed-sim
 	$(BIN)/pytest -m long tests
@@ -48,6 +53,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 bench-%: $(VENV)/.installed
+	@test -f tests/bench/$*.py || { echo "error: no benchmark '$*' in tests/bench" >&2; exit 2; }
 	$(BIN)/python tests/bench/$*.py
 
 # Results only; runs are yours to delete.

@@ -66,8 +66,8 @@ def finetune_result(spec: RunSpec, run_dir: Path, *, parent: str) -> dict[str, A
         "domain": spec.data.anchor_domain,
         "val_l1_before": before["val/l1"],
         "val_l1_after": after["val/l1"],
-        "val_l1_sem_before": before["val/l1_sem"],
-        "val_l1_sem_after": after["val/l1_sem"],
+        "val_l1_sem_before": before.get("val/l1_sem"),  # None with a single episode
+        "val_l1_sem_after": after.get("val/l1_sem"),
         "checkpoint": str(run_dir / "checkpoints" / latest),
         "parent": parent,
         "metrics_before": before,

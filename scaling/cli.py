@@ -15,7 +15,7 @@ EXIT_DONE, EXIT_FAILED, EXIT_USER = 0, 1, 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 failed, 2 user's mistake (one line on stderr)."""
     try:
-        arguments = build_parser().parse_args(argv)
+        arguments = _parse(argv)
         return int(arguments.run(arguments) or EXIT_DONE)
     except ValueError as error:
         return _complain(error, EXIT_USER)
@@ -27,6 +27,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except Exception as error:
         return _complain(error, EXIT_FAILED)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse words; overrides may also stand behind options: `plan STUDY --json scale=a100`."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    strange = [word for word in rest if word.startswith("-") or "=" not in word]
+    if strange or (rest and not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(strange or rest)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
 
 
 class _Parser(argparse.ArgumentParser):

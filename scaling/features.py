@@ -1,8 +1,8 @@
 """Features of a frozen encoder, computed once a domain and shared by all runs through a file.
 
 A frozen encoder without augmentation maps a frame to the same features in every epoch and every
-run; on a CPU this is most of the cost of a step. Files: <folder>/<digest>/<domain>.{index,vlm,
-aux}.npy, memory-mapped; the first process that needs a domain builds it under a file lock.
+run; on a CPU this is most of the cost of a step. Files: <folder>/<digest>/<domain>-<data>.{index,
+vlm,aux}.npy, memory-mapped; the first process that needs a domain builds it under a file lock.
 """
 
 import fcntl
@@ -18,10 +18,13 @@ import numpy as np
 import torch
 
 from scaling.spec import RunSpec, canonical_json
+from xvla.batch import Batch
 from xvla.config import DataConfig
+from xvla.data.catalogue import dataset_root
 from xvla.data.evaluation import eval_frames
 from xvla.data.normalise import Normaliser
 from xvla.data.samples import SampleKey, SampleMaker
+from xvla.data.verify import dataset_digest
 
 ENCODE_BATCH = 32
 DIGEST_FIELDS = (
@@ -53,6 +56,7 @@ class FeatureCache:
         self._spec = spec
         self._model = model
         self._folder = folder / _digest(spec, model)
+        self._digests: dict[str, str] = {}
         self._tables: dict[str, tuple[dict[tuple[int, int], int], np.ndarray, np.ndarray]] = {}
 
     def prepare(self, on_progress: Callable[[str, int, int], None] | None = None) -> None:
@@ -79,10 +83,10 @@ class FeatureCache:
     def _build_once(
         self, domain: str, on_progress: Callable[[str, int, int], None] | None, *, wait: bool
     ) -> None:
-        index = self._folder / f"{domain}.index.npy"
+        index = self._file(domain, "index")
         if index.exists():
             return
-        with _locked(self._folder / f".{domain}.lock", wait=wait) as mine:
+        with _locked(index.with_suffix(".lock"), wait=wait) as mine:
             if mine and not index.exists():
                 self._build(domain, on_progress)
 
@@ -99,27 +103,37 @@ class FeatureCache:
                 on_progress(domain, first, len(keys))
         index = np.array([key[1:] for key in keys], dtype=np.int32)
         for name, table in (("vlm", np.concatenate(vlm)), ("aux", np.concatenate(aux))):
-            _save(self._folder / f"{domain}.{name}.npy", table)
-        _save(self._folder / f"{domain}.index.npy", index)
+            _save(self._file(domain, name), table)
+        _save(self._file(domain, "index"), index)
 
     @torch.no_grad()
     def _encode(self, maker: SampleMaker, keys: list[SampleKey]) -> tuple[np.ndarray, np.ndarray]:
         batch = maker.make(keys)
         if not maker.config.blind:
-            vlm, aux = self._model.encode(batch)
-            return vlm.numpy(), aux.numpy()
+            return self._to_numpy(batch)
         # Zero images: the features depend on the instruction alone, so encode each one once.
         _, rows, inverse = np.unique(
             batch.input_ids.numpy(), axis=0, return_index=True, return_inverse=True
         )
-        vlm, aux = self._model.encode(maker.make([keys[row] for row in rows]))
-        return vlm.numpy()[inverse.reshape(-1)], aux.numpy()[inverse.reshape(-1)]
+        vlm, aux = self._to_numpy(maker.make([keys[row] for row in rows]))
+        return vlm[inverse.reshape(-1)], aux[inverse.reshape(-1)]
+
+    def _to_numpy(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        device = next(self._model.parameters()).device
+        vlm, aux = self._model.encode(batch.to(device))
+        return vlm.float().cpu().numpy(), aux.float().cpu().numpy()
+
+    def _file(self, domain: str, table: str) -> Path:
+        """Return the path of a table, named by the bytes of the dataset as well."""
+        if domain not in self._digests:
+            self._digests[domain] = dataset_digest(dataset_root(self._spec.data) / domain)[:12]
+        return self._folder / f"{domain}-{self._digests[domain]}.{table}.npy"
 
     def _open(self, domain: str) -> tuple[dict[tuple[int, int], int], np.ndarray, np.ndarray]:
-        index = np.load(self._folder / f"{domain}.index.npy")
+        index = np.load(self._file(domain, "index"))
         rows = {(int(episode), int(start)): row for row, (episode, start) in enumerate(index)}
-        vlm = np.load(self._folder / f"{domain}.vlm.npy", mmap_mode="r")
-        aux = np.load(self._folder / f"{domain}.aux.npy", mmap_mode="r")
+        vlm = np.load(self._file(domain, "vlm"), mmap_mode="r")
+        aux = np.load(self._file(domain, "aux"), mmap_mode="r")
         return rows, vlm, aux
 
 

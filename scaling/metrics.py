@@ -63,12 +63,13 @@ def finite(values: Mapping[str, float]) -> dict[str, float]:
 class Attempt:
     """attempts/NNNN.json: when and where the run was advanced, and why it stopped."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, *, num_gpus: int = 0) -> None:
         folder = run_dir / "attempts"
+        self._num_gpus = num_gpus
         folder.mkdir(parents=True, exist_ok=True)
         earlier = sorted(folder.glob("*.json"))
         for path in earlier:
-            _close_killed(path)
+            _close_killed(path, num_gpus)
         self.number = int(earlier[-1].stem) + 1 if earlier else 1
         self._path = folder / f"{self.number:04d}.json"
         self._record: dict[str, Any] = {
@@ -88,10 +89,10 @@ class Attempt:
         self._record["first_step"] = first_step
         write_atomic(self._path, json.dumps(self._record))
 
-    def close(self, *, reason: str, last_step: int, num_gpus: int) -> None:
+    def close(self, *, reason: str, last_step: int) -> None:
         """Write end, reason and the GPU-hours used."""
         end = time.time()
-        hours = (end - self._record["start"]) / 3600 * num_gpus
+        hours = (end - self._record["start"]) / 3600 * self._num_gpus
         self._record |= {"end": end, "reason": reason, "last_step": last_step, "gpu_hours": hours}
         write_atomic(self._path, json.dumps(self._record))
 
@@ -102,16 +103,15 @@ def total_gpu_hours(run_dir: Path) -> float:
     return sum(record["gpu_hours"] or 0.0 for record in records)
 
 
-def _close_killed(path: Path) -> None:
+def _close_killed(path: Path, num_gpus: int) -> None:
     record = json.loads(path.read_text())
     if record["end"] is None:
         heartbeat = path.parents[1] / "heartbeat.json"
         last = json.loads(heartbeat.read_text()) if heartbeat.exists() else {}
         end = last.get("time", record["start"])
-        write_atomic(
-            path,
-            json.dumps({**record, "end": end, "reason": "killed", "last_step": last.get("step")}),
-        )
+        record |= {"end": end, "reason": "killed", "last_step": last.get("step")}
+        record["gpu_hours"] = (end - record["start"]) / 3600 * num_gpus
+        write_atomic(path, json.dumps(record))
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -40,7 +40,7 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
     check_inputs(spec)
     device = start_distributed(spec)
     main = dist.get_rank() == 0
-    attempt = Attempt(folder) if main else None
+    attempt = Attempt(folder, num_gpus=_gpus(spec)) if main else None
     log = RunLog(folder, num_steps=spec.num_steps, attempt=attempt.number) if attempt else None
     last_step, reason = 0, "error"
     try:
@@ -58,7 +58,7 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
         if finished:
             metrics = _final_metrics(spec, trainer, log)
             if attempt:
-                attempt.close(reason=reason, last_step=last_step, num_gpus=_gpus(spec))
+                attempt.close(reason=reason, last_step=last_step)
                 _write_done(spec, folder, metrics)
         return finished
     except BaseException as error:
@@ -66,7 +66,7 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
         raise
     finally:
         if attempt:
-            attempt.close(reason=reason, last_step=last_step, num_gpus=_gpus(spec))
+            attempt.close(reason=reason, last_step=last_step)
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -129,12 +129,8 @@ def _resume(spec: RunSpec, engine: Any, folder: Path, fitted: Normaliser) -> tup
     newest = checkpoint.newest_valid(folder / "checkpoints")
     if newest is None:
         return 0, fitted
+    _check_resumable(spec, newest)
     state = checkpoint.restore(engine, newest)
-    if state["run_id"] != spec.run_id:
-        raise ValueError(
-            f"checkpoint {newest} belongs to run {state['run_id']}, not to {spec.run_id}; "
-            "delete it or train in a folder of its own"
-        )
     return state["step"], Normaliser.from_dict(state["normaliser"])
 
 
@@ -145,6 +141,23 @@ def _evaluate_start(trainer: Trainer, log: RunLog | None) -> None:
         metrics |= trainer.validation.run(split, step=0)
     if log:
         log.log(0, 0, metrics)
+
+
+def _check_resumable(spec: RunSpec, path: Path) -> None:
+    """Raise ValueError for a checkpoint of another run, another world size or ZeRO stage."""
+    state = json.loads((path / "trainer.json").read_text())
+    if state["run_id"] != spec.run_id:
+        raise ValueError(
+            f"checkpoint {path} belongs to run {state['run_id']}, not to {spec.run_id}; "
+            "delete it or train in a folder of its own"
+        )
+    found = (state["world_size"], state["zero_stage"])
+    wanted = (dist.get_world_size(), spec.engine.zero_stage)
+    if found != wanted:
+        raise ValueError(
+            f"checkpoint {path} was saved by {found[0]} ranks at ZeRO stage {found[1]}, this is "
+            f"{wanted[0]} at stage {wanted[1]}; resume with the former, or delete checkpoints/"
+        )
 
 
 def _final_metrics(spec: RunSpec, trainer: Trainer, log: RunLog | None) -> dict[str, float]:

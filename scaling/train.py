@@ -27,12 +27,23 @@ def main(argv: list[str] | None = None) -> int:
         print(__doc__)
         return EXIT_DONE if arguments else _complain("no run.yaml given")
     try:
-        spec = with_overrides(load_spec(arguments[0]), arguments[1:]).validate()
+        spec = _with_engine(load_spec(arguments[0]), arguments[1:])
         folder = Path(arguments[0]).resolve().parent
         with _owned(folder):
             return _advance(spec, folder)
     except ValueError as error:
         return _complain(str(error))
+
+
+def _with_engine(declared: RunSpec, overrides: list[str]) -> RunSpec:
+    """Return the spec with engine overrides; another science belongs into another folder."""
+    spec = with_overrides(declared, overrides).validate()
+    if spec.run_id != declared.run_id:
+        raise ValueError(
+            f"{' '.join(overrides)} changes what run {declared.run_id} is; here only engine.* and "
+            "resources.* may change: give other values to `scaling submit STUDY`"
+        )
+    return spec
 
 
 def _advance(spec: RunSpec, folder: Path) -> int:
@@ -84,11 +95,11 @@ def _owned(folder: Path) -> Iterator[None]:
 
 
 class _StopFlag:
-    """Set by SIGTERM and SIGUSR1 (Slurm's warning); read by the loop after each step."""
+    """Set by SIGTERM, Ctrl-C and SIGUSR1 (Slurm's warning); read by the loop after each step."""
 
     def __init__(self) -> None:
         self._set = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, *_: object) -> None:

@@ -1,6 +1,7 @@
 """The training loop: step; due(log)? due(evaluate)? due(save)? stop requested -> save and leave."""
 
 import math
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from scaling import checkpoint
+from scaling.describe import flops_per_step
 from scaling.engine import batch_plan
 from scaling.features import FeatureCache
 from scaling.metrics import RunLog
@@ -17,6 +19,10 @@ from scaling.noise import step_noise
 from scaling.schedule import learning_rates
 from scaling.spec import RunSpec
 from scaling.validation import Validation
+from xvla.data.samples import SampleKey
+
+# Dense bf16 peaks from NVIDIA's data sheets.
+BF16_PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
 
 
 class NonFiniteLossError(RuntimeError):
@@ -59,6 +65,7 @@ class Trainer:
                 self._evaluate()
             stopping = _any_rank(stop_requested())
             if self._due(self.spec.engine.save_every) or self._last() or stopping:
+                self._mean_losses(losses)  # a state that diverged is never saved
                 self._save()
             if stopping and not self._last():
                 return False
@@ -72,8 +79,8 @@ class Trainer:
         for micro in range(self.accumulation):
             batch = self._next_batch()
             rows = self._rows(micro)
-            features = self.cache.lookup(self.loader.last_keys) if self.cache else None
             device = self.engine.device
+            features = features_on(device, self.cache, self.loader.last_keys)
             with autocast(self.spec, device):
                 losses = self.engine(
                     batch.to(device),
@@ -106,7 +113,8 @@ class Trainer:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = self._rates[group["name"]]
 
-    def _log(self, losses: dict[str, torch.Tensor]) -> None:
+    def _mean_losses(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Return the losses averaged over ranks; raise NonFiniteLossError naming the step."""
         names = list(losses)
         values = torch.stack([losses[name] for name in names]).float()
         dist.all_reduce(values)
@@ -116,12 +124,17 @@ class Trainer:
                 f"loss is {means['train']} at step {self.step}; lower optim.lr "
                 f"(now {self.spec.optim.lr}) or check the data with `scaling data inspect`"
             )
+        return means
+
+    def _log(self, losses: dict[str, torch.Tensor]) -> None:
+        means = self._mean_losses(losses)
         if self.log is None:
             return
         record = {f"loss/{name}": value for name, value in means.items()}
         record |= {f"lr/{name}": rate for name, rate in self._rates.items()}
         record |= {f"grad_norm/{name}": value for name, value in self._gradient_norms.items()}
         record |= self._clock.read(self.spec.global_batch_size, self.spec.resources.world_size)
+        record |= model_flops_utilisation(self.spec, record)
         self._samples_per_s = record["throughput/samples_per_s"]
         self.log.log(self.step, self.step * self.spec.global_batch_size, record)
 
@@ -140,6 +153,8 @@ class Trainer:
             "step": self.step,
             "num_samples_seen": self.step * self.spec.global_batch_size,
             "run_id": self.spec.run_id,
+            "world_size": dist.get_world_size(),
+            "zero_stage": self.spec.engine.zero_stage,
             "loader": self.loader.state_dict(),
             "normaliser": self.validation.normaliser.to_dict(),
         }
@@ -170,6 +185,29 @@ class Trainer:
         return after == self.spec.num_steps or (every > 0 and after % every == 0)
 
 
+def features_on(
+    device: torch.device, cache: FeatureCache | None, keys: list[SampleKey]
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return cached features of `keys` on `device`, or None where nothing is cached."""
+    if cache is None:
+        return None
+    vlm, aux = cache.lookup(keys)
+    return vlm.to(device), aux.to(device)
+
+
+def model_flops_utilisation(spec: RunSpec, record: dict[str, float]) -> dict[str, float]:
+    """Return mfu_percent from exact model FLOPs; nothing where the device's peak is unknown."""
+    if not torch.cuda.is_available() or spec.precision != "bf16":
+        return {}
+    name = torch.cuda.get_device_name()
+    peak = next((peak for kind, peak in BF16_PEAK_FLOPS.items() if kind in name), None)
+    if peak is None:
+        return {}
+    steps_per_s = record["throughput/samples_per_s"] / spec.global_batch_size
+    rate = flops_per_step(spec) * steps_per_s / spec.resources.world_size
+    return {"mfu_percent": 100 * rate / peak}
+
+
 def training_mode(spec: RunSpec, engine: Any) -> None:
     """Switch dropout on, except in a frozen encoder, whose features must not vary."""
     engine.train()
@@ -193,7 +231,7 @@ def gradient_norms(engine: Any) -> dict[str, float]:
         ]
     else:
         norms = [_group_norm(group["params"]) for group in optimizer.param_groups]
-    result = dict(zip(names, norms, strict=True))
+    result = {"vlm": 0.0, **dict(zip(names, norms, strict=True))}  # a frozen VLM is in no group
     return {**result, "total": math.sqrt(sum(norm**2 for norm in norms))}
 
 
@@ -239,7 +277,11 @@ class _Clock:
             "data_wait_percent": 100 * self.waiting / seconds,
         }
         if torch.cuda.is_available():
-            record["memory/peak_active_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            stats = torch.cuda.memory_stats()
+            record["memory/peak_active_gib"] = stats["active_bytes.all.peak"] / 2**30
             torch.cuda.reset_peak_memory_stats()
+        else:  # the process's own peak, since its start
+            kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            record["memory/peak_active_gib"] = kib / 2**20
         self._reset()
         return record

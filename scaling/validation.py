@@ -60,8 +60,11 @@ class Validation:
         return eval_batches(data, split, self.normaliser, self.spec.engine.eval_batch_size)
 
     def _act(self, item: EvalBatch, noise: torch.Tensor) -> torch.Tensor:
-        features = self.cache.lookup(item.keys) if self.cache else None
         device = self.engine.device
+        features = None
+        if self.cache:
+            vlm, aux = self.cache.lookup(item.keys)
+            features = vlm.to(device), aux.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
             return self.engine.module.act(
                 item.batch.to(device), DENOISING_STEPS, noise.to(device), features

@@ -82,6 +82,7 @@ def render_report(document: dict[str, Any], runs: "pd.DataFrame", where: dict[st
             f"Best run {best['run_id']}: val l1 {best['val_l1']:.4f} +- {best['val_l1_sem']:.4f}\n"
             f"  {best['checkpoint']}"
         )
+    parts.append(_render_over_all_domains(runs))
     parts += [_render_blind(item) for item in document.get("blind", [])]
     parts += [_render_finetuned(item) for item in document.get("finetune", [])]
     places = {"report": where["report"], "figures": f"{Path(where['report']).parent}/figures/"}
@@ -220,6 +221,21 @@ def _render_runs(runs: "pd.DataFrame") -> str:
     if "num_params_policy" in shown:
         shown["num_params_policy"] = shown["num_params_policy"].astype("Int64")
     return shown.sort_values("val_l1").to_string(index=False, float_format="{:.4f}".format)
+
+
+def _render_over_all_domains(runs: "pd.DataFrame") -> str:
+    """Name the sighted runs that do not beat holding the pose on the mean of their domains."""
+    if "baseline_hold_val_l1_all" not in runs or "blind" not in runs:
+        return "No trivial predictors over all domains in this table."
+    sighted = runs[~runs["blind"].astype(bool) & runs["val_l1_all"].notna()]
+    losers = sighted[sighted["val_l1_all"] >= sighted["baseline_hold_val_l1_all"]]
+    if losers.empty:
+        return "Over all domains (val_l1_all) every run beats holding the pose."
+    names = ", ".join(
+        f"{row.run_id} ({row.val_l1_all:.4f} against {row.baseline_hold_val_l1_all:.4f})"
+        for row in losers.itertuples()
+    )
+    return f"Over all domains (val_l1_all) these do not beat holding the pose: {names}."
 
 
 def _render_finetuned(row: dict[str, Any]) -> str:

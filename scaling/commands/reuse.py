@@ -89,7 +89,6 @@ def _shipped_episodes(parent: RunSpec, domain: str) -> int:
 
 def _render_finetune(result: dict[str, Any]) -> str:
     return (
-        f"{result['domain']}: val l1 {result['val_l1_before']:.4f} +- "
-        f"{result['val_l1_sem_before']:.4f} before, {result['val_l1_after']:.4f} +- "
-        f"{result['val_l1_sem_after']:.4f} after (run {result['run_id']})"
+        f"{result['domain']}: val l1 {result['val_l1_before']:.4f} before, "
+        f"{result['val_l1_after']:.4f} after (run {result['run_id']})"
     )

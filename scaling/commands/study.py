@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from argparse import Namespace
+from collections import Counter
 from typing import Any
 
 from scaling.commands.common import as_json, expand, publish, runs_folder, show, tracking_uri
@@ -21,7 +22,7 @@ def plan(arguments: Namespace) -> int:
 
 
 def submit(arguments: Namespace) -> int:
-    """Run what is not done; publish to MLflow as runs finish."""
+    """Run what is not done, then publish to MLflow."""
     if arguments.on != "local":
         raise ValueError(f"--on {arguments.on!r} is not a known cluster; allowed: local")
     specs, folder = expand(arguments), runs_folder(arguments)
@@ -52,9 +53,12 @@ def status(arguments: Namespace) -> int:
     while True:
         document = study_status(specs, folder)
         document["runs"] = select(document["runs"], arguments.select, specs)
-        show(arguments, document, render_status)
+        document["counts"] = dict(Counter(row["state"] for row in document["runs"]))
         active = any(row["state"] in ("queued", "running") for row in document["runs"])
-        if not (arguments.watch and active):
+        again = arguments.watch and active
+        if not (again and arguments.json):  # stdout is one document
+            show(arguments, document, render_status)
+        if not again:
             return 0
         time.sleep(2)
 

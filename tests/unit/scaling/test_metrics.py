@@ -30,12 +30,12 @@ def test_heartbeat_carries_the_last_validation(tmp_path) -> None:
 def test_attempts_are_numbered_and_the_killed_one_is_closed(tmp_path) -> None:
     first = Attempt(tmp_path)
     first.open(0)
-    second = Attempt(tmp_path)
+    second = Attempt(tmp_path, num_gpus=8)
     assert second.number == 2
     killed = json.loads((tmp_path / "attempts" / "0001.json").read_text())
     assert killed["reason"] == "killed"
     second.open(3)
-    second.close(reason="done", last_step=9, num_gpus=8)
+    second.close(reason="done", last_step=9)
     record = json.loads((tmp_path / "attempts" / "0002.json").read_text())
     assert (record["first_step"], record["last_step"], record["reason"]) == (3, 9, "done")
-    assert total_gpu_hours(tmp_path) == record["gpu_hours"] >= 0
+    assert total_gpu_hours(tmp_path) == record["gpu_hours"] + killed["gpu_hours"] >= 0
