@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ class Term:
     exponent: str | None = None
 
 
-class Law:
+class Law(ABC):
     """A sum of positive terms in the axes: the base of every form here.
 
     A form defines `axes`, `terms` and `param_names`. Amplitudes are positive (or exactly zero,
@@ -38,14 +39,14 @@ class Law:
         return type(self).__name__
 
     @property
+    @abstractmethod
     def axes(self) -> tuple[str, ...]:
         """Names of the columns the law reads."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def terms(self) -> tuple[Term, ...]:
         """The summands, the offset first."""
-        raise NotImplementedError
 
     @property
     def param_names(self) -> tuple[str, ...]:
