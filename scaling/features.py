@@ -70,15 +70,19 @@ class FeatureCache:
         for name in names:
             self._tables[name] = self._open(name)
 
-    def lookup(self, keys: list[SampleKey]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (vlm_features [B, Nv + L, D], aux_features [B, (V - 1) Nv, D])."""
+    def lookup(
+        self, keys: list[SampleKey], device: torch.device | str = "cpu"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return on `device` (vlm_features [B, Nv + L, D], aux_features [B, (V - 1) Nv, D])."""
         vlm, aux = [], []
         for domain, episode, start in keys:
             rows, vlm_table, aux_table = self._tables[domain]
             row = rows[(episode, start)]
             vlm.append(vlm_table[row])
             aux.append(aux_table[row])
-        return torch.from_numpy(np.stack(vlm)), torch.from_numpy(np.stack(aux))
+        tables = (torch.from_numpy(np.stack(rows)) for rows in (vlm, aux))
+        vlm_features, aux_features = (table.to(device) for table in tables)
+        return vlm_features, aux_features
 
     def _build_once(
         self, domain: str, on_progress: Callable[[str, int, int], None] | None, *, wait: bool

@@ -19,7 +19,6 @@ from scaling.noise import step_noise
 from scaling.schedule import learning_rates
 from scaling.spec import RunSpec
 from scaling.validation import Validation
-from xvla.data.samples import SampleKey
 
 # Dense bf16 peaks from NVIDIA's data sheets.
 BF16_PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
@@ -80,7 +79,8 @@ class Trainer:
             batch = self._next_batch()
             rows = self._rows(micro)
             device = self.engine.device
-            features = features_on(device, self.cache, self.loader.last_keys)
+            keys = self.loader.last_keys
+            features = self.cache.lookup(keys, device) if self.cache else None
             with autocast(self.spec, device):
                 losses = self.engine(
                     batch.to(device),
@@ -183,16 +183,6 @@ class Trainer:
         after = self.step + 1
         every = self.spec.engine.log_every
         return after == self.spec.num_steps or (every > 0 and after % every == 0)
-
-
-def features_on(
-    device: torch.device, cache: FeatureCache | None, keys: list[SampleKey]
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Return cached features of `keys` on `device`, or None where nothing is cached."""
-    if cache is None:
-        return None
-    vlm, aux = cache.lookup(keys)
-    return vlm.to(device), aux.to(device)
 
 
 def model_flops_utilisation(spec: RunSpec, record: dict[str, float]) -> dict[str, float]:
