@@ -4,16 +4,21 @@ Shapes: query [B, H, Sq, Dh], key and value [B, H, Sk, Dh]; no mask, the policy 
 """
 
 import logging
-from functools import cache
-from typing import Literal, get_args
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 AttentionKind = Literal["auto", "flash", "sdpa", "eager"]
+Kernel = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 ALIASES = {"flash_attention_2": "flash"}
+FLASH_DEVICE, FLASH_DTYPES = "cuda", (torch.float16, torch.bfloat16)
 SELF_CHECK_TOLERANCE = 2e-2  # half precision, unit-variance inputs
+# What transformers' modules call the kinds; it reserves every name that contains "flash".
+TRANSFORMERS_NAMES = {"auto": "xvla_auto", "flash": "xvla_fa", "sdpa": "sdpa", "eager": "eager"}
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +60,37 @@ def resolve(kind: AttentionKind, *, device: str, dtype: torch.dtype) -> Attentio
     return _announce("sdpa", problem)
 
 
+def transformers_name(kind: AttentionKind) -> str:
+    """Return the name of `kind` for transformers' modules, which then attend through `attend`.
+
+    transformers' own path to flash-attn has no self-check, and fetches a kernel from its hub where
+    the package is missing.
+    """
+    name = TRANSFORMERS_NAMES[kind]
+    if name.startswith("xvla_"):
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(name, partial(_attend_for_transformers, kind=kind))
+    return name
+
+
+def _attend_for_transformers(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    kind: AttentionKind,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Fit `attend` to transformers' interface, whose result is [B, S, H, Dh] and weights."""
+    if attention_mask is not None or module.is_causal:
+        raise ValueError("attention here is full and unmasked; use attention='sdpa' for masks")
+    return attend(query, key, value, kind=kind, dropout=dropout).transpose(1, 2), None
+
+
 def _announce(ran: AttentionKind, reason: str) -> AttentionKind:
     log.info("attention kernel: %s (%s)", ran, reason)
     return ran
@@ -62,36 +98,49 @@ def _announce(ran: AttentionKind, reason: str) -> AttentionKind:
 
 def _flash_problem(device: str, dtype: torch.dtype) -> str | None:
     """Say why flash-attn cannot be used, or None."""
-    if device != "cuda":
+    if device != FLASH_DEVICE:
         return f"flash-attn needs a CUDA device, not {device}"
-    if dtype not in (torch.float16, torch.bfloat16):
+    if dtype not in FLASH_DTYPES:
         return f"flash-attn needs float16 or bfloat16, not {dtype}"
     try:
         import flash_attn  # noqa: F401
     except ImportError as error:
         return f"the flash-attn package does not import ({error})"
-    return _self_check(dtype)
+    return _self_check(device, dtype)
 
 
-def _self_check(dtype: torch.dtype) -> str | None:
-    """Compare flash-attn with SDPA once on random numbers; a broken build must not train."""
-    generator = torch.Generator(device="cuda").manual_seed(0)
-    shape = (2, 4, 67, 64)
-    query, key, value = (
-        torch.randn(shape, device="cuda", generator=generator).to(dtype) for _ in range(3)
-    )
-    expected = functional.scaled_dot_product_attention(query, key, value)
-    try:
-        gap = (_flash(query, key, value, 0.0) - expected).abs().max().item()
-    except RuntimeError as error:
-        return f"flash-attn failed its self-check ({error})"
-    if not gap < SELF_CHECK_TOLERANCE:
-        return f"flash-attn differs from SDPA by {gap:.3g} in its self-check"
+def _self_check(device: str, dtype: torch.dtype) -> str | None:
+    """Compare flash-attn's results and gradients with ours once: a broken build must not train."""
+    # The first forward may run under autocast or without gradients; the comparison must not.
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
+        ours = _results_and_gradients(_eager, device, dtype, torch.float32)
+        try:
+            theirs = _results_and_gradients(_flash, device, dtype, dtype)
+        except Exception as error:
+            return f"flash-attn failed its self-check ({type(error).__name__}: {error})"
+    for name, expected, given in zip(("output", "dq", "dk", "dv"), ours, theirs, strict=True):
+        gap = (given.float() - expected).abs().max() / expected.abs().max().clamp(min=1)
+        if not gap.item() < SELF_CHECK_TOLERANCE:
+            return f"flash-attn is off by {gap.item():.3g} ({name}) in its self-check"
     return None
 
 
+def _results_and_gradients(
+    kernel: Kernel, device: str, dtype: torch.dtype, work_dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """Run a kernel on fixed random numbers of `dtype`, with fewer queries than keys."""
+    random = torch.Generator().manual_seed(0)
+    query, key, value, grad = (
+        torch.randn(2, 4, tokens, 64, generator=random).to(device, dtype).to(work_dtype)
+        for tokens in (37, 67, 67, 37)
+    )
+    inputs = [x.requires_grad_() for x in (query, key, value)]
+    output = kernel(*inputs, 0.0)
+    return (output.detach(), *torch.autograd.grad(output, inputs, grad))
+
+
 def _flash(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-    """Call flash-attn, whose layout is [B, S, H, Dh]."""
+    """Call flash-attn, whose layout is [B, S, H, Dh]; imported here, for it is optional."""
     from flash_attn import flash_attn_func
 
     args = (x.transpose(1, 2) for x in (query, key, value))

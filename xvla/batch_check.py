@@ -1,13 +1,20 @@
 """Checks of a batch against the model's configuration, with errors a user can act on."""
 
-from typing import TYPE_CHECKING
+import torch
+from torch import Tensor
 
 from xvla.batch import Batch
 from xvla.config import ModelConfig
 from xvla.params import action_dim, map_side, proprio_dim
 
-if TYPE_CHECKING:
-    from torch import Tensor
+Field = tuple[str, tuple[str, ...], torch.dtype | None]
+FIELDS: tuple[Field, ...] = (
+    ("input_ids", ("B", "L"), torch.int64),
+    ("images", ("B", "V", "3", "H", "W"), None),
+    ("view_mask", ("B", "V"), torch.bool),
+    ("domain_id", ("B",), torch.int64),
+    ("proprio", ("B", "P"), None),
+)
 
 
 def check_batch(batch: Batch, config: ModelConfig, *, with_images: bool = True) -> None:
@@ -15,6 +22,7 @@ def check_batch(batch: Batch, config: ModelConfig, *, with_images: bool = True) 
 
     Values (ids in range) are looked at on the CPU only: elsewhere that would stall the device.
     """
+    _check_kinds(batch, with_images)
     size = len(batch)
     if with_images:
         _check_images(batch, config)
@@ -26,17 +34,33 @@ def check_batch(batch: Batch, config: ModelConfig, *, with_images: bool = True) 
     _check_range("domain_id", batch.domain_id, config.num_domains, "num_domains")
 
 
-def check_features(features: "tuple[Tensor, Tensor]", batch: Batch, config: ModelConfig) -> None:
+def _check_kinds(batch: Batch, with_images: bool) -> None:
+    """Check dimensions and dtypes: a mask of integers would pick views 0 and 1, silently."""
+    fields = FIELDS if with_images else FIELDS[-2:]
+    for name, axes, dtype in fields:
+        value = getattr(batch, name)
+        if value.ndim != len(axes) or (dtype and value.dtype != dtype):
+            want = f"[{', '.join(axes)}]" + (f" of {dtype}" if dtype else "")
+            raise ValueError(f"{name} is {list(value.shape)} of {value.dtype}; expected {want}")
+
+
+def check_features(features: tuple[Tensor, Tensor], batch: Batch, config: ModelConfig) -> None:
     """Raise ValueError unless features are [B, *, E] pairs as `encode` returns them."""
     for name, value in zip(("vlm_features", "aux_features"), features, strict=True):
         _expect(name, value, (len(batch), value.shape[1], config.projection_dim))
 
 
 def _check_images(batch: Batch, config: ModelConfig) -> None:
-    size, views = len(batch), batch.view_mask.shape[-1]
-    _expect("view_mask", batch.view_mask, (size, views))
+    size, views = len(batch), batch.images.shape[1]
+    if views < 1:
+        raise ValueError("images has 0 views; give at least 1, the main view first")
     height, width = batch.images.shape[-2:]
-    _expect("images", batch.images, (size, views, 3, height, width))
+    given = batch.images.shape, batch.view_mask.shape
+    if given != ((size, views, 3, height, width), (size, views)):
+        raise ValueError(
+            f"images has shape {list(given[0])} and view_mask {list(given[1])}; expected "
+            f"[{size}, V, 3, H, W] and [{size}, V] with the same number of views V"
+        )
     side = map_side(config.vision, height)
     limit = config.vision.max_position_embeddings
     if height != width or not 1 <= side <= limit:
@@ -65,7 +89,7 @@ def _check_text(batch: Batch, config: ModelConfig) -> None:
     _check_range("input_ids", batch.input_ids, config.text.vocab_size, "text.vocab_size")
 
 
-def _check_action(action: "Tensor", size: int, config: ModelConfig) -> None:
+def _check_action(action: Tensor, size: int, config: ModelConfig) -> None:
     width = action_dim(config)
     allowed = {width, config.real_action_dim} if config.action_mode == "auto" else {width}
     if action.shape[-1] not in allowed or action.shape[:-1] != (size, config.num_anchors):
@@ -75,12 +99,12 @@ def _check_action(action: "Tensor", size: int, config: ModelConfig) -> None:
         )
 
 
-def _expect(name: str, value: "Tensor", shape: tuple[int, ...]) -> None:
+def _expect(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(value.shape) != shape:
         raise ValueError(f"{name} has shape {list(value.shape)}; expected {list(shape)}")
 
 
-def _check_range(name: str, value: "Tensor", limit: int, field: str) -> None:
+def _check_range(name: str, value: Tensor, limit: int, field: str) -> None:
     if value.device.type != "cpu" or not value.numel():
         return
     low, high = (int(v) for v in value.aminmax())

@@ -41,6 +41,13 @@ TINY = ModelConfig(
     num_anchors=6,
     max_seq_len=160,
 )
+NO_DROPOUT = replace(
+    TINY,
+    dropout=0.0,
+    attention_dropout=0.0,
+    text=replace(TEXT, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0),
+    vision=replace(VISION, drop_path_rate=0.0),
+)
 VARIANTS: dict[str, ModelConfig] = {
     "ee6d": TINY,
     "joint": replace(TINY, action_mode="joint"),
