@@ -135,7 +135,7 @@ def _results_and_gradients(
         for tokens in (37, 67, 67, 37)
     )
     inputs = [x.requires_grad_() for x in (query, key, value)]
-    output = kernel(*inputs, 0.0)
+    output = kernel(query, key, value, 0.0)
     return (output.detach(), *torch.autograd.grad(output, inputs, grad))
 
 
