@@ -5,7 +5,7 @@ dimensions at T + 1 times spread evenly over the window, computed in float32; ne
 episode the window is compressed in time, not padded.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,11 +25,14 @@ def anchors(
     window_s: float,
     num_anchors: int,
     rotation: Literal["linear", "slerp"] = "linear",
+    arm_times: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
     """Return [T + 1, A]: row 0 the pose at frame `start`, rows 1..T the anchor points after it.
 
     `times` [n] in s, increasing; `states` [n, A]; `rotation="slerp"` keeps rotations on SO(3)
-    where the released code interpolates the six numbers linearly.
+    where the released code interpolates the six numbers linearly. `arm_times` [n, 2] are the
+    arms' own clocks, where a source has them (`states` are then the rows as recorded, and `times`
+    the mean of the clocks).
 
     Raises:
         ValueError: a start outside the episode, or no positive window or anchor count.
@@ -41,6 +44,7 @@ def anchors(
         window_s=window_s,
         num_anchors=num_anchors,
         rotation=rotation,
+        arm_times=arm_times,
     )[0]
 
 
@@ -52,24 +56,45 @@ def episode_anchors(
     window_s: float,
     num_anchors: int,
     rotation: Literal["linear", "slerp"] = "linear",
+    arm_times: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
     """Return the anchors of many start frames of one episode, [N, T + 1, A] float32."""
     starts = np.asarray(starts, dtype=np.int64)
     _check(len(times), starts, window_s, num_anchors)
     query = _query_times(times, starts, window_s, num_anchors)
+    slerp = rotation == "slerp"
+    if arm_times is None:
+        return interpolate(times, states, query, slerp=slerp).astype(np.float32)
+    half = states.shape[1] // 2
+    arms = [
+        interpolate(arm_times[:, arm], states[:, part], query, slerp=slerp)
+        for arm, part in enumerate((slice(0, half), slice(half, None)))
+    ]
+    return np.concatenate(arms, axis=-1).astype(np.float32)
+
+
+def interpolate(
+    times: NDArray[np.float64],
+    states: NDArray[Any],
+    query: NDArray[np.float64],
+    *,
+    slerp: bool = False,
+) -> NDArray[np.float64]:
+    """Return rows [..., A] of `states` [n, A] at `query` [...] in s, held beyond both ends."""
     if len(times) == 1:
-        return np.broadcast_to(states[0], (*query.shape, states.shape[1])).astype(np.float32)
+        return np.broadcast_to(states[0].astype(np.float64), (*query.shape, states.shape[1]))
+    query = np.clip(query, times[0], times[-1])
     high = np.clip(np.searchsorted(times, query), 1, len(times) - 1)
     low = high - 1
     fraction = (query - times[low]) / (times[high] - times[low])
     rows = states[low] + fraction[..., None] * (states[high].astype(np.float64) - states[low])
-    if rotation == "slerp":
+    if slerp:
         for part in ROTATION_SLICES:
             if part.stop <= states.shape[1]:
                 rows[..., part] = slerp_rot6d(
                     states[low][..., part], states[high][..., part], fraction
                 )
-    return rows.astype(np.float32)
+    return rows
 
 
 def allowed_starts(length: int, *, fps: float, tail_s: float) -> int:
@@ -101,13 +126,13 @@ def training_starts(chunks: NDArray[np.float32], count: int, *, stride: int) -> 
 def _query_times(
     times: NDArray[np.float64], starts: NDArray[np.int64], window_s: float, num_anchors: int
 ) -> NDArray[np.float64]:
-    """Return [N, T + 1] in s: rounded to float32 as released, then clamped to the episode."""
+    """Return [N, T + 1] in s, rounded to float32 as released."""
     first = times[starts]
     last = np.minimum(first + window_s, times[-1])
     step = (last - first) / num_anchors
     query = first[:, None] + np.arange(num_anchors + 1) * step[:, None]
     query[:, -1] = last
-    return np.clip(query.astype(np.float32).astype(np.float64), times[0], times[-1])
+    return query.astype(np.float32).astype(np.float64)
 
 
 def _check(length: int, starts: NDArray[np.int64], window_s: float, num_anchors: int) -> None:

@@ -1,7 +1,7 @@
 """Rotations as six numbers: the first two columns of the matrix, flattened row by row.
 
 This is X-VLA's interleaved convention, [R00, R01, R10, R11, R20, R21]; LIBERO's stored sets use
-concatenated columns instead and must be converted by their reader.
+concatenated columns instead, [R00, R10, R20, R01, R11, R21]: their reader converts them.
 """
 
 import numpy as np
@@ -15,6 +15,34 @@ def matrix_to_rot6d(matrix: ArrayLike) -> NDArray[np.float64]:
     """Return rot6d [..., 6] of rotation matrices [..., 3, 3]."""
     matrix = np.asarray(matrix, dtype=np.float64)
     return matrix[..., :, :2].reshape(*matrix.shape[:-2], 6)
+
+
+def columns_to_interleaved(columns: ArrayLike) -> NDArray[np.float64]:
+    """Return interleaved rot6d [..., 6] of concatenated columns [..., 6]."""
+    columns = np.asarray(columns, dtype=np.float64)
+    return columns.reshape(*columns.shape[:-1], 2, 3).swapaxes(-1, -2).reshape(columns.shape)
+
+
+def interleaved_to_columns(rot6d: ArrayLike) -> NDArray[np.float64]:
+    """Return concatenated columns [..., 6] (LIBERO's clients) of interleaved rot6d [..., 6]."""
+    rot6d = np.asarray(rot6d, dtype=np.float64)
+    return rot6d.reshape(*rot6d.shape[:-1], 3, 2).swapaxes(-1, -2).reshape(rot6d.shape)
+
+
+def quat_to_rot6d(quaternion: ArrayLike) -> NDArray[np.float64]:
+    """Return rot6d [n, 6] of quaternions [n, 4], scalar last; the norm does not matter."""
+    from scipy.spatial.transform import Rotation
+
+    quaternion = np.asarray(quaternion, dtype=np.float64)
+    return matrix_to_rot6d(Rotation.from_quat(quaternion.reshape(-1, 4)).as_matrix())
+
+
+def euler_to_rot6d(angles: ArrayLike) -> NDArray[np.float64]:
+    """Return rot6d [n, 6] of angles [n, 3] in rad about the fixed axes x, then y, then z."""
+    from scipy.spatial.transform import Rotation
+
+    angles = np.asarray(angles, dtype=np.float64)
+    return matrix_to_rot6d(Rotation.from_euler("xyz", angles.reshape(-1, 3)).as_matrix())
 
 
 def rot6d_to_matrix(rot6d: ArrayLike) -> NDArray[np.float64]:

@@ -80,7 +80,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "no data": (lambda root: (root / DATA).unlink(), "data/*/*.parquet: missing"),
     "no info": (lambda root: (root / "meta/info.json").unlink(), "meta/info.json: missing"),
     "bad json": (_cut("meta/info.json", 0.5), "meta/info.json: not readable as JSON"),
-    "version": (_edit_info(codebase_version="v2.1"), "'v2.1' is not read; allowed: v3.0"),
+    "version": (_edit_info(codebase_version="v1.6"), "'v1.6' is not read; allowed: v3.0, v2.1"),
     "fps": (_edit_info(fps=0), "fps: 0, must be a number above 0"),
     "no features": (_edit_info(features=None), "features: missing"),
     "split": (_edit_info(splits={"train": "0:60"}), "train = '0:60', must be 'first:last'"),

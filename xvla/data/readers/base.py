@@ -1,5 +1,6 @@
 """What every reader returns: episodes, their poses over time, and the problems found in a set."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -66,7 +67,11 @@ class Dataset(Protocol):
     domain: str
     fps: float
     views: tuple[str, ...]
-    episodes: tuple[EpisodeInfo, ...]
+
+    @property
+    def episodes(self) -> Sequence[EpisodeInfo]:
+        """Return the episodes, numbered 0, 1, 2, ..."""
+        ...
 
     def episode(self, index: int) -> Episode:
         """Return times, states and instruction of one episode."""
@@ -83,3 +88,19 @@ class Dataset(Protocol):
     def problems(self) -> list[Problem]:
         """Return every defect found without decoding whole videos."""
         ...
+
+
+def episode_lengths(dataset: Dataset) -> NDArray[np.int64]:
+    """Return the frames of each episode, [episodes], from the table where the reader has one."""
+    lengths = getattr(dataset.episodes, "lengths", None)
+    if lengths is None:
+        lengths = [episode.length for episode in dataset.episodes]
+    return np.asarray(lengths, dtype=np.int64)
+
+
+def episode_splits(dataset: Dataset) -> NDArray[np.str_]:
+    """Return the split of each episode, [episodes], from the table where the reader has one."""
+    splits = getattr(dataset.episodes, "splits", None)
+    if splits is None:
+        splits = [episode.split for episode in dataset.episodes]
+    return np.asarray(splits, dtype=np.str_)

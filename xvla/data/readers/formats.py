@@ -1,71 +1,111 @@
-"""Which reader opens a folder: the format is recognised from its meta/info.json."""
+"""Which reader opens a path: the format is recognised from the meta files that lie there."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from xvla.data.readers.base import Dataset, DatasetError, Problem
 from xvla.data.readers.lerobot_v3 import LeRobotV3
+from xvla.data.readers.lerobot_v21 import LeRobotV21
+from xvla.data.readers.meta_json import read_meta
 
-Format = Literal["auto", "lerobot_v3"]
-FORMATS = ("auto", "lerobot_v3")
-CODEBASE_VERSIONS = {"v3.0": "lerobot_v3"}
+Format = Literal["auto", "lerobot_v3", "lerobot_v21", "xvla"]
+FORMATS = ("auto", "lerobot_v3", "lerobot_v21", "xvla")
+CODEBASE_VERSIONS = {"v3.0": "lerobot_v3", "v2.1": "lerobot_v21"}
+INFO = "meta/info.json"
+# What damaged meta files make a reader trip over; each reader names what it expects to be wrong.
+SURPRISES = (KeyError, IndexError, TypeError, AttributeError, OverflowError, RuntimeError)
 
 
 def open_dataset(path: str | Path, format: Format = "auto", *, check: bool = True) -> Dataset:
-    """Open the robot dataset in the folder `path`.
+    """Open a robot dataset: a LeRobot folder, or X-VLA's meta JSON or the folder that holds it.
 
     `check=False` leaves out the checks of content, so that `inspect_dataset` can list them all.
 
     Raises:
-        ValueError: no such folder, an unknown format or codebase_version, or (DatasetError, with
+        ValueError: no such path, an unknown format or codebase_version, or (DatasetError, with
             `.problems`) an empty, truncated or inconsistent dataset.
     """
-    root = Path(path)
     if format not in FORMATS:
         raise ValueError(f"dataset format {format!r} is unknown; allowed: {', '.join(FORMATS)}")
-    if not root.is_dir():
+    path = Path(path)
+    if not path.exists():
         raise ValueError(
-            f"no dataset folder at {root}; give a folder that holds meta/info.json, "
-            "or make one with `scaling data simulate`"
+            f"no dataset folder at {path}; give a folder that holds meta/info.json or X-VLA's "
+            "meta JSON, or make one with `scaling data simulate`"
         )
-    info = read_info(root)
-    detect_format(root, info)
-    dataset = LeRobotV3(root, info)
-    if check and (problems := dataset.problems()):
-        raise DatasetError(str(root), problems)
+    try:
+        dataset = _open(path, format)
+        problems = dataset.problems() if check else []
+    except (*SURPRISES, pa.ArrowException, OSError) as error:
+        message = f"cannot be read ({type(error).__name__}: {_one_line(error)}); copy it again"
+        raise DatasetError(str(path), [Problem(file="the dataset", message=message)]) from error
+    if problems:
+        raise DatasetError(str(path), problems)
     return dataset
 
 
-def read_info(root: Path) -> dict[str, Any]:
-    """Read meta/info.json of a LeRobot folder."""
-    file = root / "meta" / "info.json"
-    try:
-        info = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        message = "missing; a LeRobot dataset has it, so this folder is not one or is incomplete"
-        raise DatasetError(str(root), [Problem(file="meta/info.json", message=message)]) from None
-    except (OSError, ValueError) as error:
-        message = f"not readable as JSON ({_one_line(error)}); copy the dataset again"
-        raise DatasetError(str(root), [Problem(file="meta/info.json", message=message)]) from None
-    if not isinstance(info, dict):
-        message = f"holds a JSON {type(info).__name__}, must be an object; copy the dataset again"
-        raise DatasetError(str(root), [Problem(file="meta/info.json", message=message)])
-    return info
+def detect_format(path: Path) -> tuple[str, Path]:
+    """Return the format's name and its meta file.
 
-
-def detect_format(root: Path, info: dict[str, Any]) -> str:
-    """Return the name of the format that `info` declares."""
-    version = info.get("codebase_version")
+    Raises:
+        DatasetError: no meta file, several of X-VLA's, or an unknown codebase_version.
+    """
+    if path.is_file():
+        root, file = path.parent, path
+    elif (path / INFO).is_file():
+        root, file = path, path / INFO
+    else:
+        root, file = path, _only_meta(path)
+    meta = read_meta(root, file)
+    if {"dataset_name", "datalist"} <= meta.keys():
+        return "xvla", file
+    version = meta.get("codebase_version")
     if version not in CODEBASE_VERSIONS:
         allowed = ", ".join(CODEBASE_VERSIONS)
         problem = Problem(
-            file="meta/info.json",
+            file=file.relative_to(root).as_posix(),
             field="codebase_version",
             message=f"{version!r} is not read; allowed: {allowed}; convert the dataset first",
         )
         raise DatasetError(str(root), [problem])
-    return CODEBASE_VERSIONS[version]
+    return CODEBASE_VERSIONS[version], file
+
+
+def format_of(dataset: Dataset) -> str:
+    """Return the name of an open dataset's format."""
+    if isinstance(dataset, LeRobotV3):
+        return "lerobot_v3"
+    return "lerobot_v21" if isinstance(dataset, LeRobotV21) else "xvla"
+
+
+def _open(path: Path, format: str) -> Dataset:
+    found, file = detect_format(path)
+    if format not in ("auto", found):
+        raise ValueError(f"{path} is {found}, not {format}; leave the format at 'auto'")
+    root = path if path.is_dir() else path.parent
+    if found == "xvla":
+        # Imported here: HDF5 is only needed for these sets.
+        from xvla.data.readers.official import open_official
+
+        return open_official(root, file, read_meta(root, file))
+    root = file.parent.parent
+    info: dict[str, Any] = read_meta(root, file)
+    return LeRobotV3(root, info) if found == "lerobot_v3" else LeRobotV21(root, info)
+
+
+def _only_meta(root: Path) -> Path:
+    """Return the one X-VLA meta file of a folder without meta/info.json."""
+    files = sorted(root.glob("*.json")) or sorted(root.glob("*/*.json"))
+    if len(files) == 1:
+        return files[0]
+    if not files:
+        message = "missing, and no other meta JSON; the folder is no dataset or is incomplete"
+        raise DatasetError(str(root), [Problem(file=INFO, message=message)])
+    names = ", ".join(file.relative_to(root).as_posix() for file in files[:8])
+    problem = Problem(file=INFO, message=f"missing; of the meta files {names} give one by its path")
+    raise DatasetError(str(root), [problem])
 
 
 def _one_line(error: Exception) -> str:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from xvla.data.readers.base import DatasetError, EpisodeInfo, Problem
 from xvla.data.readers.tables import column_names, read_tables
 
@@ -86,18 +84,30 @@ def episode_infos(
     root: Path, info: dict[str, Any], slots: Sequence[Slot], task_of: Callable[[int], str]
 ) -> tuple[EpisodeInfo, ...]:
     """Join slots, instructions and the splits of info.json ("train": "0:40", end exclusive)."""
-    split = np.full(len(slots), "", dtype=object)
-    for name, span in (info.get("splits") or {}).items():
-        first, last = _span(root, name, span, len(slots))
-        if (split[first:last] != "").any():
-            message = f"{name} = {span!r} overlaps another split; episodes belong to one split"
-            problem = Problem(file="meta/info.json", field="splits", message=message)
-            raise DatasetError(str(root), [problem])
-        split[first:last] = name
+    split = split_names(root, info.get("splits"), len(slots))
     return tuple(
         EpisodeInfo(id=s.index, task=task_of(s.index), length=s.length, split=split[s.index])
         for s in slots
     )
+
+
+def split_names(root: Path, splits: Any, count: int, *, file: str = "meta/info.json") -> list[str]:
+    """Return the split of each of `count` episodes, "" where none is named.
+
+    Raises:
+        DatasetError: `splits` is no object of spans, or spans overlap or end too late.
+    """
+    if not isinstance(splits or {}, dict):
+        message = f"{splits!r}, must be an object like {{'train': '0:40', 'val': '40:48'}}"
+        raise DatasetError(str(root), [Problem(file=file, field="splits", message=message)])
+    names = [""] * count
+    for name, span in (splits or {}).items():
+        first, last = _span(root, name, span, count)
+        if any(names[first:last]):
+            message = f"{name} = {span!r} overlaps another split; episodes belong to one split"
+            raise DatasetError(str(root), [Problem(file=file, field="splits", message=message)])
+        names[first:last] = [name] * (last - first)
+    return names
 
 
 def _span(root: Path, name: str, span: Any, count: int) -> tuple[int, int]:

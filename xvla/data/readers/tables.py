@@ -20,7 +20,7 @@ def read_tables(root: Path, pattern: str, columns: list[str]) -> pa.Table:
     files = sorted(root.glob(pattern))
     if not files:
         raise DatasetError(str(root), [Problem(file=pattern, message="missing; copy it again")])
-    return pa.concat_tables([_read(root, file, columns) for file in files])
+    return pa.concat_tables([read_table(root, file, columns) for file in files])
 
 
 def column_names(root: Path, pattern: str) -> list[str]:
@@ -35,20 +35,28 @@ def column_names(root: Path, pattern: str) -> list[str]:
 
 
 def to_matrix(root: Path, table: pa.Table, key: str) -> NDArray[Any]:
-    """Return a numeric or list column as an array [n] or [n, d] (rows of equal length)."""
+    """Return a numeric or (nested) list column as an array [n], [n, d] or [n, a, d].
+
+    Raises:
+        DatasetError: rows of different lengths, or no value in a row of lists.
+    """
     column = table.column(key).combine_chunks()
-    kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)):
-        return np.asarray(column.to_numpy(zero_copy_only=False))
-    flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False))
-    width, rest = divmod(flat.size, max(1, len(column)))
-    if rest or (pa.types.is_list(kind) and np.any(np.diff(column.offsets.to_numpy()) != width)):
-        message = "rows differ in length; every frame needs the same number of values"
-        raise DatasetError(str(root), [Problem(file="data", field=key, message=message)])
-    return flat.reshape(len(column), width)
+    shape = [len(column)]
+    while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+        width, rest = divmod(len(column.flatten()), max(1, len(column)))
+        ragged = pa.types.is_list(column.type) and np.any(
+            np.diff(column.offsets.to_numpy()) != width
+        )
+        if rest or ragged or column.null_count:
+            message = "rows differ in length; every frame needs the same number of values"
+            raise DatasetError(str(root), [Problem(file="data", field=key, message=message)])
+        shape.append(width)
+        column = column.flatten()
+    return np.asarray(column.to_numpy(zero_copy_only=False)).reshape(shape)
 
 
-def _read(root: Path, file: Path, columns: list[str]) -> pa.Table:
+def read_table(root: Path, file: Path, columns: list[str]) -> pa.Table:
+    """Read some columns of one parquet file; raises DatasetError as `read_tables` does."""
     try:
         # ParquetFile reads one file as it is; read_table would add columns from folder names.
         with pq.ParquetFile(file) as parquet:
