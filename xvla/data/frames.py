@@ -6,9 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xvla.data.images import resize
-from xvla.data.readers.base import Dataset
+from xvla.data.readers.base import Dataset, episode_lengths
 
 Key = tuple[str, int, int, int]
+# A store that holds less than this share of a dataset hits too seldom to pay for whole episodes.
+WORTHWHILE_SHARE = 1 / 8
 
 
 class FrameStore:
@@ -22,6 +24,7 @@ class FrameStore:
         """Start empty."""
         self.bytes = 0
         self._episodes: dict[Key, NDArray[np.uint8]] = {}
+        self._frames: dict[str, int] = {}
 
     def clear(self) -> None:
         """Forget all frames, for instance once their features are computed."""
@@ -41,13 +44,20 @@ class FrameStore:
         if kept is not None:
             return kept[frame]
         length = dataset.episodes[episode].length
-        cost = length * views * 3 * size * size
-        if self.bytes + cost > budget:
+        frame_bytes = views * 3 * size * size
+        cost = length * frame_bytes
+        whole_set = self._num_frames(dataset) * frame_bytes
+        if self.bytes + cost > budget or budget < WORTHWHILE_SHARE * whole_set:
             return _decode(dataset, episode, [frame], views=views, size=size)[0]
         kept = _decode(dataset, episode, range(length), views=views, size=size)
         self._episodes[key] = kept
         self.bytes += cost
         return kept[frame]
+
+    def _num_frames(self, dataset: Dataset) -> int:
+        if dataset.path not in self._frames:
+            self._frames[dataset.path] = int(episode_lengths(dataset).sum())
+        return self._frames[dataset.path]
 
 
 def _decode(

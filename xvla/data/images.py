@@ -1,6 +1,5 @@
-"""Pixels: resize, colour jitter and ImageNet normalisation as the released code defines them."""
+"""Pixels: resize and ImageNet normalisation as the released code defines them."""
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,17 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from xvla.data.keyed import keyed_generator
+from xvla.data.augment import Draws, color_jitter, resized_crop
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# ColorJitter(brightness, contrast, saturation, hue) = (0.2, 0.2, 0.2, 0).
-JITTER_STRENGTH = 0.2
-LUMA = (0.2989, 0.587, 0.114)
-JITTER_BLOCK = 1024
 
 
 def resize(frames: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -39,6 +34,32 @@ def normalise(pixels: "Tensor") -> "Tensor":
     return pixels.sub_(mean).div_(std)
 
 
+def finish(pixels: "Tensor", view_mask: "Tensor", draws: Draws | None = None) -> "Tensor":
+    """Return the model's images [B, V, 3, H, W] float of uint8 pixels, on the device they are on.
+
+    Present views (`view_mask` [B, V]) are cropped and jittered by `draws`, then normalised; absent
+    ones are zero.
+    """
+    values = pixels.to(torch.float32).div_(255.0)
+    if draws is not None:
+        _augment(values, view_mask, draws)
+    normalise(values)
+    if not view_mask.all():
+        values[~view_mask] = 0.0
+    return values
+
+
+def _augment(values: "Tensor", view_mask: "Tensor", draws: Draws) -> None:
+    """Crop and jitter the present views of values [B, V, 3, H, W] in [0, 1], in place."""
+    mask = view_mask.cpu().numpy()
+    images = values[view_mask]
+    if draws.boxes is not None:
+        images = resized_crop(images, draws.boxes[mask])
+    if draws.factors is not None and draws.order is not None:
+        color_jitter(images, draws.factors[mask], draws.order[mask])
+    values[view_mask] = images
+
+
 def preprocess(image: NDArray[np.uint8], *, size: int) -> "Tensor":
     """Return the model's input [3, size, size] of one RGB image [H, W, 3] uint8, as for acting."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -47,50 +68,3 @@ def preprocess(image: NDArray[np.uint8], *, size: int) -> "Tensor":
             "give RGB [H, W, 3] uint8"
         )
     return normalise(torch.from_numpy(resize(image[None], size)[0]).float() / 255.0)
-
-
-def jitter_draws(
-    samples: NDArray[np.int64], *, seed: int, views: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the jitter of samples [B] by their place in the global order, each view on its own.
-
-    factors [B, V, 3] in [0.8, 1.2] for brightness, contrast, saturation; order [B, V, 3] in which
-    the three are applied.
-    """
-    tables = {
-        int(b): _jitter_block(seed, int(b), views) for b in np.unique(samples // JITTER_BLOCK)
-    }
-    rows = np.stack([tables[int(s) // JITTER_BLOCK][int(s) % JITTER_BLOCK] for s in samples])
-    factors = 1.0 + JITTER_STRENGTH * (2.0 * rows[..., :3] - 1.0)
-    return factors.astype(np.float32), rows[..., 3:].argsort(axis=-1)
-
-
-def color_jitter(
-    pixels: "Tensor", factors: NDArray[np.float32], order: NDArray[np.int64]
-) -> "Tensor":
-    """Jitter images [N, 3, H, W] in [0, 1] in place, by factors [N, 3] applied in order [N, 3].
-
-    The definition of torchvision's ColorJitter without hue: each step blends the image with black,
-    with its mean grey, or with its grey version, and clamps.
-    """
-    for image, strengths, kinds in zip(pixels, factors.tolist(), order.tolist(), strict=True):
-        for kind in kinds:
-            _blend(image, kind, strengths[kind])
-    return pixels
-
-
-def _blend(image: "Tensor", kind: int, factor: float) -> None:
-    """Apply one step to one image [3, H, W]; kind 0 brightness, 1 contrast, 2 saturation."""
-    image.mul_(factor)
-    if kind > 0:
-        # Luma of the original image: it was just scaled by `factor`.
-        red, green, blue = (weight * (1.0 - factor) / factor for weight in LUMA)
-        grey = (image[0] * red).add_(image[1], alpha=green).add_(image[2], alpha=blue)
-        image.add_(grey.mean() if kind == 1 else grey)
-    image.clamp_(0, 1)
-
-
-@lru_cache(maxsize=8)
-def _jitter_block(seed: int, block: int, views: int) -> NDArray[np.float64]:
-    generator = keyed_generator("jitter", seed, views, block=block)
-    return generator.random((JITTER_BLOCK, views, 6))

@@ -2,24 +2,35 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from xvla.batch import Batch
 from xvla.config import DataConfig
+from xvla.data.augment import Draws, crop_draws, jitter_draws
 from xvla.data.evaluation import eval_frames
-from xvla.data.images import jitter_draws
+from xvla.data.failures import Failure, FailureCount, replacement_rows
 from xvla.data.mixture import SampleOrder
 from xvla.data.normalise import Normaliser
-from xvla.data.samples import SampleKey, SampleMaker
+from xvla.data.options import LoaderOptions, open_caches
+from xvla.data.sample_index import StartFrames
+from xvla.data.samples import SampleKey, SampleMaker, finished
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 Split = Literal["train", "val", "test"]
-Item = tuple[list[SampleKey], Batch]
 PREFETCH_BATCHES = 4
+
+
+class Item(NamedTuple):
+    """A batch as workers hand it over; `draws` are left when the device is to augment it."""
+
+    keys: list[SampleKey]
+    batch: Batch
+    draws: Draws | None = None
+    failures: tuple[Failure, ...] = ()
 
 
 class TrainBatches:
@@ -33,13 +44,15 @@ class TrainBatches:
         rank: int = 0,
         world_size: int = 1,
         start_sample: int = 0,
+        options: LoaderOptions | None = None,
     ) -> None:
         """List the start frames of the mixture and fix the order of samples by `seed`."""
         self.maker = maker
         self.seed = seed
+        self.options = options or LoaderOptions()
         self.first = start_sample + rank * maker.config.batch_size
         self.stride = world_size * maker.config.batch_size
-        self.starts = {name: _list_starts(maker, name) for name in maker.sources}
+        self.starts = {name: list_starts(maker, name) for name in maker.sources}
         weights = {name: source.entry.weight for name, source in maker.sources.items()}
         sizes = {name: len(rows) for name, rows in self.starts.items()}
         self.order = SampleOrder(weights, sizes, seed)
@@ -47,49 +60,106 @@ class TrainBatches:
     def keys(self, first: int, count: int) -> list[SampleKey]:
         """Return samples first..first + count of the global order."""
         domains, rows = self.order.samples(first, count)
-        names = [self.order.names[number] for number in domains]
-        starts = [self.starts[name][row] for name, row in zip(names, rows, strict=True)]
-        return [(name, int(e), int(s)) for name, (e, s) in zip(names, starts, strict=True)]
+        keys: list[SampleKey] = [("", 0, 0)] * count
+        for number, name in enumerate(self.order.names):
+            mine = np.flatnonzero(domains == number)
+            for place, key in zip(mine, self._keys_at(name, rows[mine]), strict=True):
+                keys[place] = key
+        return keys
+
+    def _keys_at(self, name: str, rows: np.ndarray) -> list[SampleKey]:
+        episodes, frames = self.starts[name].at(rows)
+        return [(name, e, f) for e, f in zip(episodes.tolist(), frames.tolist(), strict=True)]
 
     def __getitem__(self, index: int) -> Item:
         """Return the keys and the batch of global batch `index`."""
-        config = self.maker.config
         first = self.first + index * self.stride
-        keys = self.keys(first, config.batch_size)
-        jitter = None
+        keys = self.keys(first, self.maker.config.batch_size)
+        failures: tuple[Failure, ...] = ()
+        try:
+            batch = self.maker.raw(keys)
+        except ValueError:
+            keys, failures = self._readable(first, keys)
+            batch = self.maker.raw(keys)
+        draws = self._draws(np.arange(first, first + len(keys)))
+        if self.options.device:
+            return Item(keys, batch, draws, failures)
+        return Item(keys, finished(batch, draws), None, failures)
+
+    def _readable(
+        self, first: int, keys: list[SampleKey]
+    ) -> tuple[list[SampleKey], tuple[Failure, ...]]:
+        """Replace what cannot be read by other samples of the domain, chosen by seed and place."""
+        kept, failures = [], []
+        for position, key in enumerate(keys, start=first):
+            name = key[0]
+            others = replacement_rows(self.seed, name, position, len(self.starts[name]))
+            for candidate in (key, *self._keys_at(name, others)):
+                try:
+                    self.maker.check(candidate)
+                except ValueError as error:
+                    failures.append(Failure(candidate[0], candidate[1], str(error)))
+                    continue
+                kept.append(candidate)
+                break
+            else:
+                raise ValueError(failures[-1].message)
+        return kept, tuple(failures)
+
+    def _draws(self, samples: np.ndarray) -> Draws | None:
+        config = self.maker.config
+        factors = order = boxes = None
         if config.augmentation == "color_jitter":
-            samples = np.arange(first, first + config.batch_size)
-            jitter = jitter_draws(samples, seed=self.seed, views=config.num_views)
-        return keys, self.maker.make(keys, jitter)
+            factors, order = jitter_draws(samples, seed=self.seed, views=config.num_views)
+        if self.options.random_crop:
+            boxes = crop_draws(
+                samples, seed=self.seed, views=config.num_views, size=config.image_size
+            )
+        if factors is None and boxes is None:
+            return None
+        return Draws(factors=factors, order=order, boxes=boxes)
 
 
 class EvalBatches:
-    """Map-style: item j is this rank's part of the j-th global batch of the evaluation frames."""
+    """Map-style: item j is this rank's part of the j-th global batch of the evaluation frames.
+
+    All ranks have equally many parts, so that they can meet after each: the frames of the last
+    global batch are dealt out evenly. Ranks for which none is left repeat the last frame; its key
+    tells, and errors by key count once.
+    """
 
     def __init__(
         self, maker: SampleMaker, frames: list[SampleKey], *, rank: int = 0, world_size: int = 1
     ) -> None:
-        """Cut `frames` into global batches; a rank's rows of the last one may be fewer."""
+        """Cut `frames` into global batches."""
         size = maker.config.batch_size
-        firsts = range(rank * size, len(frames), world_size * size)
+        whole = len(frames) // (world_size * size) * world_size * size
+        firsts = range(rank * size, whole, world_size * size)
         self.maker = maker
         self.parts = [frames[first : first + size] for first in firsts]
+        if rest := frames[whole:]:
+            bounds = np.linspace(0, len(rest), world_size + 1).round().astype(int)
+            self.parts.append(rest[bounds[rank] : bounds[rank + 1]] or rest[-1:])
 
     def __getitem__(self, index: int) -> Item:
         """Return the keys and the batch of part `index`; IndexError after the last."""
         keys = self.parts[index]
-        return keys, self.maker.make(keys)
+        return Item(keys, self.maker.make(keys))
 
 
 class Loader:
     """Iterator of Batch with a position; made by `make_loader`.
 
     last_keys: (domain, episode, start) of the rows of the batch returned last.
+    failures:  the episodes that could not be read so far, by name.
     """
 
     def __init__(self, batches: TrainBatches | EvalBatches, *, start: int, step: int) -> None:
         """Serve `batches` in order; `step` samples of the global order pass with each."""
         self.last_keys: list[SampleKey] = []
+        options = batches.options if isinstance(batches, TrainBatches) else LoaderOptions()
+        self.failures = FailureCount(batches.maker.sources, options.max_failed_share)
+        self._device = options.device
         self.normaliser = batches.maker.normaliser
         self._next_sample = start
         self._step = step
@@ -100,10 +170,15 @@ class Loader:
         return self
 
     def __next__(self) -> Batch:
-        """Return the next batch of this rank."""
-        self.last_keys, batch = next(self._items)
+        """Return the next batch of this rank, on the device when one augments.
+
+        Raises ValueError when more episodes cannot be read than `max_failed_share` allows.
+        """
+        item = next(self._items)
+        self.failures.add(item.failures)
+        self.last_keys, batch = item.keys, item.batch
         self._next_sample += self._step
-        return batch
+        return finished(batch.to(self._device), item.draws) if self._device else batch
 
     def state_dict(self) -> dict[str, int]:
         """Return {"next_sample": i}: give i as `start_sample` to go on after the last batch."""
@@ -119,6 +194,7 @@ def make_loader(
     world_size: int = 1,
     start_sample: int = 0,
     normaliser: Normaliser | None = None,
+    options: LoaderOptions | None = None,
 ) -> Loader:
     """Return the batches of `config.batch_size` samples that rank `rank` of `world_size` takes.
 
@@ -126,7 +202,8 @@ def make_loader(
     config and seed alone; rank r takes rows [r * batch_size, (r + 1) * batch_size). "train" is
     endless and starts at sample `start_sample`; "val" and "test" give the frozen evaluation
     frames once, unaugmented (`seed` has no part in them).
-    `normaliser` is fitted on the training episodes unless given.
+    `normaliser` is fitted on the training episodes unless given; `options` choose caches, the
+    device that augments and how many broken episodes are borne.
 
     Raises:
         ValueError: unknown split, a rank outside the world, or a defective mixture or dataset.
@@ -138,26 +215,47 @@ def make_loader(
             f"rank {rank} of {world_size}, batch_size {config.batch_size}, start_sample "
             f"{start_sample}; allowed: 0 <= rank < world_size, batch_size > 0, start_sample >= 0"
         )
-    maker = SampleMaker(config, normaliser)
+    options = options or LoaderOptions()
+    frames, indices = open_caches(config, options)
+    maker = SampleMaker(config, normaliser, frames=frames, indices=indices)
     step = world_size * config.batch_size
     if split == "train":
         batches = TrainBatches(
-            maker, seed=seed, rank=rank, world_size=world_size, start_sample=start_sample
+            maker,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            start_sample=start_sample,
+            options=options,
         )
         return Loader(batches, start=start_sample, step=step)
-    frames = eval_frames(config, split)[start_sample:]
-    parts = EvalBatches(maker, frames, rank=rank, world_size=world_size)
+    parts = EvalBatches(
+        maker, eval_frames(config, split)[start_sample:], rank=rank, world_size=world_size
+    )
     return Loader(parts, start=start_sample, step=step)
 
 
 def train_frames(config: DataConfig) -> list[SampleKey]:
     """Return every (domain, episode, start) that training visits, e.g. to cache features of."""
     maker = SampleMaker(config, Normaliser())
-    return [
-        (name, int(episode), int(start))
-        for name in maker.sources
-        for episode, start in _list_starts(maker, name)
-    ]
+    keys: list[SampleKey] = []
+    for name in maker.sources:
+        starts = list_starts(maker, name)
+        episodes, frames = (part.tolist() for part in starts.at(np.arange(len(starts))))
+        keys += [(name, e, f) for e, f in zip(episodes, frames, strict=True)]
+    return keys
+
+
+def list_starts(maker: SampleMaker, name: str) -> StartFrames:
+    """Return the start frames of a domain's training episodes, from its index if it has one."""
+    source = maker.sources[name]
+    if name in maker.indices:
+        return maker.indices[name].starts(maker.config, source.episodes)
+    found = [maker.starts(name, episode) for episode in source.episodes]
+    bounds = np.zeros(max(source.episodes, default=0) + 2, dtype=np.int64)
+    bounds[np.asarray(source.episodes) + 1] = [len(starts) for starts in found]
+    frames = np.concatenate([*found, np.empty(0, dtype=np.int64)]).astype(np.int32)
+    return StartFrames(np.asarray(source.episodes), np.cumsum(bounds), frames)
 
 
 def _serve(batches: TrainBatches | EvalBatches, num_workers: int) -> Iterator[Item]:
@@ -198,13 +296,3 @@ def _worker_loader(
 def _as_is(item: Any) -> Any:
     """Keep an item as it is: the default would turn the keys' tuples into lists."""
     return item
-
-
-def _list_starts(maker: SampleMaker, name: str) -> np.ndarray:
-    """Return (episode, start) rows [n, 2] of all start frames of a domain's training episodes."""
-    rows = [
-        np.stack([np.full(len(starts), episode), starts], axis=1)
-        for episode in maker.sources[name].episodes
-        if len(starts := maker.starts(name, episode))
-    ]
-    return np.concatenate(rows) if rows else np.empty((0, 2), dtype=np.int64)

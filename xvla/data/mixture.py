@@ -14,6 +14,10 @@ from xvla.data.keyed import keyed_generator
 # Domains are drawn in blocks of this many samples, so that a position can be reached by adding up
 # the blocks' counts instead of drawing every sample before it.
 BLOCK = 4096
+# A pass over more start frames than this is shuffled by a formula: its table would take longer to
+# make than the first sample may take, and 8 bytes a start frame in every process.
+LARGEST_TABLE = 2**22
+ROUNDS = 6
 # Shuffled passes kept in memory, per domain: the current one and the one just ended.
 KEPT_PASSES = 2
 
@@ -34,7 +38,7 @@ class SampleOrder:
         self._sizes = np.array([sizes[name] for name in self.names], dtype=np.int64)
         share = np.array([weights[name] for name in self.names], dtype=np.float64)
         self._share = share / share.sum()
-        self._passes: list[dict[int, NDArray[np.int64]]] = [{} for _ in self.names]
+        self._passes: list[dict[int, NDArray[np.int64] | ScatteredOrder]] = [{} for _ in self.names]
         self._drawn: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
         self._block = 0
         self._before = np.zeros(len(self.names), dtype=np.int64)
@@ -91,14 +95,56 @@ class SampleOrder:
             start[mine] = self._pass(number, int(turn))[places[mine]]
         return start
 
-    def _pass(self, number: int, turn: int) -> NDArray[np.int64]:
+    def _pass(self, number: int, turn: int) -> "NDArray[np.int64] | ScatteredOrder":
         kept = self._passes[number]
         if turn not in kept:
             generator = keyed_generator("pass", self.seed, self.names[number], block=turn)
-            kept[turn] = generator.permutation(self._sizes[number])
+            size = int(self._sizes[number])
+            kept[turn] = (
+                generator.permutation(size)
+                if size <= LARGEST_TABLE
+                else ScatteredOrder(size, generator)
+            )
             while len(kept) > KEPT_PASSES:
                 del kept[max(kept, key=lambda other: abs(other - turn))]
         return kept[turn]
+
+
+class ScatteredOrder:
+    """A permutation of 0..size - 1 that is computed place by place, in no memory.
+
+    A Feistel network of `ROUNDS` keyed rounds permutes the next larger power of four; a place that
+    lands beyond `size` goes through it again until it does not (cycle walking), which keeps it a
+    permutation: Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002.
+    """
+
+    def __init__(self, size: int, generator: np.random.Generator) -> None:
+        """Draw the keys of the rounds."""
+        self.size = size
+        self._half = max(1, ((size - 1).bit_length() + 1) // 2)
+        self._keys = generator.integers(0, 2**64, ROUNDS, dtype=np.uint64)
+
+    def __getitem__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return what stands at `places`."""
+        values = self._network(np.asarray(places).astype(np.uint64))
+        while (beyond := values >= self.size).any():
+            values[beyond] = self._network(values[beyond])
+        return values.astype(np.int64)
+
+    def _network(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        half = np.uint64(self._half)
+        mask = np.uint64(2**self._half - 1)
+        left, right = values >> half, values & mask
+        for key in self._keys:
+            left, right = right, left ^ (_mix(right ^ key) & mask)
+        return (left << half) | right
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return values scattered over all 64 bits (the finaliser of SplitMix64)."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    return values ^ (values >> np.uint64(31))
 
 
 def _check(weights: Mapping[str, float], sizes: Mapping[str, int]) -> None:

@@ -1,7 +1,7 @@
 """From (domain, episode, start) to model input: anchors, pixels, tokens, collated into a Batch."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,15 +9,17 @@ from numpy.typing import NDArray
 
 from xvla.batch import Batch
 from xvla.config import DataConfig
+from xvla.data.augment import Draws
 from xvla.data.catalogue import Source, domain_id, open_sources
+from xvla.data.frame_cache import FrameCache
 from xvla.data.frames import STORE
-from xvla.data.images import color_jitter, normalise
+from xvla.data.images import finish
 from xvla.data.normalise import Normaliser, fit_normaliser
 from xvla.data.resample import allowed_starts, anchors, episode_anchors, training_starts
+from xvla.data.sample_index import SampleIndex
 from xvla.data.text import build_tokenizer
 
 SampleKey = tuple[str, int, int]
-Jitter = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 # Anchors of whole episodes are kept up to this many bytes in a process; beyond it each sample's
 # are interpolated when asked for.
@@ -33,36 +35,57 @@ class Poses:
 
 
 class SampleMaker:
-    """Makes batches of any samples of a mixture; caches anchors by episode."""
+    """Makes batches of any samples of a mixture; caches anchors by episode.
 
-    def __init__(self, config: DataConfig, normaliser: Normaliser | None = None) -> None:
+    `frames` and `indices` hold, by domain, the one-off caches that are there.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        normaliser: Normaliser | None = None,
+        *,
+        frames: Mapping[str, FrameCache] | None = None,
+        indices: Mapping[str, SampleIndex] | None = None,
+    ) -> None:
         """Open the mixture; without a normaliser, fit it. Raises ValueError as those do."""
         self.config = config
         self.sources: dict[str, Source] = {s.name: s for s in open_sources(config)}
         self.normaliser = normaliser or fit_normaliser(config)
         self.tokenizer = build_tokenizer(config.tokenizer)
+        self._frames = dict(frames or {})
+        self.indices = dict(indices or {})
         self._chunks: dict[tuple[str, int], NDArray[np.float32]] = {}
         self._chunk_bytes = 0
 
-    def make(self, keys: Sequence[SampleKey], jitter: Jitter | None = None) -> Batch:
-        """Return the batch of samples `keys`; `jitter` as from `images.jitter_draws`."""
-        return self.collate(keys, self.poses(keys), jitter)
+    def make(self, keys: Sequence[SampleKey], draws: Draws | None = None) -> Batch:
+        """Return the batch of samples `keys`, augmented by `draws`."""
+        return self.collate(keys, self.poses(keys), draws)
 
-    def collate(
-        self, keys: Sequence[SampleKey], poses: Poses, jitter: Jitter | None = None
-    ) -> Batch:
+    def collate(self, keys: Sequence[SampleKey], poses: Poses, draws: Draws | None = None) -> Batch:
         """Return the batch of samples whose absolute poses are at hand."""
+        return finished(self.raw(keys, poses), draws)
+
+    def raw(self, keys: Sequence[SampleKey], poses: Poses | None = None) -> Batch:
+        """Return the batch with its images still uint8, to be `finished` on any device."""
         names = [name for name, _, _ in keys]
+        poses = poses or self.poses(keys)
         proprio, action = self.normaliser.encode(names, poses.proprio, poses.action)
         view_mask = self._view_mask(names)
         return Batch(
             input_ids=torch.from_numpy(np.stack([self._input_ids(key) for key in keys])),
-            images=self._images(keys, view_mask, jitter),
+            images=self._images(keys, view_mask),
             view_mask=torch.from_numpy(view_mask),
             domain_id=torch.tensor([domain_id(name) for name in names]),
             proprio=torch.from_numpy(proprio),
             action=torch.from_numpy(action),
         )
+
+    def check(self, key: SampleKey) -> None:
+        """Raise ValueError when the poses or frames of a sample cannot be read."""
+        self._chunk(*key)
+        if self.config.decode_images and not self.config.blind:
+            self._pixels(key, int(self._view_mask([key[0]]).sum()))
 
     def poses(self, keys: Sequence[SampleKey]) -> Poses:
         """Return the absolute poses of samples."""
@@ -74,7 +97,7 @@ class SampleMaker:
         key = (name, episode)
         if key in self._chunks:
             return self._chunks[key]
-        times, states, _ = self.sources[name].dataset.episode(episode)
+        times, states = self._recorded(name, episode)
         chunks = episode_anchors(times, states, np.arange(len(times)), **self._rules())
         if self._chunk_bytes + chunks.nbytes <= CHUNK_BUDGET:
             self._chunks[key] = chunks
@@ -89,6 +112,12 @@ class SampleMaker:
         chunks = self.episode_chunks(name, episode)
         return training_starts(chunks, count, stride=self.config.start_stride)
 
+    def _recorded(self, name: str, episode: int) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        if name in self.indices:
+            return self.indices[name].episode(episode)
+        times, states, _ = self.sources[name].dataset.episode(episode)
+        return times, states
+
     def _rules(self) -> dict:
         return {
             "window_s": self.config.prediction_window_s,
@@ -100,9 +129,10 @@ class SampleMaker:
         kept = self._chunks.get((name, episode))
         if kept is not None:
             return kept[start]
-        if self._chunk_bytes < CHUNK_BUDGET:
+        # With an index a sample costs one chunk, whatever the number of episodes.
+        if self._chunk_bytes < CHUNK_BUDGET and name not in self.indices:
             return self.episode_chunks(name, episode)[start]
-        times, states, _ = self.sources[name].dataset.episode(episode)
+        times, states = self._recorded(name, episode)
         return anchors(times, states, start, **self._rules())
 
     def _input_ids(self, key: SampleKey) -> NDArray[np.int64]:
@@ -114,31 +144,33 @@ class SampleMaker:
         counts = np.array([len(self.sources[name].dataset.views) for name in names])
         return np.arange(self.config.num_views) < counts[:, None]
 
-    def _images(
-        self, keys: Sequence[SampleKey], view_mask: NDArray[np.bool_], jitter: Jitter | None
-    ) -> torch.Tensor:
-        """Return [B, V, 3, H, W] normalised; absent views, and all when blind, are zero."""
+    def _images(self, keys: Sequence[SampleKey], view_mask: NDArray[np.bool_]) -> torch.Tensor:
+        """Return [B, V, 3, H, W] uint8; float zeros when blind or not decoding."""
         size = self.config.image_size if self.config.decode_images else 0
-        images = torch.zeros(*view_mask.shape, 3, size, size)
         if self.config.blind or not self.config.decode_images:
-            return images
-        pixels = np.concatenate(
-            [self._pixels(key, int(mask.sum())) for key, mask in zip(keys, view_mask, strict=True)]
-        )
-        values = torch.from_numpy(pixels) / 255.0
-        if jitter is not None:
-            factors, order = jitter
-            color_jitter(values, factors[view_mask], order[view_mask])
-        normalise(values)
-        if view_mask.all():
-            return values.view(images.shape)
-        images[torch.from_numpy(view_mask)] = values
-        return images
+            return torch.zeros(*view_mask.shape, 3, size, size)
+        images = np.zeros((*view_mask.shape, 3, size, size), dtype=np.uint8)
+        for row, key in enumerate(keys):
+            views = int(view_mask[row].sum())
+            images[row, :views] = self._pixels(key, views)
+        return torch.from_numpy(images)
 
     def _pixels(self, key: SampleKey, views: int) -> NDArray[np.uint8]:
+        """Return the present views of a frame, uint8 [views, 3, size, size]."""
         name, episode, start = key
+        if name in self._frames:
+            cached = self._frames[name].get(episode, start)
+            if cached is not None:
+                return cached
         workers = max(1, self.config.num_workers)
         budget = int(self.config.frame_cache_gib * 2**30) // workers
         dataset = self.sources[name].dataset
         size = self.config.image_size
         return STORE.get(dataset, episode, start, views=views, size=size, budget=budget)
+
+
+def finished(batch: Batch, draws: Draws | None = None) -> Batch:
+    """Return a raw batch with its images augmented by `draws` and normalised, where they are."""
+    if batch.images.dtype != torch.uint8:
+        return batch
+    return replace(batch, images=finish(batch.images, batch.view_mask, draws))

@@ -4,14 +4,15 @@ import numpy as np
 
 from xvla.config import DomainEntry
 from xvla.data.keyed import keyed_generator
-from xvla.data.readers.base import Dataset
+from xvla.data.readers.base import Dataset, episode_splits
 
 
 def split_episodes(dataset: Dataset, split: str) -> list[int]:
     """Return the episode numbers of a split; ValueError when the dataset has none in it."""
-    chosen = [episode.id for episode in dataset.episodes if episode.split == split]
+    splits = episode_splits(dataset)
+    chosen = np.flatnonzero(splits == split).tolist()
     if not chosen:
-        known = sorted({episode.split for episode in dataset.episodes} - {""})
+        known = sorted(set(splits.tolist()) - {""})
         raise ValueError(
             f"dataset {dataset.path} has no episodes in split {split!r}; it has "
             f"{', '.join(known) or 'no splits'}; name them in meta/info.json under splits"

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from xvla.data.images import color_jitter, jitter_draws, preprocess, resize
+from xvla.data.augment import color_jitter, jitter_draws, jitter_groups
+from xvla.data.images import preprocess, resize
 
 RNG = np.random.default_rng(0)
 
@@ -61,6 +62,8 @@ def test_color_jitter_is_the_definition() -> None:
         [_reference_jitter(i, f, o) for i, f, o in zip(images, factors, order, strict=True)]
     )
     torch.testing.assert_close(color_jitter(images.clone(), factors, order), expected)
+    grouped = jitter_groups(images.clone(), factors, order)
+    torch.testing.assert_close(grouped, expected, atol=2e-6, rtol=0)
     ones = np.ones_like(factors)
     torch.testing.assert_close(color_jitter(images.clone(), ones, order), images)
 

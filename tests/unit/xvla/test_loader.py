@@ -214,7 +214,7 @@ def test_evaluation_splits_end(config: DataConfig) -> None:
         assert len(flat) == len(set(flat)) == 21 + 5
         assert {e for _, e, _ in flat} == {episode}
         sizes = [len(keys) for keys in seen[0]], [len(keys) for keys in seen[1]]
-        assert sizes == ([4, 4, 4, 2], [4, 4, 4])
+        assert sizes == ([4, 4, 4, 1], [4, 4, 4, 1])
 
 
 def _drain(loader: Loader) -> list[tuple[Batch, list]]:

@@ -1,34 +1,40 @@
 """Frames out of mp4 files by number: seek to the keyframe before, decode only what is needed."""
 
+import os
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 # Between two wanted frames this far apart a new seek is cheaper than decoding what lies between.
 SEEK_GAP_FRAMES = 24
+# Opening a file costs as much as decoding a few frames, an open one holds about 1 MB.
+OPEN_FILES = 24
 
 
 def decode_frames(path: Path, numbers: Sequence[int], *, fps: float) -> NDArray[np.uint8]:
     """Return the frames with the given numbers (any order, repeats allowed), [k, H, W, 3] RGB.
 
-    A frame's number is its presentation time from the start of the stream times `fps`. The file is
-    opened for each call: an open handle shared with a forked worker would share its position.
+    A frame's number is its presentation time from the start of the stream times `fps`. Files stay
+    open in their process, `OPEN_FILES` of them.
 
     Raises:
-        ValueError: the file cannot be opened or decoded, or ends before a wanted frame.
+        ValueError: the file cannot be opened or decoded, is damaged where a wanted frame lies, or
+            ends before it.
     """
     wanted = sorted({int(number) for number in numbers})
     found: dict[int, NDArray[np.uint8]] = {}
     try:
-        with av.open(str(path)) as container:
-            _stream(container).codec_context.thread_count = 1
-            for run in _runs(wanted):
-                _decode_run(container, run, fps, found)
+        container = _OPEN.get(path)
+        for run in _runs(wanted):
+            _decode_run(container, run, fps, found)
     except (FFmpegError, OSError) as error:
+        _OPEN.drop(path)
         raise ValueError(f"cannot decode {path} ({_one_line(error)}); copy it again") from None
     missing = [number for number in wanted if number not in found]
     if missing:
@@ -55,6 +61,60 @@ def count_frames(path: Path, *, fps: float) -> int:
         raise ValueError(f"not readable as video ({_one_line(error)}); copy it again") from None
 
 
+class _OpenFiles:
+    """The containers that a process has open, least recently used last to stay.
+
+    A forked process drops what it inherits: a shared handle would share its position. So does a
+    file that was replaced.
+    """
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._files: OrderedDict[Path, tuple[tuple[int, ...], av.container.InputContainer]] = (
+            OrderedDict()
+        )
+
+    def get(self, path: Path) -> av.container.InputContainer:
+        """Return the open container of `path`, opening it when needed."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._files.clear()
+        status = os.stat(path)
+        state = (status.st_ino, status.st_size, status.st_mtime_ns)
+        kept = self._files.get(path)
+        if kept is None or kept[0] != state:
+            self.drop(path)
+            self._files[path] = (state, _open(path))
+            while len(self._files) > OPEN_FILES:
+                self._files.popitem(last=False)[1][1].close()
+        self._files.move_to_end(path)
+        return self._files[path][1]
+
+    def drop(self, path: Path) -> None:
+        """Close `path`, if open."""
+        kept = self._files.pop(path, None)
+        if kept is not None:
+            kept[1].close()
+
+
+_OPEN = _OpenFiles()
+# Keeps the tables of the last colour conversion, which cost more to make than to use.
+_TO_RGB = VideoReformatter()
+
+
+def _open(path: Path) -> av.container.InputContainer:
+    container = av.open(str(path))
+    try:
+        codec = _stream(container).codec_context
+        codec.thread_count = 1
+        # The decoder conceals damage by default: a plausible but wrong picture.
+        codec.options = {"err_detect": "explode"}
+    except BaseException:
+        container.close()
+        raise
+    return container
+
+
 def _stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
     if not container.streams.video:
         raise OSError("it has no video stream")
@@ -68,13 +128,14 @@ def _decode_run(
     found: dict[int, NDArray[np.uint8]],
 ) -> None:
     stream = _stream(container)
-    if run[0] > 0:
-        container.seek(_pts(stream, run[0], fps), stream=stream)
+    container.seek(_pts(stream, run[0], fps), stream=stream)
     targets = set(run)
     for frame in container.decode(stream):
         number = _number(stream, frame.pts, fps)
         if number in targets:
-            found[number] = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+            if frame.is_corrupt:
+                raise OSError(f"frame {number} is damaged")
+            found[number] = np.asarray(_TO_RGB.reformat(frame, format="rgb24").to_ndarray())
         if number >= run[-1]:
             return
 

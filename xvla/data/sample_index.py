@@ -1,0 +1,210 @@
+"""A one-off index of a dataset: all poses and all start frames as files that processes share.
+
+    <folder>/index.json    what is indexed; written last, so an index without it is unfinished
+    <folder>/bounds.npy    int64 [episodes + 1], rows of each episode in the next two
+    <folder>/states.npy    float32 [frames, 20];  times.npy  float64 [frames] in s
+    <folder>/starts-KEY.int32, .npy    start frames under one set of rules, and their bounds
+
+The files are mapped into memory: a process holds the pages that it reads, and all processes of a
+machine the same ones. A sample costs two look-ups, whatever the number of episodes.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xvla.config import DataConfig
+from xvla.data.readers.base import STATE_DIM, Dataset, episode_lengths
+from xvla.data.resample import allowed_starts, episode_anchors, moving
+
+# Start frames depend on these fields of the configuration and on nothing else.
+START_FIELDS = ("prediction_window_s", "num_anchors", "rotation", "start_tail_s", "start_stride")
+_NONE = np.empty(0, dtype=np.int32)
+
+
+class StartFrames:
+    """The start frames of some episodes, numbered 0, 1, 2, ... through all of them.
+
+    episodes [E] are numbers of the dataset; bounds [E + 1] and frames [n] say which start frames
+    each has.
+    """
+
+    def __init__(
+        self, episodes: NDArray[np.int64], bounds: NDArray[np.int64], frames: NDArray[np.int32]
+    ) -> None:
+        """Wrap the three arrays, of which `frames` may be a file."""
+        self._episodes, self._bounds, self._frames = episodes, bounds, frames
+        self._sizes = np.diff(bounds)[episodes]
+        self._ends = np.cumsum(self._sizes)
+
+    def __len__(self) -> int:
+        """Return the number of start frames."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def at(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the (episode, frame) of start frames `rows`."""
+        place = np.searchsorted(self._ends, rows, side="right")
+        inside = rows - (self._ends[place] - self._sizes[place])
+        episode = self._episodes[place]
+        return episode, np.asarray(self._frames[self._bounds[episode] + inside], dtype=np.int64)
+
+
+class SampleIndex:
+    """An index on disk, opened: poses by episode and start frames."""
+
+    def __init__(self, dataset: Dataset, folder: Path) -> None:
+        """Map the files of `folder`; raises ValueError when they are not there or do not fit."""
+        self.folder = folder
+        record = _record(folder)
+        wanted = _facts(dataset)
+        for key, value in wanted.items():
+            if record.get(key) != value:
+                raise ValueError(
+                    f"index {folder} has {key} = {record.get(key)!r}, the dataset "
+                    f"{dataset.path} has {value!r}; delete the index and build it again"
+                )
+        self._bounds = np.load(folder / "bounds.npy", mmap_mode="r")
+        self._states = np.load(folder / "states.npy", mmap_mode="r")
+        self._times = np.load(folder / "times.npy", mmap_mode="r")
+
+    def episode(self, number: int) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Return times [n] in s and states [n, 20] of an episode."""
+        rows = slice(int(self._bounds[number]), int(self._bounds[number + 1]))
+        return np.asarray(self._times[rows]), np.asarray(self._states[rows])
+
+    def starts(self, config: DataConfig, episodes: Iterable[int]) -> StartFrames:
+        """Return the start frames of `episodes`; ValueError when indexed under other rules."""
+        paths = _start_files(self.folder, config)
+        if not all(path.exists() for path in paths):
+            rules = {key: getattr(config, key) for key in START_FIELDS}
+            raise ValueError(f"index {self.folder} has no start frames for {rules}; build it again")
+        bounds = np.load(paths[0], mmap_mode="r")
+        frames = np.memmap(paths[1], dtype=np.int32, mode="r") if bounds[-1] else _NONE
+        return StartFrames(np.fromiter(episodes, dtype=np.int64), bounds, frames)
+
+
+def index_cost(dataset: Dataset) -> dict[str, int]:
+    """Return {"frames", "bytes"} that an index with one set of start frames takes at most."""
+    frames = int(episode_lengths(dataset).sum())
+    return {
+        "frames": frames,
+        "bytes": frames * (4 * STATE_DIM + 8 + 4) + 16 * len(dataset.episodes),
+    }
+
+
+def build_index(
+    dataset: Dataset,
+    folder: Path,
+    config: DataConfig,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write the poses of `dataset` and its start frames under `config`; keep what is there.
+
+    `on_progress(done, total)` counts episodes. Raises ValueError for an episode that cannot be
+    read, or when `folder` holds the index of other data.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "index.json").exists():
+        _write_poses(dataset, folder, on_progress)
+        _aside(folder / "index.json", lambda path: path.write_text(json.dumps(_facts(dataset))))
+    index = SampleIndex(dataset, folder)
+    files = _start_files(folder, config)
+    if not all(file.exists() for file in files):
+        _write_starts(dataset, index, config, files)
+    return folder
+
+
+def _write_poses(
+    dataset: Dataset, folder: Path, on_progress: Callable[[int, int], None] | None
+) -> None:
+    lengths = episode_lengths(dataset)
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    shape = (int(bounds[-1]), STATE_DIM)
+    create = np.lib.format.open_memmap
+    states = create(folder / "states.npy", mode="w+", dtype=np.float32, shape=shape)
+    times = create(folder / "times.npy", mode="w+", dtype=np.float64, shape=shape[:1])
+    for number in range(len(lengths)):
+        rows = slice(bounds[number], bounds[number + 1])
+        times[rows], states[rows], _ = dataset.episode(number)
+        if on_progress and number % 1000 == 999:
+            on_progress(number + 1, len(lengths))
+    states.flush()
+    times.flush()
+    np.save(folder / "bounds.npy", bounds)
+
+
+def _write_starts(
+    dataset: Dataset, index: SampleIndex, config: DataConfig, files: tuple[Path, Path]
+) -> None:
+    sizes = []
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as stream:
+            for number in range(len(dataset.episodes)):
+                starts = episode_starts(*index.episode(number), config, fps=dataset.fps)
+                sizes.append(len(starts))
+                stream.write(starts.astype(np.int32).tobytes())
+
+    _aside(files[1], write)
+    _save(files[0], np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
+
+
+def episode_starts(
+    times: NDArray[np.float64], states: NDArray[np.float32], config: DataConfig, *, fps: float
+) -> NDArray[np.int64]:
+    """Return the frames of an episode that training may start from, as `training_starts` does."""
+    count = allowed_starts(len(times), fps=fps, tail_s=config.start_tail_s)
+    starts = np.arange(0, count, config.start_stride)
+    chunks = episode_anchors(
+        times,
+        states,
+        starts,
+        window_s=config.prediction_window_s,
+        num_anchors=config.num_anchors,
+        rotation=config.rotation,
+    )
+    return starts[moving(chunks)]
+
+
+def _start_files(folder: Path, config: DataConfig) -> tuple[Path, Path]:
+    rules = json.dumps([getattr(config, key) for key in START_FIELDS])
+    key = hashlib.sha256(rules.encode()).hexdigest()[:12]
+    return folder / f"starts-{key}.npy", folder / f"starts-{key}.int32"
+
+
+def _facts(dataset: Dataset) -> dict[str, Any]:
+    lengths = episode_lengths(dataset)
+    return {
+        "fps": dataset.fps,
+        "episodes": len(lengths),
+        "frames": int(lengths.sum()),
+        "lengths_sha256": hashlib.sha256(lengths.tobytes()).hexdigest(),
+    }
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "index.json").read_text())
+    except FileNotFoundError:
+        raise ValueError(f"no finished index at {folder}; build it first") from None
+
+
+def _save(path: Path, values: NDArray[Any]) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as stream:
+            np.save(stream, values)
+
+    _aside(path, write)
+
+
+def _aside(path: Path, write: Callable[[Path], Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write(temporary)
+    temporary.replace(path)
