@@ -11,10 +11,21 @@ from dataclasses import asdict, fields, replace
 from typing import Any, Literal, get_args
 
 from xvla.config import ModelConfig, TextConfig, VisionConfig
+from xvla.config_fields import (
+    FLORENCE,
+    LEROBOT,
+    OFFICIAL,
+    TEXT,
+    VISION,
+    check_fields,
+    check_value,
+)
+from xvla.lerobot import policy_fields
 from xvla.params import action_dim, proprio_dim
 
 Layout = Literal["xvla", "lerobot", "lerobot-old", "ours"]
 ARCHITECTURE = "xvla"
+DAVIT = ("davit", "florence_vision", "florence2_vision")
 POOLING = ["spatial_avg_pool", "temporal_avg_pool"]
 
 # Field of ModelConfig -> key in the official and in LeRobot's config.json.
@@ -41,8 +52,7 @@ VISION_LISTS = (
 )
 # What a foreign config.json cannot say; a model that differs here cannot be written that way.
 OURS_ONLY = ("prediction",)
-OURS_ONLY_VISION = ("mlp_ratio", "qkv_bias")
-TRAINING_ONLY = ("dropout", "attention_dropout")
+MICROSOFT_LACKS = ("mlp_ratio", "qkv_bias")  # of the vision configuration; transformers has them
 
 # Microsoft's name -> transformers' native name, below `vlm.`; order matters.
 NATIVE_NAMES: tuple[tuple[str, str], ...] = (
@@ -114,8 +124,10 @@ def config_from_json(raw: dict[str, Any]) -> ModelConfig:
     if raw.get("architecture") == ARCHITECTURE and "model" in raw:
         return model_config(raw["model"])
     if raw.get("model_type") == ARCHITECTURE:
+        check_fields(raw, OFFICIAL, "config.json")
         return _from_official(raw)
     if raw.get("type") == ARCHITECTURE:
+        check_fields(raw, LEROBOT, "config.json")
         return _from_lerobot(raw)
     given = raw.get("model_type") or raw.get("type") or raw.get("architecture")
     raise ValueError(
@@ -135,7 +147,7 @@ def config_to_json(config: ModelConfig, layout: Layout) -> dict[str, Any]:
     shared = {theirs: getattr(config, ours) for ours, theirs in SHARED_FIELDS.items()}
     shared |= {"action_mode": config.action_mode, "florence_config": _florence_json(config)}
     return shared | (
-        _lerobot_json(config) if layout.startswith("lerobot") else _official_json(config)
+        policy_fields(config) if layout.startswith("lerobot") else _official_json(config)
     )
 
 
@@ -191,6 +203,9 @@ def _shared_values(raw: dict[str, Any]) -> dict[str, Any]:
                 "it: copy it from a released checkpoint"
             )
     vision, text = florence["vision_config"], florence["text_config"]
+    check_fields(florence, FLORENCE, "florence_config")
+    check_fields(vision, VISION, "vision_config")
+    check_fields(text, TEXT, "text_config")
     values["action_mode"] = str(raw.get("action_mode", "ee6d")).lower()
     values["vision"] = _vision(vision)
     values["text"] = _text(text)
@@ -200,9 +215,9 @@ def _shared_values(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _vision(raw: dict[str, Any]) -> VisionConfig:
     """Read Microsoft's (nested) or transformers' (flat) vision configuration."""
-    pooling = list(raw.get("image_feature_source") or POOLING)
-    if pooling != POOLING:
-        raise ValueError(f"vision_config.image_feature_source={pooling}; only {POOLING} is X-VLA's")
+    check_value(raw, "model_type", DAVIT, "vision_config")
+    check_value(raw, "image_feature_source", (POOLING,), "vision_config")
+    check_value(raw, "activation_function", ("gelu",), "vision_config")
     values: dict[str, Any] = {name: list(raw[name]) for name in VISION_LISTS if name in raw}
     values["dim_embed"] = list(raw.get("dim_embed") or raw.get("embed_dim") or [])
     if not values["dim_embed"]:
@@ -217,6 +232,8 @@ def _vision(raw: dict[str, Any]) -> VisionConfig:
             "checkpoints have both (COSINE and learned_abs_2d)"
         )
     temporal, position = temporal or {}, position or {}
+    check_value(temporal, "type", ("COSINE",), "vision_config.visual_temporal_embedding")
+    check_value(position, "type", ("learned_abs_2d",), "vision_config.image_pos_embed")
     values["max_temporal_embeddings"] = temporal.get(
         "max_temporal_embeddings", raw.get("max_temporal_embeddings", 100)
     )
@@ -227,8 +244,10 @@ def _vision(raw: dict[str, Any]) -> VisionConfig:
 
 
 def _text(raw: dict[str, Any]) -> TextConfig:
-    if raw.get("activation_function", "gelu") != "gelu" or raw.get("encoder_layerdrop", 0.0):
-        raise ValueError("text_config: only activation_function='gelu', encoder_layerdrop=0 exist")
+    check_value(raw, "model_type", ("florence2_language", "bart"), "text_config")
+    check_value(raw, "activation_function", ("gelu",), "text_config")
+    for name in ("encoder_layerdrop", "normalize_before", "add_final_layer_norm"):
+        check_value(raw, name, (0,), "text_config")
     # The class default for positions is 1024; our default is the released 4096.
     defaults = {
         "max_position_embeddings": 1024,
@@ -246,7 +265,7 @@ def _check_expressible(config: ModelConfig, layout: Layout) -> None:
             raise ValueError(
                 f"{name}={getattr(config, name)!r} has no place in layout {layout!r}; use 'ours'"
             )
-    for name in OURS_ONLY_VISION:
+    for name in () if layout == "lerobot" else MICROSOFT_LACKS:
         if getattr(config.vision, name) != getattr(released.vision, name):
             raise ValueError(f"vision.{name} has no place in layout {layout!r}; use 'ours'")
     if layout == "xvla" and proprio_dim(config) != action_dim(config):
@@ -268,29 +287,6 @@ def _official_json(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _lerobot_json(config: ModelConfig) -> dict[str, Any]:
-    state = proprio_dim(config)
-    shape = [config.real_action_dim if config.action_mode == "auto" else action_dim(config)]
-    image = {"type": "VISUAL", "shape": [3, 224, 224]}
-    inputs = {f"observation.images.image{'' if i == 0 else i + 1}": image for i in range(3)}
-    return {
-        "type": ARCHITECTURE,
-        "n_obs_steps": 1,
-        "input_features": inputs | {"observation.state": {"type": "STATE", "shape": [state]}},
-        "output_features": {"action": {"type": "ACTION", "shape": shape}},
-        "normalization_mapping": dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY"),
-        "chunk_size": config.num_anchors,
-        "n_action_steps": config.num_anchors,
-        "num_denoising_steps": 10,
-        "num_image_views": 3,
-        "tokenizer_name": "facebook/bart-large",
-        "tokenizer_max_length": 50,
-        "use_proprio": state > 0,
-        "max_state_dim": state or 20,
-        "max_action_dim": config.max_action_dim,
-    }
-
-
 def _florence_json(config: ModelConfig) -> dict[str, Any]:
     vision, text = config.vision, config.text
     vision_json = {name: list(getattr(vision, name)) for name in ("dim_embed", *VISION_LISTS)} | {
@@ -308,6 +304,11 @@ def _florence_json(config: ModelConfig) -> dict[str, Any]:
             "type": "learned_abs_2d",
             "max_pos_embeddings": vision.max_position_embeddings,
         },
+    }
+    vision_json |= {
+        name: getattr(vision, name)
+        for name in MICROSOFT_LACKS
+        if getattr(vision, name) != getattr(VisionConfig(), name)
     }
     text_json = {name: getattr(text, name) for name in TEXT_FIELDS} | {
         "model_type": "florence2_language",

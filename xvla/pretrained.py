@@ -5,6 +5,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from xvla import lerobot
 from xvla.config import ModelConfig
 from xvla.layouts import (
     Layout,
@@ -66,27 +68,55 @@ def load_pretrained(
     return model.eval()
 
 
-def save_pretrained(model: XVLA, path: str | os.PathLike[str], layout: Layout = "ours") -> Path:
+def save_pretrained(
+    model: XVLA,
+    path: str | os.PathLike[str],
+    layout: Layout = "ours",
+    *,
+    parent: str | os.PathLike[str] | None = None,
+) -> Path:
     """Write config.json and model.safetensors into a folder; each is renamed into place whole.
 
+    A LeRobot folder also gets its two processor files. parent is the LeRobot folder that the model
+    came from: its features, normalisation, tokenizer and processors (with statistics) are kept.
     Raises ValueError if the layout is unknown or cannot express the model.
     """
     check_layout(layout)
     folder = Path(path)
     config = config_to_json(model.config, layout)
+    if parent is not None:
+        if not layout.startswith("lerobot"):
+            raise ValueError(f"parent is for layout 'lerobot' and 'lerobot-old', not {layout!r}")
+        config = lerobot.inherit(config, read_json(Path(parent)))
     tensors = in_layout(dict(model.state_dict()), layout)
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config, indent=2) + "\n"
-    _write_aside(folder / CONFIG_FILE, lambda f: f.write_text(text))
+    files = {CONFIG_FILE: json.dumps(config, indent=2) + "\n"}
+    if layout.startswith("lerobot") and not (
+        parent is not None and lerobot.copy_processors(Path(parent), folder)
+    ):
+        files |= lerobot.processors(config)
+    for name, text in files.items():
+        _write_aside(folder / name, partial(_write_text, text=text))
     write_tensors(folder / WEIGHTS_FILE, tensors)
     return folder
 
 
 def read_config(path: str | os.PathLike[str]) -> ModelConfig:
     """Read the model configuration of a checkpoint folder; ValueError if it is not X-VLA's."""
-    file = Path(path) / CONFIG_FILE
+    file, raw = Path(path) / CONFIG_FILE, read_json(Path(path))
     try:
-        raw = json.loads(file.read_text())
+        config = config_from_json(raw)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{file} is not a complete X-VLA configuration ({error})") from error
+    lerobot.warn_of_normalisation(raw, str(path))
+    return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read the config.json of a folder as it is; ValueError if there is none or it is damaged."""
+    file = path / CONFIG_FILE
+    try:
+        return json.loads(file.read_text())
     except OSError as error:
         raise ValueError(
             f"{path} has no readable {CONFIG_FILE} ({error.strerror}); give a folder with "
@@ -94,15 +124,11 @@ def read_config(path: str | os.PathLike[str]) -> ModelConfig:
         ) from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} is not valid JSON ({error}); download it again") from error
-    try:
-        return config_from_json(raw)
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{file} is not a complete X-VLA configuration ({error})") from error
 
 
 def canonical(tensors: Tensors, *, source: str) -> Tensors:
     """Rename tensors of any layout to ours, transpose the projection, merge the tied embedding."""
-    if all(name.startswith(PREFIX) for name in tensors):
+    if any(name.startswith(f"{PREFIX}transformer.") for name in tensors):
         tensors = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
     microsoft = uses_microsoft_names(list(tensors))
     if microsoft:
@@ -197,13 +223,21 @@ def _write_aside(file: Path, write: Callable[[Path], Any]) -> None:
         aside.unlink(missing_ok=True)
 
 
+def _write_text(file: Path, text: str) -> None:
+    file.write_text(text)
+
+
 def _read_weights(folder: Path) -> Tensors:
     """Read model.safetensors, or the files that an index names."""
     index = folder / INDEX_FILE
     if not index.exists():
         return _read_file(folder / WEIGHTS_FILE)
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{index} is damaged ({error!r}); copy or download it again") from error
     tensors: Tensors = {}
-    for name in sorted(set(json.loads(index.read_text())["weight_map"].values())):
+    for name in names:
         tensors |= _read_file(folder / Path(name).name)
     return tensors
 

@@ -159,7 +159,8 @@ def losses(config: ModelConfig, predicted: Tensor, target: Tensor) -> dict[str, 
     """Return the named losses of [B, T, A] predictions; means over batch, time and dimensions."""
 
     def mse(*dims: int) -> Tensor:
-        return sum(((predicted[..., d] - target[..., d]) ** 2).mean() for d in dims) / len(dims)
+        errors = [((predicted[..., d] - target[..., d]) ** 2).mean() for d in dims]
+        return torch.stack(errors).mean()
 
     def bce(*dims: int) -> Tensor:
         total = torch.zeros(())
@@ -187,6 +188,7 @@ def train(
 ) -> Weights:
     """Return the losses of a batch at `time` [B] with `noise`."""
     config, rows = policy.config, []
+    assert batch.action is not None
     for b, pair in enumerate(seen):
         mixed = padded(config, time[b] * noise[b] + (1 - time[b]) * batch.action[b])
         state = hidden(config, batch.proprio[b])

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from policy_cases import TINY, VARIANTS, make_batch
+from policy_cases import NO_DROPOUT, TINY, VARIANTS, make_batch
 
 from xvla.config import ModelConfig, TextConfig, VisionConfig
 from xvla.model import XVLA, count_parameters, parameter_groups
@@ -100,8 +100,6 @@ def test_a_sample_without_any_view_is_accepted() -> None:
     mask = torch.tensor([[True, True], [False, False], [True, False]])
     action = model.act(replace(batch, view_mask=mask), steps=2)
     assert torch.isfinite(action).all()
-    with pytest.raises(ValueError, match="view_mask is False for all 2 views of all 3 samples"):
-        model.act(replace(batch, view_mask=torch.zeros_like(mask)))
 
 
 def test_acting_restores_the_mode_and_ignores_hidden_noise() -> None:
@@ -116,14 +114,7 @@ def test_acting_restores_the_mode_and_ignores_hidden_noise() -> None:
 
 def test_activation_checkpointing_changes_nothing() -> None:
     torch.manual_seed(0)
-    no_dropout = replace(
-        TINY,
-        dropout=0.0,
-        attention_dropout=0.0,
-        text=replace(TINY.text, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0),
-        vision=replace(TINY.vision, drop_path_rate=0.0),
-    )
-    model, batch = XVLA(no_dropout).train(), make_batch(TINY)
+    model, batch = XVLA(NO_DROPOUT).train(), make_batch(TINY)
     time, noise = torch.rand(3), torch.randn(batch.action.shape)
 
     def gradients() -> list[torch.Tensor]:
@@ -139,38 +130,7 @@ def test_activation_checkpointing_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"domain_id": torch.tensor([0, 1, 5])}, "domain_id holds 5; allowed is 0 to 4"),
-        ({"domain_id": torch.tensor([0, -1, 2])}, "domain_id holds -1"),
-        ({"input_ids": torch.full((3, 7), 64)}, "input_ids holds 64; allowed is 0 to 63"),
-        ({"input_ids": torch.zeros(3, 90, dtype=torch.long)}, "text.max_position_embeddings"),
-        ({"images": torch.zeros(3, 3, 3, 32, 32)}, "images has shape"),
-        ({"images": torch.zeros(3, 2, 3, 32, 48)}, "must be square"),
-        ({"images": torch.zeros(3, 2, 3, 96, 96)}, "vision.max_position_embeddings"),
-        ({"proprio": torch.zeros(3, 14)}, r"proprio has shape \[3, 14\]; expected \[3, 20\]"),
-        ({"action": torch.zeros(3, 6, 14)}, "action has shape"),
-        ({"action": torch.zeros(3, 7, 20)}, "action has shape"),
-    ],
-)
-def test_a_batch_that_does_not_fit_is_named(change: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        XVLA(TINY)(replace(make_batch(TINY), **change))
-
-
-def test_too_many_views_are_refused() -> None:
-    with pytest.raises(ValueError, match="max_seq_len"):
-        XVLA(TINY)(make_batch(TINY, views=9))
-
-
-def test_training_needs_an_action() -> None:
-    with pytest.raises(ValueError, match=r"batch.action is None"):
-        XVLA(TINY)(replace(make_batch(TINY), action=None))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
         ({"num_heads": 5}, "num_heads=5 does not divide hidden_size=32"),
-        ({"action_mode": "legs"}, "action_mode='legs' is not known"),
         ({"projection_dim": 32}, "must equal projection_dim=32"),
         ({"prediction": "noise"}, "prediction='noise'"),
         ({"depth": 0}, "depth=0"),
