@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.folder import clear_failed, run_folder
-from jobs.queue import read_queues
+from jobs.queue import Queued, read_queues
 from jobs.status import run_state
 from scaling.spec import RunSpec
 
@@ -29,13 +29,19 @@ class Claim:
 
 
 def claim(
-    specs: Iterable[RunSpec], runs_dir: Path, *, retry_failed: bool, own_queue: Path | None = None
+    specs: Iterable[RunSpec],
+    runs_dir: Path,
+    *,
+    retry_failed: bool,
+    own_queue: Path | None = None,
+    queued: Queued | None = None,
 ) -> Claim:
     """Choose the runs to start and clear their FAILED markers; hold `queue.claiming` meanwhile.
 
-    `own_queue`: the queue file of the caller, whose runs are not in other hands.
+    `own_queue`: the queue file of the caller, whose runs are not in other hands. `queued`: what
+    the caller has read already.
     """
-    queued = read_queues(runs_dir, but=own_queue)
+    queued = queued or read_queues(runs_dir, but=own_queue)
     result = Claim()
     for spec in specs:
         run_dir = run_folder(runs_dir, spec.run_id)

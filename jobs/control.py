@@ -19,7 +19,9 @@ from jobs.folder import (
     this_host,
     write_failed,
 )
-from jobs.queue import read_queues
+from jobs.queue import Queued, read_queues
+from jobs.slurm_commands import SlurmError, scancel
+from jobs.slurm_queue import in_queue
 from jobs.status import RunStatus, run_state
 from scaling.spec import RunSpec
 
@@ -90,7 +92,11 @@ def cancel(
     for folder, status in zip(folders, before, strict=True):
         if status.state == "queued":
             write_failed(folder, CANCELLED)
-    results = [_cancel_one(f, status) for f, status in zip(folders, before, strict=True)]
+    in_slurm = _cancel_in_slurm(before, runs_dir, queued)
+    results = [
+        in_slurm.get(folder.name) or _cancel_one(folder, status)
+        for folder, status in zip(folders, before, strict=True)
+    ]
     deadline = time.monotonic() + wait_s
     for folder, result in zip(folders, results, strict=True):
         pid = result.pop("pid", None)
@@ -134,6 +140,30 @@ def logs(
             time.sleep(FOLLOW_EVERY_S)
             position = _print_from(log, position, out)
         _print_from(log, position, out)
+
+
+def _cancel_in_slurm(
+    before: Iterable[RunStatus], runs_dir: Path, queued: Queued
+) -> dict[str, dict[str, Any]]:
+    """Cancel what Slurm holds with one scancel; return the results by run id."""
+    held = {
+        status.run_id: status
+        for status in before
+        if status.state in ("queued", "running") and in_queue(queued.jobs.get(status.run_id))
+    }
+    for run_id, status in held.items():
+        if status.state == "running":  # before the signal, as below
+            write_failed(run_folder(runs_dir, run_id), CANCELLED)
+    actions = {"queued": "removed from the queue", "running": "stopping"}
+    try:
+        if held:
+            scancel([queued.jobs[run_id].id for run_id in held])
+    except SlurmError as error:  # a task that starts nevertheless finds its marker
+        actions = dict.fromkeys(actions, f"marked cancelled, but {error}")
+    return {
+        run_id: {"run_id": run_id, "was": status.state, "action": actions[status.state]}
+        for run_id, status in held.items()
+    }
 
 
 def _cancel_one(run_dir: Path, before: RunStatus) -> dict[str, Any]:

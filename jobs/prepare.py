@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jobs.folder import DONE, run_folder
 from jobs.status import run_state
-from scaling.config import to_yaml, write_atomic
+from scaling.config import write_atomic
 from scaling.spec import SCIENTIFIC_DATA_FIELDS, RunSpec, load_spec
 
 
@@ -29,7 +29,7 @@ def _prepare_one(spec: RunSpec, run_dir: Path) -> None:
     if (run_dir / DONE).exists():
         return
     text = path.read_text()
-    if text == to_yaml(spec) or run_state(run_dir).state == "running":
+    if text == spec.to_yaml() or run_state(run_dir).state == "running":
         return
     old = load_spec(path)
     if old.run_id != run_dir.name:
@@ -37,7 +37,7 @@ def _prepare_one(spec: RunSpec, run_dir: Path) -> None:
             f"{path} describes run {old.run_id}, not {run_dir.name}: its science was edited; "
             "declare the change as a study or an override, and delete or move this folder"
         )
-    refreshed = to_yaml(_with_engine_of(old, spec))
+    refreshed = _with_engine_of(old, spec).to_yaml()
     if refreshed != text:
         write_atomic(path, refreshed)
 

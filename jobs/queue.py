@@ -1,4 +1,4 @@
-"""The local executors' queue files: which runs wait, and which process works on which run."""
+"""Which runs are in other hands: the local executors' queue files, and Slurm's queue."""
 
 import fcntl
 import os
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.folder import local_folder, process_alive, read_json, this_host, write_json
+from jobs.slurm_commands import Job
+from jobs.slurm_queue import read_slurm
 
 # An executor elsewhere rewrites its file this often at least, so an older file is abandoned.
 REFRESH_S = 10.0
@@ -18,17 +20,27 @@ ABANDONED_S = 120.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queued:
-    """Runs in the hands of live executors: those waiting, and the process of each started one."""
+    """Runs in other hands.
+
+    Local executors: those waiting, and the process of each started one. `jobs`: the newest Slurm
+    job of a run, waiting, live or ended, as known at `jobs_time` (unix s).
+    """
 
     waiting: frozenset[str] = frozenset()
     active: dict[str, int] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    jobs_time: float = 0.0
 
     def __contains__(self, run_id: str) -> bool:
         return run_id in self.waiting or run_id in self.active
 
 
-def read_queues(runs_dir: str | Path, *, but: Path | None = None) -> Queued:
-    """Return what the live executors over `runs_dir` hold, leaving out the queue file `but`."""
+def read_queues(runs_dir: str | Path, *, but: Path | None = None, fresh: bool = False) -> Queued:
+    """Return what is in other hands over `runs_dir`, leaving out the queue file `but`.
+
+    `fresh`: ask Slurm now instead of using an answer of the last half minute; raises SlurmError
+    where it does not answer.
+    """
     waiting: set[str] = set()
     active: dict[str, int] = {}
     for path in _queue_folder(runs_dir).glob("*.json"):
@@ -37,7 +49,8 @@ def read_queues(runs_dir: str | Path, *, but: Path | None = None) -> Queued:
             continue
         waiting.update(content.get("waiting", []))
         active.update(content.get("active", {}))
-    return Queued(waiting=frozenset(waiting), active=active)
+    jobs, jobs_time = read_slurm(runs_dir, fresh=fresh)
+    return Queued(waiting=frozenset(waiting), active=active, jobs=jobs, jobs_time=jobs_time)
 
 
 def queue_path(runs_dir: str | Path, pid: int | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""The state of runs, read from their folders: marker, then heartbeat, then attempts."""
+"""The state of runs: marker, then heartbeat, then Slurm's word, then attempts."""
 
 import time
 from collections import Counter
@@ -21,6 +21,8 @@ from jobs.folder import (
     this_host,
 )
 from jobs.queue import Queued, read_queues
+from jobs.slurm_commands import Job
+from jobs.slurm_queue import GONE, UNREACHABLE, WAITING
 from scaling.spec import RunSpec
 
 State = Literal[
@@ -45,6 +47,17 @@ COLOURS = {
 }
 # A heartbeat comes every 2 s, but an evaluation or a busy file server may hold it up.
 STALE_S = 60.0
+# How Slurm says that a job ended -> what that makes of its run.
+JOB_ENDS: dict[str, tuple[State, str]] = {
+    "TIMEOUT": ("preempted", "time limit"),
+    "PREEMPTED": ("preempted", "preempted by another job"),
+    "NODE_FAIL": ("preempted", "a node failed"),
+    "BOOT_FAIL": ("preempted", "a node did not start"),
+    "CANCELLED": ("cancelled", "cancelled in Slurm"),
+    "OUT_OF_MEMORY": ("failed", "out of memory"),
+    "DEADLINE": ("failed", "past its deadline"),
+    "FAILED": ("failed", "the job failed"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +180,11 @@ def _from_processes(
     facts: dict[str, Any], heartbeat: dict[str, Any], attempt: dict[str, Any], queued: Queued
 ) -> RunStatus:
     run_id = facts["run_id"]
+    job = queued.jobs.get(run_id)
+    if job is not None:
+        facts = facts | {"job_id": job.id}
+        if job.state in WAITING and float(heartbeat.get("time") or 0) < queued.jobs_time:
+            return RunStatus(**(facts | {"state": "queued", "reason": job.reason or None}))
     if _attempt_is_open(heartbeat, attempt) and _beats(facts, heartbeat, attempt):
         late = time.time() - float(heartbeat.get("time") or time.time())
         speed = {
@@ -181,7 +199,27 @@ def _from_processes(
     if run_id in queued.waiting:
         return RunStatus(**(facts | {"state": "queued"}))
     state, reason = _from_attempt(facts, heartbeat, attempt)
+    if job is not None:
+        state, reason = _from_job(job, state, reason)
     return RunStatus(**(facts | {"state": state, "reason": reason}))
+
+
+def _from_job(job: Job, state: State, reason: str | None) -> tuple[State, str | None]:
+    """Return what Slurm says of a run without marker and heartbeat; `state`: what its files say."""
+    if job.state in JOB_ENDS:
+        if job.state == "FAILED" and state == "preempted" and reason == "signal":
+            return state, reason  # it saved, but could not be put back into the queue
+        named, why = JOB_ENDS[job.state]
+        return named, why if job.reason in ("", job.state, why) else f"{why} ({job.reason})"
+    if job.state == UNREACHABLE:
+        return ("unknown" if state == "planned" else state), job.reason
+    if job.state in (GONE, "COMPLETED"):
+        if state == "unknown":
+            return "preempted", f"job {job.id} has ended, {reason}"
+        return state, reason or f"job {job.id} has ended without starting the run"
+    if job.state in WAITING:
+        return "queued", job.reason or None
+    return "running", reason if state == "unknown" else None
 
 
 def _attempt_is_open(heartbeat: dict[str, Any], attempt: dict[str, Any]) -> bool:

@@ -22,10 +22,16 @@ def plan(arguments: Namespace) -> int:
 
 
 def submit(arguments: Namespace) -> int:
-    """Run what is not done, then publish to MLflow."""
-    if arguments.on != "local":
-        raise ValueError(f"--on {arguments.on!r} is not a known cluster; allowed: local")
-    specs, folder = expand(arguments), runs_folder(arguments)
+    """Run what is not done: here, then publish to MLflow; or hand it to a cluster."""
+    from jobs.cluster import load_cluster
+
+    specs, folder = _some(arguments), runs_folder(arguments)
+    cluster = load_cluster(arguments.on)
+    if cluster.backend == "slurm":
+        return _submit_to_slurm(arguments, specs, cluster)
+    given = [name for name in ("max_gpu_hours", "dry_run", "then") if _option(arguments, name)]
+    if given:
+        raise ValueError(f"--{given[0].replace('_', '-')} needs a Slurm cluster; give --on CLUSTER")
     parallel = arguments.parallel or os.cpu_count() or 1
     if arguments.detach:
         from jobs.detach import submit_detached
@@ -42,6 +48,30 @@ def submit(arguments: Namespace) -> int:
     publish(specs, folder, quiet=arguments.json)
     show(arguments, summary, _render_submitted)
     return 1 if summary["interrupted"] or summary["done"] < summary["submitted"] else 0
+
+
+def _submit_to_slurm(arguments: Namespace, specs: list[Any], cluster: Any) -> int:
+    from jobs.chain import chain_commands
+    from jobs.resources import plan as make_plan
+    from jobs.slurm import submit as hand_over
+    from scaling.describe import describe
+
+    folder = runs_folder(arguments)
+    shared = [*arguments.overrides, f"--runs={folder}"]
+    then = chain_commands(_option(arguments, "then") or "", arguments.study, shared)
+    summary = hand_over(
+        specs,
+        folder,
+        cluster,
+        parallel=arguments.parallel,
+        price=lambda todo: make_plan(todo, folder, describe)["totals"]["gpu_hours"],
+        max_gpu_hours=_option(arguments, "max_gpu_hours"),
+        then=then,
+        dry_run=bool(_option(arguments, "dry_run")),
+    )
+    _warn_of_other_code(specs, folder)
+    show(arguments, summary, _render_handed_over)
+    return 0
 
 
 def status(arguments: Namespace) -> int:
@@ -67,7 +97,7 @@ def cancel(arguments: Namespace) -> int:
     """Stop running and queued runs."""
     from jobs.control import cancel as stop
 
-    show(arguments, stop(expand(arguments), runs_folder(arguments)), as_json)
+    show(arguments, stop(_selected(arguments), runs_folder(arguments)), as_json)
     return 0
 
 
@@ -75,7 +105,17 @@ def retry(arguments: Namespace) -> int:
     """Clear failures."""
     from jobs.control import retry as clear
 
-    show(arguments, clear(expand(arguments), runs_folder(arguments)), as_json)
+    show(arguments, clear(_selected(arguments), runs_folder(arguments)), as_json)
+    return 0
+
+
+def prune(arguments: Namespace) -> int:
+    """Delete checkpoints that nothing will ask for again; only list them without --yes."""
+    from jobs.prune import prune as thin
+    from jobs.prune import render_pruned
+
+    document = thin(_selected(arguments), runs_folder(arguments), really=arguments.yes)
+    show(arguments, document, render_pruned)
     return 0
 
 
@@ -117,3 +157,69 @@ def _render_submitted(summary: dict[str, Any]) -> str:
     names = ("submitted", "done", "skipped_done", "failed", "preempted")
     counts = ", ".join(f"{summary[name]} {name}" for name in names if summary.get(name) is not None)
     return f"{summary['study']}: {counts}"
+
+
+def _render_handed_over(summary: dict[str, Any]) -> str:
+    verb = "would submit" if summary["dry_run"] else "submitted"
+    lines = [
+        f"{summary['study']}: {verb} {summary['submitted']} runs to {summary['cluster']}, "
+        f"{summary['skipped_done']} done, {summary['skipped_running']} queued or running"
+    ]
+    if summary["gpu_hours"]:
+        lines.append(f"about {summary['gpu_hours']:,.0f} GPU-hours")
+    for array in summary["arrays"]:
+        shape = f"{array['nodes']} node(s) x {array['gpus_per_node']} GPUs"
+        limit = f", {array['limit']} at once" if array["limit"] else ""
+        job = f"job {array['job_id']}: " if array["job_id"] else ""
+        lines.append(f"  {job}{array['name']}, {array['runs']} runs, {shape}{limit}")
+        lines += [array["script"]] if "script" in array else []
+    lines += [f"  job {link['job_id']}: then {link['command']}" for link in summary["chain"]]
+    return "\n".join(lines)
+
+
+def _some(arguments: Namespace) -> list[Any]:
+    """Return the runs of the study; raise ValueError when it has none."""
+    specs = expand(arguments)
+    if not specs:
+        raise ValueError(
+            f"study {arguments.study} declares no runs with {' '.join(arguments.overrides) or 'it'}"
+            "; nothing to submit"
+        )
+    return specs
+
+
+def _selected(arguments: Namespace) -> list[Any]:
+    """Return the runs of the study that match --select."""
+    from jobs.control import select
+    from jobs.status import study_status
+
+    specs = expand(arguments)
+    selector = _option(arguments, "select") or ""
+    if not selector:
+        return specs
+    rows = study_status(specs, runs_folder(arguments))["runs"]
+    chosen = {row["run_id"] for row in select(rows, selector, specs)}
+    return [spec for spec in specs if spec.run_id in chosen]
+
+
+def _warn_of_other_code(specs: list[Any], folder: Any) -> None:
+    """Say which finished runs were made by other sources than these; they are kept."""
+    from jobs.folder import DONE, read_json, run_folder
+    from scaling.code_digest import code_digest
+
+    now, others = code_digest(), []
+    for spec in specs:
+        run_dir = run_folder(folder, spec.run_id)
+        if (run_dir / DONE).exists():
+            made_by = (read_json(run_dir / "env.json") or {}).get("code_digest", now)
+            others += [f"{spec.run_id} ({made_by})"] if made_by != now else []
+    if others:
+        print(
+            f"warning: {len(others)} done runs were made by other code than {now}: "
+            f"{', '.join(others[:5])}; they are kept, delete their folders to run them again",
+            file=sys.stderr,
+        )
+
+
+def _option(arguments: Namespace, name: str) -> Any:
+    return getattr(arguments, name, None)

@@ -1,9 +1,12 @@
 """Specs and a stand-in for the trainer, so that the executor's tests need no torch."""
 
+import json
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,3 +68,43 @@ def wait_for() -> Callable[..., None]:
             time.sleep(0.02)
 
     return wait
+
+
+class FakeSlurm:
+    """The commands of fake_slurm.py on PATH, and the JSON file that drives them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "state.json"
+        self.path.write_text("{}")
+        for name in ("sbatch", "squeue", "sacct", "scancel", "scontrol"):
+            script = folder / name
+            program = Path(__file__).with_name("fake_slurm.py")
+            script.write_text(f"#!{sys.executable} -S\n{program.read_text()}")
+            script.chmod(0o755)
+
+    def __getitem__(self, key: str) -> Any:
+        return json.loads(self.path.read_text())[key]
+
+    def set(self, **values: Any) -> None:
+        """Change what the commands say."""
+        self.path.write_text(json.dumps(json.loads(self.path.read_text()) | values))
+
+    def calls(self, name: str) -> list[list[str]]:
+        """Return the arguments of every call of one command."""
+        found = json.loads(self.path.read_text()).get("calls", [])
+        return [words[1:] for words in found if words[0] == name]
+
+    def end(self, *tasks: str) -> None:
+        """Take tasks out of the queue."""
+        self.set(jobs={key: job for key, job in self["jobs"].items() if key not in tasks})
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """Put the fake Slurm first on PATH; polls decide at once."""
+    folder = tmp_path / "fake_slurm"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM", str(folder))
+    monkeypatch.setattr("jobs.slurm_queue.GONE_AFTER_S", 0.2)
+    return FakeSlurm(folder)

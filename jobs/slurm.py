@@ -1,0 +1,210 @@
+"""The Slurm backend: hands the unfinished runs of a study to a cluster as job arrays."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from jobs.claim import claim
+from jobs.cluster import Cluster, check_fits
+from jobs.folder import FAILED, run_folder
+from jobs.prepare import prepare
+from jobs.queue import claiming, read_queues
+from jobs.sbatch import Array, make_arrays, one_at_a_time, render_array, render_chained
+from jobs.slurm_commands import SlurmError, max_array_size, sbatch, scancel
+from jobs.status import run_state
+from jobs.submissions import new_folder, write_manifests, write_record
+from scaling.spec import RunSpec
+
+Price = Callable[[list[RunSpec]], float | None]
+
+
+def submit(
+    specs: Sequence[RunSpec],
+    runs_dir: str | Path,
+    cluster: Cluster,
+    *,
+    parallel: int = 0,
+    price: Price | None = None,
+    max_gpu_hours: float | None = None,
+    then: Sequence[Sequence[str]] = (),
+    retry_failed: bool = True,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Hand every unfinished run to Slurm and return at once; asking twice submits nothing twice.
+
+    `price(specs)` gives GPU-hours (None on CPU), refused above `max_gpu_hours`. `then`: commands
+    of `scaling` chained behind the runs. Returns `{"study", "cluster", "submitted",
+    "skipped_done", "skipped_running", "skipped_failed", "gpu_hours", "arrays": [{"job_id", "name",
+    "runs", "nodes", "gpus_per_node", "limit"}], "chain": [{"job_id", "command"}], "submission",
+    "dry_run"}`. Raises ValueError for runs that do not fit and for what Slurm refuses; then
+    nothing is left in the queue and no marker is changed.
+    """
+    specs = list(specs)
+    runs_dir = Path(runs_dir).absolute()
+    check_fits(cluster, specs)
+    if dry_run:
+        return _dry_run(specs, runs_dir, cluster, parallel, price)
+    prepare(specs, runs_dir)
+    try:
+        with claiming(runs_dir), _markers_restored_on_error(specs, runs_dir):
+            ours = claim(
+                specs, runs_dir, retry_failed=retry_failed, queued=read_queues(runs_dir, fresh=True)
+            )
+            hours = _price_within(price, ours.todo, max_gpu_hours)
+            record = _hand_over(ours.todo, runs_dir, cluster, parallel, then)
+    except SlurmError as error:
+        raise ValueError(f"cluster {cluster.name}: {error}; nothing was submitted") from None
+    return {
+        "study": specs[0].study if specs else "",
+        "cluster": cluster.name,
+        "submitted": len(ours.todo),
+        **ours.skipped(),
+        "gpu_hours": hours,
+        "arrays": _shown(record.get("arrays", [])),
+        "chain": record.get("chain", []),
+        "submission": record.get("folder"),
+        "dry_run": False,
+    }
+
+
+def _dry_run(
+    specs: list[RunSpec], runs_dir: Path, cluster: Cluster, parallel: int, price: Price | None
+) -> dict[str, Any]:
+    """Return what submit would do; the first script of each array is in "script"."""
+    queued = read_queues(runs_dir)
+    states = [run_state(run_folder(runs_dir, spec.run_id), queued=queued).state for spec in specs]
+    todo = [
+        spec
+        for spec, state in zip(specs, states, strict=True)
+        if state not in ("done", "running", "queued")
+    ]
+    arrays = make_arrays(todo, cluster, max_array_size=_array_size(cluster), parallel=parallel)
+    shown = []
+    for array in arrays:
+        where = runs_dir / "_slurm" / "SUBMISSION"
+        script = render_array(array, cluster, submission=where, runs_dir=runs_dir)
+        shown.append(_array_record(array, None) | {"script": script})
+    return {
+        "study": specs[0].study if specs else "",
+        "cluster": cluster.name,
+        "submitted": len(todo),
+        "skipped_done": states.count("done"),
+        "skipped_running": states.count("running") + states.count("queued"),
+        "skipped_failed": 0,
+        "gpu_hours": price(todo) if price else None,
+        "arrays": [item | {"runs": len(item["runs"])} for item in shown],
+        "chain": [],
+        "submission": None,
+        "dry_run": True,
+    }
+
+
+def _hand_over(
+    todo: list[RunSpec],
+    runs_dir: Path,
+    cluster: Cluster,
+    parallel: int,
+    then: Sequence[Sequence[str]],
+) -> dict[str, Any]:
+    """Submit arrays and chain; on any error cancel what went out and raise."""
+    if not todo:
+        return {}
+    arrays = make_arrays(todo, cluster, max_array_size=_array_size(cluster), parallel=parallel)
+    folder = new_folder(runs_dir, todo[0].study)
+    write_manifests(folder, [[spec.run_id for spec in array.specs] for array in arrays])
+    record: dict[str, Any] = {
+        "study": todo[0].study,
+        "cluster": cluster.name,
+        "time": time.time(),
+        "folder": str(folder),
+        "arrays": [_array_record(array, None) for array in arrays],
+        "chain": [],
+    }
+    write_record(folder, record)
+    try:
+        _submit_arrays(arrays, cluster, folder, runs_dir, record)
+        _submit_chain(then, cluster, folder, record)
+    except BaseException:
+        with suppress(SlurmError):
+            scancel(_job_ids(record))
+        record["arrays"], record["chain"] = [], []
+        write_record(folder, record)
+        raise
+    return record
+
+
+def _submit_arrays(
+    arrays: list[Array], cluster: Cluster, folder: Path, runs_dir: Path, record: dict[str, Any]
+) -> None:
+    in_turn, before = one_at_a_time(arrays, cluster), ""
+    for array in arrays:
+        script = folder / f"array-{array.index}.sbatch"
+        script.write_text(render_array(array, cluster, submission=folder, runs_dir=runs_dir))
+        behind = [f"--dependency=afterany:{before}"] if in_turn and before else []
+        before = sbatch(str(script), *behind)
+        record["arrays"][array.index]["job_id"] = before
+        write_record(folder, record)
+
+
+def _submit_chain(
+    then: Sequence[Sequence[str]], cluster: Cluster, folder: Path, record: dict[str, Any]
+) -> None:
+    after = "afterany:" + ":".join(_job_ids(record))
+    for index, words in enumerate(then):
+        text = render_chained(words, cluster, index=index, submission=folder, after=after)
+        script = folder / f"then-{index}.sbatch"
+        script.write_text(text)
+        job_id = sbatch(str(script))
+        record["chain"].append({"job_id": job_id, "command": " ".join(words)})
+        write_record(folder, record)
+        after = f"afterok:{job_id}"
+
+
+def _price_within(price: Price | None, todo: list[RunSpec], cap: float | None) -> float | None:
+    hours = price(todo) if price else None
+    if cap is not None and hours is not None and hours > cap:
+        raise ValueError(
+            f"{len(todo)} runs would take about {hours:,.0f} GPU-hours, above --max-gpu-hours "
+            f"{cap:,.0f}; nothing was submitted: select fewer runs or raise the cap"
+        )
+    return hours
+
+
+@contextmanager
+def _markers_restored_on_error(specs: list[RunSpec], runs_dir: Path) -> Iterator[None]:
+    """Put FAILED markers, which a claim clears, back where the submission fails."""
+    markers = [run_folder(runs_dir, spec.run_id) / FAILED for spec in specs]
+    before = {path: path.read_bytes() for path in markers if path.exists()}
+    try:
+        yield
+    except BaseException:
+        for path, content in before.items():
+            if not path.exists():
+                path.write_bytes(content)
+        raise
+
+
+def _array_size(cluster: Cluster) -> int:
+    return cluster.max_array_size or max_array_size()
+
+
+def _array_record(array: Array, job_id: str | None) -> dict[str, Any]:
+    asked = array.specs[0].resources
+    return {
+        "job_id": job_id,
+        "name": array.name,
+        "runs": [spec.run_id for spec in array.specs],
+        "nodes": asked.nodes,
+        "gpus_per_node": asked.gpus_per_node,
+        "limit": array.limit,
+    }
+
+
+def _job_ids(record: dict[str, Any]) -> list[str]:
+    return [item["job_id"] for item in [*record["arrays"], *record["chain"]] if item["job_id"]]
+
+
+def _shown(arrays: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [item | {"runs": len(item["runs"])} for item in arrays]

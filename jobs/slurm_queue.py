@@ -1,0 +1,147 @@
+"""Which run is in Slurm's hands: one batched squeue, sacct for the rest, cached half a minute."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jobs.folder import read_json, write_json
+from jobs.slurm_commands import Job, SlurmError, sacct, squeue
+from jobs.submissions import (
+    Submission,
+    close_finished,
+    has_marker,
+    open_submissions,
+    slurm_folder,
+)
+
+CACHE_S = 30.0
+# A task that squeue leaves out once may only be between two states.
+GONE_AFTER_S = 5.0
+GONE, UNREACHABLE = "GONE", "UNREACHABLE"
+ENDED = (
+    "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL",
+    "OUT_OF_MEMORY", "DEADLINE", "REVOKED",
+)  # fmt: skip
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+
+
+def read_slurm(runs_dir: str | Path, *, fresh: bool = False) -> tuple[dict[str, Job], float]:
+    """Return (run id -> job, time of the answer) for runs of open submissions.
+
+    A job's state is Slurm's word from squeue or, for a task that has left the queue, from sacct;
+    GONE where neither knows it, UNREACHABLE where Slurm has never answered. Runs with a DONE or
+    FAILED marker may be absent. `fresh`: ask now, twice where a task is missing, and raise
+    SlurmError where squeue does not answer.
+    """
+    runs_dir = Path(runs_dir)
+    if not slurm_folder(runs_dir).exists():
+        return {}, 0.0
+    submissions = open_submissions(runs_dir)
+    tasks = {run_id: task for item in submissions for run_id, task in item.tasks.items()}
+    if not tasks:
+        return {}, 0.0
+    cache = _Cache(slurm_folder(runs_dir) / "queue.json")
+    newest = max(_changed(item) for item in submissions)
+    if fresh or cache.age() > CACHE_S or cache.time <= newest:
+        _poll(cache, tasks, runs_dir, strict=fresh)
+        if fresh and cache.undecided(tasks.values()):
+            time.sleep(GONE_AFTER_S)
+            _poll(cache, tasks, runs_dir, strict=fresh)
+        if cache.reachable:
+            close_finished(submissions, runs_dir, cache.live)
+    return {run_id: cache.job(task) for run_id, task in tasks.items()}, cache.time
+
+
+def in_queue(job: Job | None) -> bool:
+    """Return whether Slurm will start the job, or runs it (an odd state counts as alive)."""
+    return job is not None and job.state not in (*ENDED, GONE, UNREACHABLE)
+
+
+class _Cache:
+    """runs/_slurm/queue.json: the last answers."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        content: dict[str, Any] = read_json(path) or {}
+        self.time = float(content.get("time") or 0.0)
+        self.reachable = bool(content.get("reachable"))
+        self.live: dict[str, list[str]] = content.get("live", {})
+        self.ended: dict[str, list[str]] = content.get("ended", {})
+        self.missing: dict[str, float] = content.get("missing", {})
+
+    def age(self) -> float:
+        return time.time() - self.time
+
+    def undecided(self, tasks: Iterable[str]) -> bool:
+        """Return whether a task left the queue a moment ago and nothing says how."""
+        return any(
+            task in self.missing and time.time() - self.missing[task] < GONE_AFTER_S
+            for task in tasks
+        )
+
+    def job(self, task: str) -> Job:
+        for known in (self.live, self.ended):
+            if task in known:
+                return Job(id=task, state=known[task][0], reason=known[task][1])
+        since = self.missing.get(task)
+        if since is not None and self.time - since >= GONE_AFTER_S:
+            return Job(id=task, state=GONE, reason="it left the queue without a trace")
+        if not self.reachable:
+            return Job(id=task, state="PENDING", reason="accepted; Slurm does not answer now")
+        return Job(id=task, state=UNREACHABLE, reason="Slurm has not said anything about it yet")
+
+    def save(self) -> None:
+        content = {name: getattr(self, name) for name in
+                   ("time", "reachable", "live", "ended", "missing")}  # fmt: skip
+        write_json(self.path, content)
+
+
+def _poll(cache: _Cache, tasks: dict[str, str], runs_dir: Path, *, strict: bool) -> None:
+    """Ask squeue for all tasks, and sacct for those that left without a marker."""
+    now = time.time()
+    try:
+        live = squeue()
+    except SlurmError:
+        if strict:
+            raise
+        cache.time, cache.reachable = now, False  # keep what was known; ask again later
+        cache.save()
+        return
+    cache.time, cache.reachable = now, True
+    cache.live = {task: [live[task].state, live[task].reason] for task in tasks.values()
+                  if task in live}  # fmt: skip
+    absent = {
+        task: run_id
+        for run_id, task in tasks.items()
+        if task not in live and not has_marker(runs_dir / run_id)
+    }
+    cache.ended = {task: end for task, end in cache.ended.items() if task in absent}
+    unknown = [task for task in absent if task not in cache.ended]
+    cache.ended |= _ends(unknown)
+    cache.missing = {
+        task: cache.missing.get(task, now) for task in unknown if task not in cache.ended
+    }
+    cache.save()
+
+
+def _ends(tasks: list[str]) -> dict[str, list[str]]:
+    """Return the ends that accounting knows; it trails squeue by a second or two."""
+    if not tasks:
+        return {}
+    month = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() - 31 * 86400))
+    try:
+        known = sacct(tasks, since=month)
+    except SlurmError:
+        return {}
+    return {
+        task: [known[task].state, known[task].reason]
+        for task in tasks
+        if task in known and known[task].state in ENDED
+    }
+
+
+def _changed(submission: Submission) -> float:
+    """Return when a submission was last written to."""
+    files = [submission.folder / name for name in ("submission.json", "resubmitted.jsonl")]
+    return max(path.stat().st_mtime for path in files if path.exists())

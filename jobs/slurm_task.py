@@ -1,0 +1,251 @@
+"""What a batch script asks on the node: may this run start, and what follows its end?
+
+`python -m jobs.slurm_task begin RUN_DIR SUBMISSION` exits 0 to start, 3 for nothing to do;
+`... end RUN_DIR SUBMISSION ARRAY CODE` puts a run that saved and left back into the queue;
+`... wait SUBMISSION` waits for all runs of a submission and exits 1 unless all are done.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.folder import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    KILLED,
+    clear_failed,
+    close_attempt,
+    last_line,
+    read_json,
+    this_host,
+    write_failed,
+)
+from jobs.queue import read_queues
+from jobs.settle import RESUMABLE_CODE, settle
+from jobs.slurm_commands import SlurmError, job_state, run, sbatch
+from jobs.status import run_state
+from jobs.submissions import note_resubmitted, read_submission
+from scaling.spec import load_spec
+
+GO, FAILURE, NOTHING = 0, 1, 3
+LIVES = "lives.jsonl"
+MAX_BARREN = 3
+POLL_S = 20.0
+# What ranks say when another rank, its node or the network has gone; the cause is elsewhere.
+PEER_LOST = re.compile(
+    r"closed by peer|connection reset|broken pipe|connection refused|remote process exited|"
+    r"DistNetworkError|DistBackendError|ncclRemoteError|ncclSystemError|socket timeout|"
+    r"timed out after|wait timeout|heartbeat", re.IGNORECASE
+)  # fmt: skip
+MEMORY = re.compile(
+    r"oom.?kill|out of memory|exceeded.{0,20}memory limit|Cannot allocate memory|"
+    r"OutOfMemoryError|DefaultCPUAllocator", re.IGNORECASE
+)  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Answer one question of the batch script by an exit code."""
+    verb, *words = sys.argv[1:] if argv is None else argv
+    if verb == "begin":
+        return begin(Path(words[0]), Path(words[1]))
+    if verb == "end":
+        return end(Path(words[0]), Path(words[1]), array=int(words[2]), code=int(words[3]))
+    return wait(Path(words[0]))
+
+
+def begin(run_dir: Path, submission: Path) -> int:
+    """Note a new life of the job and return GO, or NOTHING for a run that must not start.
+
+    A run whose last lives (of this submission) all began at the checkpoint it is at now makes no
+    progress: it gets a FAILED marker that says so.
+    """
+    if (run_dir / DONE).exists():
+        return NOTHING
+    marker = read_json(run_dir / FAILED)
+    if marker is not None:
+        if marker.get("reason") == CANCELLED or not os.environ.get("SLURM_RESTART_COUNT"):
+            _say(f"nothing to do: {marker.get('reason')}")
+            return NOTHING
+        clear_failed(run_dir)  # Slurm itself restarts the job: a node failed under it
+    step = saved_step(run_dir)
+    barren = _barren_lives(run_dir, submission, step)
+    if barren >= MAX_BARREN:
+        why = _why_barren(run_dir, step)
+        _say(why)
+        write_failed(run_dir, why)
+        return NOTHING
+    life = {
+        "job_id": _task(),
+        "submission": submission.name,
+        "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        "time": time.time(),
+        "step": step,
+        "log_start": _size(run_dir / "train.log"),
+    }
+    with open(run_dir / LIVES, "a") as stream:
+        stream.write(json.dumps(life) + "\n")
+    _say(f"Slurm job {_task()} starts run {run_dir.name} on {os.environ.get('SLURM_JOB_NODELIST')}")
+    return GO
+
+
+def end(run_dir: Path, submission: Path, *, array: int, code: int) -> int:
+    """Write what the run's processes could not write; requeue or resubmit what can go on.
+
+    `code`: exit code of srun. Returns the exit code of the batch script.
+    """
+    if (run_dir / DONE).exists():
+        return GO
+    state, restarts = job_state(os.environ.get("SLURM_JOB_ID", ""))
+    if state == "CANCELLED":  # by hand, with scancel: the run stays where it is
+        return FAILURE
+    lives = read_lives(run_dir)
+    start = int(lives[-1]["log_start"]) if lives else 0
+    resumable = _settle(run_dir, code, log_start=start)
+    if not resumable:
+        return FAILURE
+    if _barren_lives(run_dir, submission, saved_step(run_dir)) >= MAX_BARREN:
+        why = _why_barren(run_dir, saved_step(run_dir))
+        write_failed(run_dir, why)
+        _say(why)
+        return FAILURE
+    if state == "PENDING" and restarts:
+        return RESUMABLE_CODE  # Slurm has put it back already
+    _go_on(run_dir, submission, array)
+    return RESUMABLE_CODE
+
+
+def wait(submission: Path) -> int:
+    """Wait until every run of a submission is through; return 0 when all are done, else 1."""
+    runs_dir = submission.parents[1]
+    while True:
+        record = read_submission(submission)
+        run_ids = list(record.tasks) if record else []
+        queued = read_queues(runs_dir)
+        states = {r: run_state(runs_dir / r, queued=queued).state for r in run_ids}
+        if not any(state in ("queued", "running", "unknown") for state in states.values()):
+            break
+        time.sleep(POLL_S)
+    wrong = [f"{run_id} {state}" for run_id, state in states.items() if state != "done"]
+    if wrong:
+        _say(f"{len(wrong)} of {len(states)} runs are not done: {', '.join(wrong[:5])}")
+    return FAILURE if wrong or not states else GO
+
+
+def saved_step(run_dir: Path) -> int:
+    """Return the step of the newest checkpoint, 0 without one."""
+    try:
+        name = (run_dir / "checkpoints" / "latest").read_text().strip()
+    except OSError:
+        return 0
+    digits = name.removeprefix("step_")
+    return int(digits) if digits.isdigit() else 0
+
+
+def read_lives(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the lives of a run's Slurm jobs, oldest first."""
+    try:
+        lines = (run_dir / LIVES).read_text().splitlines()
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def _settle(run_dir: Path, code: int, *, log_start: int) -> bool:
+    """Close the attempt and return whether the run may go on; else FAILED says why."""
+    spec = load_spec(run_dir / "run.yaml")
+    gpus = spec.resources.nodes * spec.resources.gpus_per_node
+    said = _tail(run_dir / "train.log", log_start)
+    marker = read_json(run_dir / FAILED)
+    if marker is not None and marker.get("reason") == CANCELLED:
+        return False
+    if spec.resources.world_size > 1 and PEER_LOST.search(said):
+        if marker is not None:
+            clear_failed(run_dir)
+        close_attempt(run_dir, reason=KILLED, num_gpus=gpus)
+        return True
+    if marker is not None:
+        return False
+    if code != RESUMABLE_CODE and MEMORY.search(said):
+        close_attempt(run_dir, reason="error: out of memory", num_gpus=gpus)
+        write_failed(
+            run_dir,
+            "out of memory; lower engine.micro_batch_size, or raise mem_gib_per_rank of the "
+            f"cluster: {last_line(run_dir / 'train.log', start=log_start)}",
+        )
+        return False
+    signalled = 128 - code if code > 128 else code  # as a shell counts
+    status = settle(spec, run_dir, signalled, pid=0, log_start=log_start)
+    return status.state in ("preempted", "running", "unknown", "queued", "planned")
+
+
+def _go_on(run_dir: Path, submission: Path, array: int) -> None:
+    """Put this one task back into the queue; where Slurm refuses, submit it anew."""
+    task = _task()
+    try:
+        run(["scontrol", "requeue", task])
+        _say(f"requeued {task} at step {saved_step(run_dir)}")
+        return
+    except SlurmError as error:
+        refused = str(error)
+    try:
+        index = os.environ["SLURM_ARRAY_TASK_ID"]
+        job_id = sbatch(str(submission / f"array-{array}.sbatch"), f"--array={index}")
+    except SlurmError as error:
+        _say(f"cannot requeue ({refused}) nor resubmit ({error}); `scaling submit` resumes the run")
+        return
+    note_resubmitted(submission, run_id=run_dir.name, task=f"{job_id}_{index}")
+    _say(f"resubmitted as {job_id}_{index} at step {saved_step(run_dir)} ({refused})")
+
+
+def _barren_lives(run_dir: Path, submission: Path, step: int) -> int:
+    """Return how many of the newest lives in this submission began at the step of now."""
+    count = 0
+    for life in reversed(read_lives(run_dir)):
+        if life["submission"] != submission.name or life["step"] != step:
+            break
+        count += 1
+    return count
+
+
+def _why_barren(run_dir: Path, step: int) -> str:
+    lives = read_lives(run_dir)
+    start = int(lives[-1]["log_start"]) if lives else 0
+    said = last_line(run_dir / "train.log", start=start) or "nothing"
+    return (
+        f"no checkpoint beyond step {step} in {MAX_BARREN} attempts; save more often "
+        f"(engine.save_every) or see train.log, which last said: {said}"
+    )
+
+
+def _task() -> str:
+    """Return "ARRAY_TASK": a bare job id would requeue every task of the array."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID") or this_host()
+    index = os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if index else array
+
+
+def _tail(log: Path, start: int) -> str:
+    try:
+        with open(log, "rb") as stream:
+            stream.seek(max(start, _size(log) - 65536))
+            return stream.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _say(message: str) -> None:
+    print(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {message}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""Submitting to a fake Slurm: arrays, throttles, idempotency, refusals, the cap, the chain."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from jobs.chain import chain_commands
+from jobs.cluster import Cluster, known_clusters, load_cluster
+from jobs.control import cancel
+from jobs.folder import write_failed
+from jobs.queue import read_queues
+from jobs.sbatch import make_arrays, one_at_a_time, render_array
+from jobs.slurm import submit
+from jobs.status import study_status
+from scaling.spec import ResourceConfig
+
+DEV = Cluster(name="dev", gpus_per_node=8, max_gpus=16, max_cpu_ranks=2, time_limit="10")
+
+
+def states(specs, runs):
+    return [row["state"] for row in study_status(specs, runs)["runs"]]
+
+
+def test_one_array_holds_the_runs_of_a_shape(tmp_path, make_spec, fake_slurm):
+    specs = [make_spec(seed) for seed in range(3)]
+    big = [replace(make_spec(seed), size="tiny") for seed in (7, 8)]
+    big = [replace(s, size="0.9b", seeds=replace(s.seeds, init=90 + i)) for i, s in enumerate(big)]
+    summary = submit([*specs, *big], tmp_path / "runs", DEV)
+    assert summary["submitted"] == 5
+    assert [(a["job_id"], a["runs"], a["limit"]) for a in summary["arrays"]] == [
+        ("1", 3, 1),
+        ("2", 2, 1),
+    ]
+    assert states(specs, tmp_path / "runs") == ["queued"] * 3
+    manifest = next((tmp_path / "runs" / "_slurm").glob("*/array-0.txt")).read_text().split()
+    assert manifest == [spec.run_id for spec in specs]
+
+
+def test_submitting_twice_submits_nothing_twice(tmp_path, make_spec, fake_slurm):
+    specs = [make_spec(seed) for seed in range(3)]
+    submit(specs, tmp_path, DEV)
+    again = submit([*specs, make_spec(9)], tmp_path, DEV)
+    assert (again["submitted"], again["skipped_running"]) == (1, 3)
+    assert submit(specs, tmp_path, DEV)["submitted"] == 0
+    assert len(fake_slurm.calls("sbatch")) == 2
+
+
+def test_a_task_that_left_the_queue_is_submitted_again(tmp_path, make_spec, fake_slurm):
+    specs = [make_spec(seed) for seed in range(3)]
+    submit(specs, tmp_path, DEV)
+    (tmp_path / specs[0].run_id / "DONE").write_text("{}")
+    fake_slurm.end("1_0", "1_2")
+    again = submit(specs, tmp_path, DEV)
+    assert (again["submitted"], again["skipped_done"], again["skipped_running"]) == (1, 1, 1)
+    assert read_queues(tmp_path).jobs[specs[2].run_id].id == "2_0"
+
+
+def test_arrays_split_at_the_maximum_size(tmp_path, make_spec, fake_slurm):
+    fake_slurm.set(max_array_size=4)
+    specs = [make_spec(seed) for seed in range(10)]
+    summary = submit(specs, tmp_path, replace(DEV, max_cpu_ranks=0))
+    assert [array["runs"] for array in summary["arrays"]] == [4, 4, 2]
+
+
+def test_the_gpu_ceiling_is_divided_among_arrays(make_spec):
+    def shaped(seed, gpus, size):
+        spec = make_spec(seed)
+        return replace(spec, size=size, global_batch_size=64,
+                       resources=ResourceConfig(nodes=1, gpus_per_node=gpus))  # fmt: skip
+
+    specs = [*(shaped(i, 4, "a") for i in range(6)), *(shaped(i, 8, "b") for i in range(10, 12))]
+    arrays = make_arrays(specs, replace(DEV, max_gpus=64), max_array_size=1001)
+    used = sum(array.limit * array.specs[0].resources.gpus_per_node for array in arrays)
+    assert [array.limit for array in arrays] == [8, 3]
+    assert used <= 64
+    tight = replace(DEV, max_gpus=8)
+    arrays = make_arrays(specs, tight, max_array_size=1001)
+    assert one_at_a_time(arrays, tight)
+    assert [array.limit for array in arrays] == [2, 1]
+
+
+def test_arrays_too_wide_together_go_one_behind_another(tmp_path, make_spec, fake_slurm):
+    specs = [make_spec(0), make_spec(1, ranks=2)]
+    submit(specs, tmp_path, DEV)
+    first, second = fake_slurm.calls("sbatch")
+    assert not [word for word in first if word.startswith("--dependency")]
+    assert "--dependency=afterany:1" in second
+
+
+def test_a_refusal_leaves_nothing_half_submitted(tmp_path, make_spec, fake_slurm):
+    specs = [make_spec(0), replace(make_spec(1), size="0.9b")]
+    failed = make_spec(2)
+    (tmp_path / failed.run_id).mkdir(parents=True)
+    write_failed(tmp_path / failed.run_id, "diverged")
+    fake_slurm.set(refuse="invalid partition specified: gpuu", refuse_after=1)
+    with pytest.raises(ValueError, match=r"cluster dev: sbatch: invalid partition .* nothing was"):
+        submit([*specs, failed], tmp_path, DEV)
+    assert fake_slurm["jobs"] == {}
+    assert states([*specs, failed], tmp_path) == ["planned", "planned", "failed"]
+    fake_slurm.set(refuse="")
+    assert submit([*specs, failed], tmp_path, DEV)["submitted"] == 3
+
+
+def test_without_an_answer_nothing_is_submitted(tmp_path, make_spec, fake_slurm):
+    spec = make_spec()
+    submit([spec], tmp_path, DEV)
+    fake_slurm.set(down=True)
+    with pytest.raises(ValueError, match="squeue: no controller; nothing was submitted"):
+        submit([spec, make_spec(1)], tmp_path, DEV)
+    assert states([spec], tmp_path) == ["queued"]  # as last known
+
+
+def test_no_sbatch_at_all_is_one_line(tmp_path, make_spec, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="no sbatch on PATH; submit from a login node"):
+        submit([make_spec()], tmp_path, DEV)
+
+
+def test_the_cap_refuses_before_anything_goes_out(tmp_path, make_spec, fake_slurm):
+    with pytest.raises(ValueError, match="about 7,000 GPU-hours, above --max-gpu-hours 6,144"):
+        submit([make_spec()], tmp_path, DEV, price=lambda todo: 7000.0, max_gpu_hours=6144)
+    assert fake_slurm.calls("sbatch") == []
+    summary = submit([make_spec()], tmp_path, DEV, price=lambda todo: 7000.0, max_gpu_hours=7001)
+    assert (summary["submitted"], summary["gpu_hours"]) == (1, 7000.0)
+
+
+def test_a_dry_run_writes_nothing(tmp_path, make_spec, fake_slurm):
+    summary = submit([make_spec(i) for i in range(3)], tmp_path / "runs", DEV, dry_run=True)
+    assert (summary["submitted"], summary["dry_run"]) == (3, True)
+    assert "#SBATCH --array=0-2%2" in summary["arrays"][0]["script"]
+    assert not (tmp_path / "runs").exists()
+    assert fake_slurm.calls("sbatch") == []
+
+
+def test_cancel_takes_tasks_out_of_the_queue(tmp_path, make_spec, fake_slurm):
+    specs = [make_spec(seed) for seed in range(3)]
+    submit(specs, tmp_path, DEV)
+    results = cancel(specs[:2], tmp_path, wait_s=0.5)
+    assert [result["action"] for result in results] == ["removed from the queue"] * 2
+    assert list(fake_slurm["jobs"]) == ["1_2"]
+    assert len(fake_slurm.calls("scancel")) == 1
+    assert states(specs, tmp_path) == ["cancelled", "cancelled", "queued"]
+
+
+def test_the_chain_waits_for_the_runs_then_for_each_other(tmp_path, make_spec, fake_slurm):
+    commands = chain_commands("fit,finetune:sim_xarm7", "sweeps.fake", ["--runs=r"])
+    assert commands == [
+        ["fit", "sweeps.fake", "--runs=r"],
+        ["finetune", "--from", "best:sweeps.fake", "--domain", "sim_xarm7", "--runs=r"],
+    ]
+    summary = submit([make_spec()], tmp_path, DEV, then=commands)
+    assert [link["job_id"] for link in summary["chain"]] == ["2", "3"]
+    folder = next((tmp_path / "_slurm").glob("*/"))
+    first, second = ((folder / f"then-{i}.sbatch").read_text() for i in (0, 1))
+    assert "--dependency=afterany:1\n" in first
+    assert "slurm_task wait" in first
+    assert "--dependency=afterok:2\n" in second
+    assert "slurm_task wait" not in second
+    with pytest.raises(ValueError, match="--then 'fitt' cannot be chained; allowed: sync"):
+        chain_commands("fitt", "s", [])
+
+
+def test_shipped_clusters_load():
+    assert set(known_clusters()) >= {"a100", "dev", "local"}
+    a100 = load_cluster("a100")
+    assert (a100.nodes, a100.gpus_per_node, a100.max_gpus) == (8, 8, 64)
+    assert load_cluster("local").backend == "local"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("partitoin: gpu", "partitoin"),
+        ("gpus_per_node: eight", "gpus_per_node"),
+        ("time_limit: '1h'", "time_limit='1h' is not a time"),
+        ("time_limit: 00:01:00", "time_limit"),
+        ("backend: pbs", "backend"),
+        ("max_gpus: -1", "max_gpus=-1 must be 0 or more"),
+        ("container: {kind: apptainer}", "needs container.image"),
+        ("sbatch_options: [exclusive]", "must start with --"),
+    ],
+)
+def test_a_typo_in_a_cluster_file_is_one_line(tmp_path, line, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: mine\n{line}\n")
+    with pytest.raises(ValueError, match=message) as error:
+        load_cluster(str(path))
+    assert "mine.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_clusters_name_the_known():
+    with pytest.raises(ValueError, match="'a10' is not a known cluster; allowed: a100, dev, local"):
+        load_cluster("a10")
+
+
+def test_runs_that_do_not_fit_are_refused(tmp_path, make_spec):
+    wide = replace(make_spec(), global_batch_size=64, resources=ResourceConfig(gpus_per_node=16))
+    with pytest.raises(ValueError, match="asks for 16 GPUs on a node, cluster dev has 8"):
+        submit([wide], tmp_path, DEV)
+    none = replace(DEV, gpus_per_node=0)
+    with pytest.raises(ValueError, match="asks for 4 GPUs on a node, cluster dev has 0"):
+        submit([replace(wide, resources=ResourceConfig(gpus_per_node=4))], tmp_path, none)
+
+
+def test_the_script_of_a_full_cluster(tmp_path, make_spec, monkeypatch):
+    monkeypatch.setattr("sys.executable", "/venv/bin/python")
+    spec = replace(
+        make_spec(), size="0.9b", global_batch_size=1024,
+        resources=ResourceConfig(nodes=8, gpus_per_node=8),
+    )  # fmt: skip
+    cluster = replace(load_cluster("a100"), account="lab", modules=["cuda/12.8"])
+    (array,) = make_arrays([spec], cluster, max_array_size=1001)
+    where = tmp_path.__class__("/scratch/runs/_slurm/s")
+    text = render_array(array, cluster, submission=where, runs_dir=where.parents[1])
+    golden = tmp_path.__class__(__file__).with_name("golden_a100.sbatch")
+    assert text == golden.read_text()
+
+
+def test_the_record_survives_as_json(tmp_path, make_spec, fake_slurm):
+    summary = submit([make_spec()], tmp_path, DEV)
+    assert json.loads(json.dumps(summary)) == summary
