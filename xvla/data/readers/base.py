@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 STATE_DIM = 20
+CHECKED_FRAMES = 500_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,3 +105,11 @@ def episode_splits(dataset: Dataset) -> NDArray[np.str_]:
     if splits is None:
         splits = [episode.split for episode in dataset.episodes]
     return np.asarray(splits, dtype=np.str_)
+
+
+def checked_at_open(dataset: Dataset) -> bool:
+    """Return whether a set is small enough to check its whole content when it is opened.
+
+    A larger one is checked by `inspect_dataset`, and each of its episodes when it is read.
+    """
+    return int(episode_lengths(dataset).sum()) <= CHECKED_FRAMES

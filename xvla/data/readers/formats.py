@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from xvla.data.readers.base import Dataset, DatasetError, Problem
+from xvla.data.readers.base import Dataset, DatasetError, Problem, checked_at_open
 from xvla.data.readers.lerobot_v3 import LeRobotV3
 from xvla.data.readers.lerobot_v21 import LeRobotV21
 from xvla.data.readers.meta_json import read_meta
@@ -37,7 +37,7 @@ def open_dataset(path: str | Path, format: Format = "auto", *, check: bool = Tru
         )
     try:
         dataset = _open(path, format)
-        problems = dataset.problems() if check else []
+        problems = dataset.problems() if check and checked_at_open(dataset) else []
     except (*SURPRISES, pa.ArrowException, OSError) as error:
         message = f"cannot be read ({type(error).__name__}: {_one_line(error)}); copy it again"
         raise DatasetError(str(path), [Problem(file="the dataset", message=message)]) from error

@@ -1,32 +1,41 @@
 """The meta folder of a LeRobot v3.0 set: views, tasks, splits, and where each episode lies."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xvla.data.readers.base import DatasetError, EpisodeInfo, Problem
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from xvla.data.readers.base import DatasetError, Problem
 from xvla.data.readers.tables import column_names, read_tables
 
 EPISODE_FILES = "meta/episodes/*/*.parquet"
+CLIP_FIELDS = ("chunk_index", "file_index", "from_timestamp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Clip:
-    """Where an episode's frames of one view lie: file numbers and the time of its first frame."""
+class Clips:
+    """Where the episodes' frames of one view lie: file numbers and the time of the first frame."""
 
-    chunk: int
-    file: int
-    start_s: float
+    chunk: NDArray[np.int64]
+    file: NDArray[np.int64]
+    start_s: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
-    """One row of meta/episodes: number, length in frames, and a clip for each view."""
+class Slots:
+    """The columns of meta/episodes that are used: lengths [n] in frames, clips by view.
 
-    index: int
-    length: int
-    clips: dict[str, Clip]
+    `tasks` is the instruction of each episode as (numbers [n], texts), None where the table does
+    not name exactly one.
+    """
+
+    lengths: NDArray[np.int64]
+    clips: dict[str, Clips]
+    tasks: tuple[NDArray[np.int64], list[str]] | None
 
 
 def views_of(root: Path, info: dict[str, Any]) -> tuple[str, ...]:
@@ -43,27 +52,54 @@ def views_of(root: Path, info: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def read_slots(root: Path, views: Sequence[str]) -> list[Slot]:
+def read_slots(root: Path, views: Sequence[str]) -> Slots:
     """Read meta/episodes; episodes must be numbered 0, 1, 2, ..."""
-    fields = {"chunk": "chunk_index", "file": "file_index", "start_s": "from_timestamp"}
-    names = [f"videos/{view}/{name}" for view in views for name in fields.values()]
-    rows = read_tables(root, EPISODE_FILES, ["episode_index", "length", *names]).to_pylist()
-    slots = [
-        Slot(
-            index=int(row["episode_index"]),
-            length=int(row["length"]),
-            clips={
-                view: Clip(**{key: row[f"videos/{view}/{name}"] for key, name in fields.items()})
-                for view in views
-            },
-        )
-        for row in rows
-    ]
-    if [slot.index for slot in slots] != list(range(len(slots))):
+    names = [f"videos/{view}/{name}" for view in views for name in CLIP_FIELDS]
+    tasks = ["tasks"] if "tasks" in column_names(root, EPISODE_FILES) else []
+    table = read_tables(root, EPISODE_FILES, ["episode_index", "length", *names, *tasks])
+    for name in ["episode_index", "length", *names]:
+        if table.column(name).null_count:
+            raise _meta_error(root, name, "an episode has no value; write the dataset again")
+    numbers = _numbers(root, table, "episode_index").astype(np.int64)
+    if not np.array_equal(numbers, np.arange(len(numbers))):
         message = "episodes are not numbered 0, 1, 2, ...; write the dataset again"
-        problem = Problem(file="meta/episodes", field="episode_index", message=message)
-        raise DatasetError(str(root), [problem])
-    return slots
+        raise _meta_error(root, "episode_index", message)
+    return Slots(
+        lengths=_numbers(root, table, "length").astype(np.int64),
+        clips={view: _clips(root, table, view) for view in views},
+        tasks=_one_task_each(table) if tasks else None,
+    )
+
+
+def _clips(root: Path, table: pa.Table, view: str) -> Clips:
+    chunk, file, start = (_numbers(root, table, f"videos/{view}/{name}") for name in CLIP_FIELDS)
+    return Clips(
+        chunk=chunk.astype(np.int64), file=file.astype(np.int64), start_s=start.astype(np.float64)
+    )
+
+
+def _numbers(root: Path, table: pa.Table, name: str) -> NDArray[Any]:
+    values = np.asarray(table.column(name).to_numpy())
+    if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+        raise _meta_error(root, name, "not a number in every row; write the dataset again")
+    return values
+
+
+def _one_task_each(table: pa.Table) -> tuple[NDArray[np.int64], list[str]] | None:
+    column = table.column("tasks").combine_chunks()
+    if not pa.types.is_list(column.type) or not pa.types.is_string(column.type.value_type):
+        return None
+    if column.null_count or np.any(np.diff(column.offsets.to_numpy()) != 1):
+        return None
+    coded = column.flatten().dictionary_encode()
+    if coded.null_count:
+        return None
+    texts = [(text or "").strip() for text in coded.dictionary.to_pylist()]
+    return np.asarray(coded.indices.to_numpy(), dtype=np.int64), texts
+
+
+def _meta_error(root: Path, field: str, message: str) -> DatasetError:
+    return DatasetError(str(root), [Problem(file="meta/episodes", field=field, message=message)])
 
 
 def read_tasks(root: Path) -> dict[int, str]:
@@ -78,17 +114,6 @@ def read_tasks(root: Path) -> dict[int, str]:
     indices = table.column("task_index").to_pylist()
     texts = table.column(text).to_pylist()
     return {int(index): (words or "").strip() for index, words in zip(indices, texts, strict=True)}
-
-
-def episode_infos(
-    root: Path, info: dict[str, Any], slots: Sequence[Slot], task_of: Callable[[int], str]
-) -> tuple[EpisodeInfo, ...]:
-    """Join slots, instructions and the splits of info.json ("train": "0:40", end exclusive)."""
-    split = split_names(root, info.get("splits"), len(slots))
-    return tuple(
-        EpisodeInfo(id=s.index, task=task_of(s.index), length=s.length, split=split[s.index])
-        for s in slots
-    )
 
 
 def split_names(root: Path, splits: Any, count: int, *, file: str = "meta/info.json") -> list[str]:

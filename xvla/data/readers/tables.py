@@ -31,7 +31,7 @@ def column_names(root: Path, pattern: str) -> list[str]:
     try:
         return list(pq.read_schema(files[0]).names)
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(root, files[0], error) from None
+        raise unreadable(root, files[0], error) from None
 
 
 def to_matrix(root: Path, table: pa.Table, key: str) -> NDArray[Any]:
@@ -75,9 +75,10 @@ def read_table(root: Path, file: Path, columns: list[str]) -> pa.Table:
                     )
             return parquet.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(root, file, error) from None
+        raise unreadable(root, file, error) from None
 
 
-def _unreadable(root: Path, file: Path, error: Exception) -> DatasetError:
+def unreadable(root: Path, file: Path, error: Exception) -> DatasetError:
+    """Return the error of a parquet file that cannot be read."""
     message = f"not readable as parquet ({' '.join(str(error).split())}); copy it again"
     return DatasetError(str(root), [Problem(file=str(file.relative_to(root)), message=message)])
