@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,21 @@ DATA_PATH = f"data/{FILE}.parquet"
 VIDEO_PATH = "videos/{video_key}/" + FILE + ".mp4"
 EPISODES_PATH = f"meta/episodes/{FILE}.parquet"
 FIRST = {"chunk_index": 0, "file_index": 0}
+BLOCK = 64  # pictures encoded at a time
 INDEX_COLUMNS = ("frame_index", "episode_index", "index", "task_index")
+
+
+class Frames(Protocol):
+    """Pictures [n, H, W, 3] read in slices: an array, or a view of a dataset."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return (n, H, W, 3)."""
+        ...
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Return some of the pictures, uint8."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +42,15 @@ class EpisodeRecord:
     """One episode of n frames to write.
 
     `columns` maps a feature's name (`observation.state`, `action`, ...) to float [n, d];
-    `frames` maps a view key (`observation.images.main`) to uint8 [n, H, W, 3].
+    `frames` maps a view key (`observation.images.main`) to uint8 [n, H, W, 3], or to anything with
+    such a shape that is read in slices. `times` [n] in s from the start, where frames are not
+    evenly spaced.
     """
 
     task: str
     columns: Mapping[str, np.ndarray]
-    frames: Mapping[str, np.ndarray]
+    frames: Mapping[str, Frames]
+    times: np.ndarray | None = None
 
     @property
     def length(self) -> int:
@@ -111,7 +128,7 @@ def write_dataset(
     beside `path` and renamed when complete. Raises ValueError on an existing path or bad episode.
     """
     target = Path(path)
-    with _aside(target) as root:
+    with aside(target) as root:
         totals = _stream(root, episodes, fps=fps, views=dict(views), video=video or VideoOptions())
         if sum(splits.values()) != len(totals.episodes):
             raise ValueError(
@@ -122,13 +139,13 @@ def write_dataset(
         info = _info(totals, features, fps=fps, robot_type=robot_type, splits=splits)
         info.update(extra_info or {})
         _write_tables(root, totals)
-        _write_json(root / "meta/info.json", info)
-        _write_json(root / "meta/stats.json", _stats(totals, features))
+        write_json(root / "meta/info.json", info)
+        write_json(root / "meta/stats.json", _stats(totals, features))
     return info
 
 
 @contextmanager
-def _aside(target: Path) -> Iterator[Path]:
+def aside(target: Path) -> Iterator[Path]:
     """Yield a fresh folder beside `target`; rename it to `target` only if all went well."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} already exists; give another path or remove it first")
@@ -174,7 +191,8 @@ def _stream(
         for record in episodes:
             _check(record, index=len(totals.episodes), views=views, totals=totals)
             for key, writer in writers.items():
-                writer.add(record.frames[key])
+                for first in range(0, record.length, BLOCK):
+                    writer.add(record.frames[key][first : first + BLOCK])
             _append(totals, record, fps=fps, views=list(views))
     if not totals.episodes:
         raise ValueError("no episode was given; a data set needs at least one")
@@ -200,6 +218,10 @@ def _check(
                 f"episode {index} has columns {sorted(record.columns)}; "
                 f"the first episode has {sorted(expected)}; they must be the same"
             )
+    if record.times is not None and len(record.times) != record.length:
+        raise ValueError(
+            f"episode {index}: {len(record.times)} times for {record.length} frames; give one each"
+        )
     for key, size in views.items():
         shape = record.frames[key].shape if key in record.frames else None
         if shape != (record.length, *size, 3):
@@ -216,7 +238,7 @@ def _append(totals: _Totals, record: EpisodeRecord, *, fps: int, views: list[str
     steps = np.arange(length, dtype=np.int64)
     columns: dict[str, np.ndarray] = {
         **{name: np.asarray(v, dtype=np.float32) for name, v in record.columns.items()},
-        "timestamp": (steps / fps).astype(np.float32),
+        "timestamp": (steps / fps if record.times is None else record.times).astype(np.float32),
         "frame_index": steps,
         "episode_index": np.full(length, number),
         "index": start + steps,
@@ -259,20 +281,21 @@ def _write_tables(root: Path, totals: _Totals) -> None:
     """Write the frames, episodes and tasks tables."""
     data = root / DATA_PATH.format(**FIRST)
     data.parent.mkdir(parents=True)
-    pq.write_table(
-        pa.concat_tables(totals.tables),
-        data,
-        compression="zstd",
-        use_dictionary=False,
-        use_byte_stream_split=True,  # halves tables of smooth floats
-    )
+    write_frames_table(pa.concat_tables(totals.tables), data)
     episodes = root / EPISODES_PATH.format(**FIRST)
     episodes.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(totals.episodes), episodes, compression="zstd")
-    pq.write_table(_tasks_table(totals.tasks), root / "meta/tasks.parquet")
+    pq.write_table(tasks_table(totals.tasks), root / "meta/tasks.parquet")
 
 
-def _tasks_table(tasks: dict[str, int]) -> pa.Table:
+def write_frames_table(table: pa.Table, path: Path) -> None:
+    """Write a table of frames; splitting bytes halves tables of smooth floats."""
+    pq.write_table(
+        table, path, compression="zstd", use_dictionary=False, use_byte_stream_split=True
+    )
+
+
+def tasks_table(tasks: Mapping[str, int]) -> pa.Table:
     """Return tasks as LeRobot stores them: a pandas frame indexed by the instruction."""
     table = pa.table({"task_index": list(tasks.values()), "task": list(tasks)})
     column = {"metadata": None, "field_name": None}
@@ -327,7 +350,6 @@ def _info(
     totals: _Totals, features: dict[str, Any], *, fps: int, robot_type: str, splits: Mapping
 ) -> dict[str, Any]:
     """Return info.json as LeRobot v3.0 reads it."""
-    edges = np.cumsum([0, *splits.values()])
     return {
         "codebase_version": "v3.0",
         "robot_type": robot_type,
@@ -338,13 +360,17 @@ def _info(
         "data_files_size_in_mb": 100,
         "video_files_size_in_mb": 500,
         "fps": fps,
-        "splits": {
-            name: f"{edges[i]}:{edges[i + 1]}" for i, name in enumerate(splits) if splits[name]
-        },
+        "splits": split_spans(splits),
         "data_path": DATA_PATH,
         "video_path": VIDEO_PATH,
         "features": features,
     }
+
+
+def split_spans(splits: Mapping[str, int]) -> dict[str, str]:
+    """Return info.json's spans of episode counts: {"train": 40} is {"train": "0:40"}."""
+    edges = np.cumsum([0, *splits.values()])
+    return {name: f"{edges[i]}:{edges[i + 1]}" for i, name in enumerate(splits) if splits[name]}
 
 
 def _stats(totals: _Totals, features: dict[str, Any]) -> dict[str, Any]:
@@ -358,5 +384,6 @@ def _stats(totals: _Totals, features: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file of a dataset's meta folder."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,228 @@
+"""Any dataset that can be read, X-VLA's HDF5 sets above all, written as LeRobot v3.0."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from xvla.data.lerobot_merge import merge_datasets
+from xvla.data.lerobot_writer import EpisodeRecord, VideoOptions, write_dataset
+from xvla.data.readers.base import Dataset, DatasetError, Problem
+from xvla.data.readers.formats import format_of, open_dataset
+
+ARM = ("x", "y", "z", "r00", "r01", "r10", "r11", "r20", "r21", "gripper")
+STATE_NAMES = [f"{arm}_{name}" for arm in ("arm1", "arm2") for name in ARM]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertOptions:
+    """How a set is written: pictures resized to a square of `size` pixels (0: as they are)."""
+
+    size: int = 0
+    crf: int = 20
+    preset: str = "medium"
+    gop: int = 10
+    episodes_per_file: int = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """Episodes that become one file of the new set."""
+
+    source: str
+    folder: str
+    episodes: tuple[int, ...]
+    options: ConvertOptions
+
+
+def convert_dataset(
+    source: str | Path,
+    out: str | Path,
+    *,
+    options: ConvertOptions | None = None,
+    workers: int = 1,
+    skip_bad: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Write the dataset `source` as a LeRobot v3.0 set at `out`; return a JSON-able summary.
+
+    Poses become `observation.state` and `action` (the next frame's pose). Finished files wait in
+    a hidden folder beside `out`, so an interrupted call goes on where it stopped; `out` appears
+    complete or not at all. `skip_bad` leaves defective episodes out and names them.
+
+    Raises:
+        ValueError: an existing `out`, a defective dataset, a rate that is no whole number.
+    """
+    began, out = time.time(), Path(out)
+    options = options or ConvertOptions()
+    _check_request(out, options, workers)
+    dataset = open_dataset(source, check=False)
+    problems = dataset.problems()
+    order, splits = _order(dataset, problems if skip_bad else [])
+    if (problems and not skip_bad) or not order:
+        raise DatasetError(str(source), problems)
+    if dataset.fps != round(dataset.fps):
+        raise ValueError(f"dataset {source} has {dataset.fps} frames a second, not a whole number")
+    folder = out.parent / f".{out.name}.parts-{_digest(dataset, order, options)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    step = options.episodes_per_file
+    parts = [
+        _Part(
+            source=str(source),
+            folder=str(folder / f"{number:05d}"),
+            episodes=tuple(order[first : first + step]),
+            options=options,
+        )
+        for number, first in enumerate(range(0, len(order), step))
+    ]
+    waiting = [part for part in parts if not Path(part.folder).exists()]
+    _write_parts(waiting, workers=workers, progress=progress, done=len(parts) - len(waiting))
+    extra = {"domain": dataset.domain, "converted_from": format_of(dataset)}
+    info = merge_datasets(
+        [Path(part.folder) for part in parts], out, splits=splits, extra_info=extra
+    )
+    shutil.rmtree(folder)
+    return {
+        "path": str(out),
+        "domain": dataset.domain,
+        "episodes": info["total_episodes"],
+        "frames": info["total_frames"],
+        "fps": info["fps"],
+        "splits": info["splits"],
+        "views": view_names(dataset),
+        "files_resumed": len(parts) - len(waiting),
+        "skipped": [problem.to_dict() for problem in problems],
+        "seconds": round(time.time() - began, 2),
+    }
+
+
+def view_names(dataset: Dataset) -> dict[str, str]:
+    """Return LeRobot's name by view: `observation.images.` and the last word of the source's."""
+    short = {view: view.replace("/", ".").split(".")[-1] for view in dataset.views}
+    twice = {name for name, count in Counter(short.values()).items() if count > 1}
+    return {
+        view: view
+        if view.startswith("observation.images.")
+        else f"observation.images.{view.replace('/', '_') if name in twice else name}"
+        for view, name in short.items()
+    }
+
+
+class _View:
+    """One view of one episode as pictures [n, H, W, 3], decoded a slice at a time."""
+
+    def __init__(self, dataset: Dataset, index: int, view: str, size: int) -> None:
+        self.read: Callable[[Sequence[int]], NDArray[np.uint8]]
+        self.read = partial(dataset.frames, index, view)
+        self.size = size
+        self.shape = (dataset.episodes[index].length, *self._fit(self.read([0])).shape[1:])
+
+    def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
+        return self._fit(self.read(range(*rows.indices(self.shape[0]))))
+
+    def _fit(self, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize, or else cut to even sides, which the video format needs."""
+        if not self.size:
+            height, width = pictures.shape[1:3]
+            return pictures[:, : height - height % 2, : width - width % 2]
+        square = (self.size, self.size)
+        resized = [
+            np.asarray(Image.fromarray(picture).resize(square, Image.Resampling.BICUBIC))
+            for picture in pictures
+        ]
+        return np.stack(resized)
+
+
+def _order(dataset: Dataset, problems: Sequence[Problem]) -> tuple[list[int], dict[str, int]]:
+    """Return the good episodes, split by split, and each split's count; no split is `train`."""
+    bad = {problem.episode for problem in problems}
+    good = [episode for episode in dataset.episodes if episode.id not in bad]
+    names = list(dict.fromkeys(episode.split or "train" for episode in good))
+    names.sort(key=lambda name: name != "train")
+    groups = {name: [e.id for e in good if (e.split or "train") == name] for name in names}
+    order = [episode for group in groups.values() for episode in group]
+    return order, {name: len(group) for name, group in groups.items()}
+
+
+def _digest(dataset: Dataset, order: Sequence[int], options: ConvertOptions) -> str:
+    """Return a name for this conversion, so that only its own finished files are reused."""
+    lengths = [dataset.episodes[index].length for index in order]
+    facts = [dataset.path, dataset.domain, dataset.fps, list(order), lengths, asdict(options)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
+
+
+def _write_parts(parts: Sequence[_Part], *, workers: int, progress: bool, done: int) -> None:
+    """Write the files that are missing, with a bar that counts episodes."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    total = sum(len(part.episodes) for part in parts)
+    label = f"converting ({done} files from before)" if done else "converting"
+    with Progress(console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task(label, total=total)
+        if workers == 1 or len(parts) < 2:
+            for part in parts:
+                _write_part(part, advance=lambda: bar.advance(task))
+            return
+        with get_context("spawn").Pool(min(workers, len(parts))) as pool:
+            for count in pool.imap_unordered(_write_part, parts):
+                bar.advance(task, count)
+
+
+def _write_part(part: _Part, advance: Callable[[], None] | None = None) -> int:
+    """Write one file's episodes as a set of their own; return their number."""
+    dataset = open_dataset(part.source, check=False)
+    names = view_names(dataset)
+    options = part.options
+
+    def records() -> Iterator[EpisodeRecord]:
+        for index in part.episodes:
+            times, states, task = dataset.episode(index)
+            frames = {
+                name: _View(dataset, index, view, options.size) for view, name in names.items()
+            }
+            columns = {
+                "observation.state": states,
+                "action": np.concatenate([states[1:], states[-1:]]),
+            }
+            yield EpisodeRecord(task=task, columns=columns, frames=frames, times=times)
+            if advance:
+                advance()
+
+    first = {
+        name: _View(dataset, part.episodes[0], view, options.size).shape
+        for view, name in names.items()
+    }
+    write_dataset(
+        part.folder,
+        fps=round(dataset.fps),
+        robot_type=dataset.domain,
+        views={name: (shape[1], shape[2]) for name, shape in first.items()},
+        episodes=records(),
+        splits={"train": len(part.episodes)},
+        names={"observation.state": STATE_NAMES, "action": STATE_NAMES},
+        video=VideoOptions(crf=options.crf, preset=options.preset, gop=options.gop),
+    )
+    return len(part.episodes)
+
+
+def _check_request(out: Path, options: ConvertOptions, workers: int) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} already exists; give another path or remove it first")
+    if workers < 1 or options.episodes_per_file < 1:
+        raise ValueError(
+            f"workers {workers} and episodes_per_file {options.episodes_per_file} must be 1 or more"
+        )
+    if options.size and (options.size < 16 or options.size % 2):
+        raise ValueError(f"size {options.size}: give an even number of pixels, 16 or more, or 0")
