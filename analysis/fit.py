@@ -21,16 +21,10 @@ from analysis.notes import (
     require_identified,
 )
 from analysis.objective import LINKS, LOSSES, Link, Loss, Objective, Rho
-from analysis.solver import minimise, polish_lad, walk_valley
-from analysis.starts import find_starts, without_offset, without_terms
+from analysis.search import Problem, find_optimum
 
 __all__ = ["LawRegressor", "NotIdentifiedError", "Note"]
 
-SAME_OPTIMUM = 1e-7  # relative difference of cost below which two starts found the same optimum
-NUM_STARTS = 7
-ROUGH_ITERATIONS = 30
-FINALISTS = 4
-NEARLY_FLAT = 0.05
 BAND_DRAWS = 1000
 
 
@@ -255,63 +249,18 @@ class LawRegressor:
         return internal(self.law, [fixed.get(name, np.nan) for name in self.law.param_names])
 
     def _solve(self) -> None:
-        """Minimise from the best grid cells, then try every bound."""
-        data, objective = self.data_, self._objective
-        free = np.isnan(self._held)
-        how: dict[str, Any] = {"target": data.target, "weights": data.weights, "rho": self.rho}
-        starts = find_starts(objective, data.y, data.weights, held=self._held, count=NUM_STARTS)
-        # the same starts without their offset: where it vanishes, Newton only creeps towards it
-        bare = without_offset(objective, starts[:3], free)
-        both = np.concatenate([starts, bare])
-        rough = minimise(objective, both, free=free, max_iter=ROUGH_ITERATIONS, **how)
-        best = rough.theta[np.argsort(rough.cost, kind="stable")[:FINALISTS]]
-        edge = without_terms(objective, best[0], free)
-        fine = minimise(objective, np.concatenate([best, edge]), free=free, max_iter=200, **how)
-        leader = int(np.argmin(fine.cost))
-        if self._is_doubtful(fine.theta[leader], bool(fine.converged[leader])):
-            again = walk_valley(objective, fine.theta[leader], free, how)
-            last = minimise(objective, again, free=free, max_iter=200, smooth=False, **how)
-            fine = last if last.cost.min() < fine.cost.min() else fine
-        theta = fine.theta
-        if self.loss == "lad":
-            theta = theta[np.argsort(fine.cost, kind="stable")[:FINALISTS]]
-            theta = np.array([polish_lad(objective, t, data.target, data.weights) for t in theta])
-        exact = objective.cost(theta, data.target, data.weights, self.rho)
-        # a bound that costs nothing is the answer: the term was not needed
-        cost = np.where(np.isinf(theta).any(axis=1), exact * (1 - 1e-10) - 1e-300, exact)
-        self._theta = self._without_idle_terms(theta[int(np.argmin(cost))])
-        self.converged_ = self.loss == "lad" or bool(fine.converged[int(np.argmin(cost))])
-        tried = rough.cost[: len(starts)]
-        near = (
-            tried <= min(float(rough.cost.min()), float(exact.min())) * (1 + SAME_OPTIMUM) + 1e-24
+        data = self.data_
+        problem = Problem(
+            objective=self._objective,
+            y=data.y,
+            target=data.target,
+            weights=data.weights,
+            rho=self.rho,
+            held=self._held,
         )
-        self.n_starts_, self.n_starts_at_optimum_ = len(starts), int(near.sum())
-
-    def _is_doubtful(self, theta: np.ndarray, converged: bool) -> bool:
-        """Tell whether the optimum may lie elsewhere in the law's valley (`walk_valley`)."""
-        exponents = [theta[e] for e in self._objective.exponent if e >= 0]
-        flat = any(abs(value) < NEARLY_FLAT for value in exponents)
-        rugged = self.loss == "lad" or not self.law.is_posynomial
-        return not converged or flat or rugged or bool(np.isneginf(theta).any())
-
-    def _without_idle_terms(self, theta: np.ndarray) -> np.ndarray:
-        """Set amplitudes that matter nowhere to exactly zero [p]."""
-        objective, data = self._objective, self.data_
-        for a in objective.amplitude:
-            if (
-                not np.isnan(self._held[a])
-                or np.isneginf(theta).sum() >= len(objective.law.terms) - 1
-            ):
-                continue
-            smaller = theta.copy()
-            smaller[a] = -np.inf
-            both = np.stack([theta, smaller])
-            log_pred = objective.log_prediction(both)
-            cost = objective.cost(both, data.target, data.weights, self.rho)
-            idle = np.abs(log_pred[0] - log_pred[1]).max() < uncertainty.NEGLIGIBLE
-            if idle and cost[1] <= cost[0] * (1 + 1e-9):
-                theta = smaller
-        return theta
+        found = find_optimum(problem)
+        self._theta, self.converged_ = found.theta, found.converged
+        self.n_starts_, self.n_starts_at_optimum_ = found.num_starts, found.num_at_optimum
 
     def _finish(self, num_free: int, held: set[str]) -> None:
         data = self.data_

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -126,6 +127,14 @@ class Objective:
         limit = np.array([np.inf if n in law.positive else MAX_EXPONENT for n in self.names])
         self.lower, self.upper = -limit, limit
 
+    def at_rows(self, rows: np.ndarray) -> Objective:
+        """Return the same objective, with the same centre, on some rows of the table."""
+        few = copy(self)
+        few.logx = {axis: x[rows] for axis, x in self.logx.items()}
+        few.num_points = len(rows)
+        few.u, few._moments = self.u[:, rows], self._moments[:, rows]
+        return few
+
     def to_centred(self, theta: np.ndarray) -> np.ndarray:
         """Move internal parameters [..., p] from amplitudes at x = 1 to those at the centre."""
         return self._shift(theta, -1.0)
@@ -206,6 +215,22 @@ class Objective:
             else:
                 slope = log_jacobian(self.law, theta[None], self.logx, self.moving)
         return (linked - target)[0], (slope * h1[..., None])[0]
+
+    def curvature(self, theta: np.ndarray, pull: np.ndarray) -> np.ndarray:
+        """Return the Hessian [p, p] of sum(pull * linked prediction) at one parameter vector."""
+        log_pred = self.log_prediction(theta[None])
+        _, h1, h2 = apply_link(self.link, log_pred)
+        with np.errstate(all="ignore"):
+            if self.law.is_posynomial:
+                terms = self._terms(theta[None])
+                share = terms / terms.sum(axis=1, keepdims=True)
+                jac = self._jacobian(share)
+                inner = self._inner_hessian(share, pull * h1, jac)
+            else:
+                jac = log_jacobian(self.law, theta[None], self.logx, self.moving)
+                inner = self._numeric_hessian(theta[None], pull * h1)
+            bent = (jac.transpose(0, 2, 1) * (pull * h2)[:, None, :]) @ jac
+        return (inner + bent)[0]
 
     def _chain(
         self, log_pred: np.ndarray, target: np.ndarray, rho: Rho

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import sparse
-from scipy.optimize import linprog
 
 from analysis.objective import Derivatives, Objective, Rho
 
@@ -109,7 +107,7 @@ def _smoothing_stages(
     with np.errstate(all="ignore"):
         typical = float(np.nanmedian(total / data[1].sum(axis=-1)))
     typical = typical if np.isfinite(typical) and typical > 0 else 1.0
-    last = rho.delta if rho.loss == "huber" else 3e-4 * typical
+    last = rho.delta if rho.loss == "huber" else rho.smoothing or 3e-4 * typical
     knees = []
     knee = typical
     while knee > 2 * last:
@@ -236,57 +234,3 @@ def walk_valley(
     dips = np.flatnonzero((found.cost <= padded[:-2]) & (found.cost <= padded[2:]))
     dips = dips[np.argsort(found.cost[dips], kind="stable")[:6]]
     return np.concatenate([theta[None], found.theta[dips]])
-
-
-def polish_lad(
-    objective: Objective, theta: np.ndarray, target: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Sharpen one LAD solution [p] by linear programmes on the linearised law.
-
-    Minimising sum w |r + J d| is a linear programme; at the optimum p residuals are zero, and the
-    sequence converges quadratically. Steps that do not lower the cost shrink the trust region.
-    """
-    plain = Rho(loss="lad", delta=1.0)
-    theta = theta.copy()
-    best = objective.cost(theta[None], target, weights, plain)[0]
-    moving = np.flatnonzero(np.isfinite(theta) & (np.abs(theta) < objective.upper))
-    radius = 1.0  # of a step, in mean residuals
-    for _ in range(100):
-        residual, jac = objective.linearise(theta, target)
-        step = _lad_step(jac[:, moving], residual, weights, radius)
-        trial = theta.copy()
-        trial[moving] += step
-        # residuals that the programme made zero are zero only to first order: bring them back, or
-        # the kinks on the way would allow tiny steps only
-        flat = np.abs(residual + jac[:, moving] @ step) < 1e-9 * np.abs(residual).mean()
-        now, slopes = objective.linearise(trial, target)
-        if flat.any() and np.isfinite(now).all():
-            trial[moving] -= np.linalg.pinv(slopes[np.ix_(flat, moving)], rcond=1e-10) @ now[flat]
-        cost = objective.cost(trial[None], target, weights, plain)[0]
-        if cost < best * (1 - 1e-14):
-            theta, best, radius = trial, cost, 2.0 * radius
-        else:
-            radius *= 0.2
-        if radius < 1e-9:
-            break
-    return theta
-
-
-def _lad_step(
-    jac: np.ndarray, residual: np.ndarray, weights: np.ndarray, radius: float
-) -> np.ndarray:
-    """Minimise sum w |residual + jac @ d| over |d| <= radius; zero where that fails."""
-    n, p = jac.shape
-    unit = float(np.abs(residual).mean()) or 1.0  # HiGHS's tolerances are absolute: rescale
-    left, size, right = np.linalg.svd(jac, full_matrices=False)
-    back = right.T / np.maximum(size, size[0] * 1e-12) * np.sqrt(n)
-    eye = sparse.identity(n, format="csr")
-    slopes = sparse.csr_matrix(left * np.sqrt(n))
-    programme = linprog(
-        np.concatenate([np.zeros(p), weights / weights.mean()]),
-        A_ub=sparse.bmat([[slopes, -eye], [-slopes, -eye]]),
-        b_ub=np.concatenate([-residual, residual]) / unit,
-        bounds=[(-radius, radius)] * p + [(0, None)] * n,
-        method="highs",
-    )
-    return back @ programme.x[:p] * unit if programme.x is not None else np.zeros(p)

@@ -8,6 +8,7 @@ import numpy as np
 
 from analysis.laws import BrokenPowerLaw, Chinchilla, PowerLaw, with_repetition
 from analysis.objective import Objective, Rho
+from analysis.varpro import Linear, terms_as_parameters
 
 # Exponents of error laws lie near 0.05-2; the grid reaches beyond on both sides.
 _LINE = "-3 -1.5 -.8 -.4 -.2 -.08 .04 .08 .14 .2 .28 .37 .48 .6 .75 .95 1.2 1.5 2 2.7 3.7 5 7.5"
@@ -17,65 +18,44 @@ GRIDS: dict[int, tuple[float, ...]] = {
     3: (-0.8, -0.2, 0.08, 0.2, 0.35, 0.55, 0.9, 1.6, 3.5),
     4: (-0.5, 0.1, 0.25, 0.5, 1.0, 2.5),
 }
-MAX_POINTS = 200
-SMALLEST_SHARE = 1e-4
+GRID_POINTS = 100
 
 
-def find_starts(
-    objective: Objective, y: np.ndarray, weights: np.ndarray, *, held: np.ndarray, count: int
-) -> np.ndarray:
-    """Return up to `count` starting points [S, p] for a law; see `posynomial_starts`."""
-    law = objective.law
-    if law.is_posynomial:
-        return posynomial_starts(objective, y, weights, held=held, count=count)
-    rows = _thin(len(y))
-    thin = Objective(law, {a: x[rows] for a, x in objective.logx.items()}, link="log")
-    if isinstance(law, BrokenPowerLaw):
-        wanted, key = _broken_candidates(law, thin, y[rows], weights[rows]), "d_1"
-    else:
-        wanted, key = _constrained_candidates(thin, y[rows], weights[rows], held), "R_D"
-    theta = np.where(np.isnan(held), wanted, held)
-    cost = thin.cost(theta, np.log(y[rows]), weights[rows], Rho(loss="lad", delta=1.0))
-    return theta[_best_of_each(cost, wanted[:, law.param_names.index(key)])]
+def thin(n: int, most: int) -> np.ndarray:
+    """Choose evenly spaced rows of a large table: starts need no more."""
+    if n <= most:
+        return np.arange(n)
+    return np.unique(np.linspace(0, n - 1, most).astype(int))
 
 
-def _best_of_each(cost: np.ndarray, group: np.ndarray, keep: int = 2) -> np.ndarray:
-    """Pick the cheapest candidates of every group: basins lie apart along it."""
-    order = np.argsort(cost, kind="stable")
-    return np.concatenate([order[group[order] == value][:keep] for value in np.unique(group)])
-
-
-def posynomial_starts(
-    objective: Objective, y: np.ndarray, weights: np.ndarray, *, held: np.ndarray, count: int
+def grid_starts(
+    linear: Linear, held: np.ndarray, count: int, *, robust: bool = True, without: int | None = None
 ) -> np.ndarray:
     """Return up to `count` starts [S, p], the best cells of the exponent grid.
 
     Args:
-        objective: the compiled law.
-        y: positive targets [n].
-        weights: of the points [n].
+        linear: the law as a sum of terms, and what it should meet (`analysis.varpro`).
         held: centred parameters [p], NaN where free.
         count: how many starts at most; they differ by at least two cells of the grid.
+        robust: choose cells by deviations, so that a few outliers do not; else by squares.
+        without: a term left out, or None.
 
-    The amplitudes at each cell are those of least *relative* squares, none negative, which is
-    what every link and loss here sees to first order.
+    The amplitudes at each cell are those of least squares of linearised residuals, none negative.
     """
-    rows = _thin(len(y))
-    basis_exponents, index = _grid(objective, held)
-    u, y, weights = objective.u[:, rows], y[rows], weights[rows]
-    columns = np.exp(-basis_exponents[:, :, None] * u[None]) / y  # [G, K, n]
-    amplitudes = _nonnegative(columns, weights, held[objective.amplitude])
-    theta = _assemble(objective, held, basis_exponents, amplitudes)
-    fit = (amplitudes[:, :, None] * columns).sum(axis=1) - 1.0
-    cost = (weights * np.minimum(np.abs(fit), 10.0)).sum(axis=1)
+    cells, index = _grid(linear.objective, held)
+    few = linear.thinned(thin(len(linear.want), GRID_POINTS))
+    columns, where = _distinct_columns(few, cells)
+    amplitudes = _nonnegative(few, columns, where, (held[linear.objective.amplitude], without))
+    theta = terms_as_parameters(linear.objective, held, cells, amplitudes)
+    if without is not None:
+        theta[:, linear.objective.amplitude[without]] = -np.inf
+    fit = amplitudes[:, 0, None] * columns[where[:, 0]]
+    for k in range(1, where.shape[1]):
+        fit += amplitudes[:, k, None] * columns[where[:, k]]
+    fit -= few.want
+    loss = np.minimum(np.abs(fit), 10.0 * np.abs(few.want).mean()) if robust else fit**2
+    cost = loss @ few.weights
     return theta[_spread(cost, index, count)]
-
-
-def _thin(n: int) -> np.ndarray:
-    """Choose evenly spaced rows of a large table: starts need no more."""
-    if n <= MAX_POINTS:
-        return np.arange(n)
-    return np.unique(np.linspace(0, n - 1, MAX_POINTS).astype(int))
 
 
 def _grid(objective: Objective, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,19 +74,36 @@ def _grid(objective: Objective, held: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return term, index
 
 
-def _nonnegative(columns: np.ndarray, weights: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """Solve min sum w (columns a - 1)^2 with a >= 0 for each cell [G, K], by trying supports."""
-    free = np.isnan(held)
-    fixed = np.where(free, 0.0, np.exp(np.where(free, 0.0, held)))
-    rest = 1.0 - (columns * fixed[None, :, None]).sum(axis=1)
-    weighted = columns * weights
-    gram = weighted @ columns.transpose(0, 2, 1)
-    right = (weighted * rest[:, None, :]).sum(axis=2)
+def _distinct_columns(linear: Linear, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the few different columns [Q, n] of all cells, and which each term uses [G, K]."""
+    columns, where, used = [], np.zeros(cells.shape, dtype=int), 0
+    for k in range(cells.shape[1]):
+        values, place = np.unique(cells[:, k], return_inverse=True)
+        columns.append(np.exp(-values[:, None] * linear.u[k]) * linear.scale)
+        where[:, k] = used + place.reshape(-1)
+        used += len(values)
+    return np.concatenate(columns), where
+
+
+def _nonnegative(
+    linear: Linear,
+    columns: np.ndarray,
+    where: np.ndarray,
+    held: tuple[np.ndarray, int | None],
+) -> np.ndarray:
+    """Solve min sum w (columns a - want)^2 with a >= 0 for each cell [G, K], by trying supports."""
+    amplitude, without = held
+    free = np.isnan(amplitude)
+    fixed = np.where(free, 0.0, np.exp(np.where(free, 0.0, amplitude)))
+    weighted = columns * linear.weights
+    table = weighted @ columns.T
+    gram = table[where[:, :, None], where[:, None, :]]
+    right = (weighted @ linear.want)[where] - gram @ fixed
     best = np.zeros(right.shape)
-    best_gain = np.full(len(columns), -np.inf)
-    where = np.flatnonzero(free)
-    for size in range(1, len(where) + 1):
-        for support in combinations(where, size):
+    best_gain = np.full(len(where), -np.inf)
+    usable = [k for k in np.flatnonzero(free) if k != without]
+    for size in range(1, len(usable) + 1):
+        for support in combinations(usable, size):
             part = gram[:, support][:, :, support]
             ridge = 1e-12 * np.trace(part, axis1=1, axis2=2)[:, None, None] * np.eye(size)
             a = np.linalg.solve(part + ridge, right[:, support][..., None])[..., 0]
@@ -118,51 +115,47 @@ def _nonnegative(columns: np.ndarray, weights: np.ndarray, held: np.ndarray) -> 
     return best + fixed
 
 
-def _assemble(
-    objective: Objective, held: np.ndarray, exponents: np.ndarray, amplitudes: np.ndarray
-) -> np.ndarray:
-    """Write amplitudes and exponents as parameters; a vanished term restarts small, not absent."""
-    theta = np.tile(np.where(np.isnan(held), 0.0, held), (len(exponents), 1))
-    level = amplitudes.sum(axis=1)
-    for k, (a, e) in enumerate(zip(objective.amplitude, objective.exponent, strict=True)):
-        if np.isnan(held[a]):
-            theta[:, a] = np.log(np.maximum(amplitudes[:, k], SMALLEST_SHARE * level + 1e-300))
-        if e >= 0:
-            theta[:, e] = exponents[:, k]
-    return theta
-
-
 def _spread(cost: np.ndarray, index: np.ndarray, count: int) -> np.ndarray:
     """Pick the cheapest cells that are not neighbours of one another."""
     chosen: list[int] = []
     for cell in np.argsort(cost, kind="stable"):
-        near = any(np.abs(index[cell] - index[other]).max(initial=0) < 2 for other in chosen)
-        if not chosen or not near:
+        near = chosen and (np.abs(index[cell] - index[chosen]).max(axis=1, initial=0) < 2).any()
+        if not near:
             chosen.append(int(cell))
         if len(chosen) == count:
             break
     return np.array(chosen)
 
 
-def without_terms(objective: Objective, theta: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Return copies of the best start with one free amplitude set to zero each: the bounds."""
-    copies = []
-    for a in objective.amplitude:
-        if free[a] and any(np.isfinite(theta[b]) for b in objective.amplitude if b != a):
-            copy = theta.copy()
-            copy[a] = -np.inf
-            copies.append(copy)
-    return np.array(copies).reshape(-1, len(theta))
+def other_starts(
+    objective: Objective, y: np.ndarray, weights: np.ndarray, held: np.ndarray
+) -> np.ndarray:
+    """Return starts [S, p] for a law that is not a plain sum of powers: basins along one axis."""
+    law = objective.law
+    rows = thin(len(y), 2 * GRID_POINTS)
+    few = Objective(law, {a: x[rows] for a, x in objective.logx.items()}, link="log")
+    if isinstance(law, BrokenPowerLaw):
+        wanted, key = _broken_candidates(law, few, y[rows], weights[rows]), "d_1"
+    else:
+        wanted, key = _constrained_candidates(few, y[rows], weights[rows], held), "R_D"
+    theta = np.where(np.isnan(held), wanted, held)
+    cost = few.cost(theta, np.log(y[rows]), weights[rows], Rho(loss="lad", delta=1.0))
+    return theta[_best_of_each(cost, wanted[:, law.param_names.index(key)])]
 
 
-def without_offset(objective: Objective, starts: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Return copies of starts [S, p] with a free offset set to zero; none if there is none."""
-    bare = [k for k, e in enumerate(objective.exponent) if e < 0 and free[objective.amplitude[k]]]
-    if not bare or len(objective.amplitude) == 1:
-        return np.empty((0, starts.shape[1]))
-    copies = starts.copy()
-    copies[:, objective.amplitude[bare[0]]] = -np.inf
-    return copies[np.isfinite(copies[:, objective.amplitude]).any(axis=1)]
+def _best_of_each(cost: np.ndarray, group: np.ndarray, keep: int = 2) -> np.ndarray:
+    """Pick the cheapest candidates of every group: basins lie apart along it."""
+    order = np.argsort(cost, kind="stable")
+    return np.concatenate([order[group[order] == value][:keep] for value in np.unique(group)])
+
+
+def _plain_starts(
+    objective: Objective, y: np.ndarray, weights: np.ndarray, count: int
+) -> np.ndarray:
+    """Return uncentred starts [S, p] of a plain law that a richer one bends."""
+    linear = Linear.relative(objective, y, weights)
+    free = np.full(len(objective.names), np.nan)
+    return objective.from_centred(grid_starts(linear, free, count))
 
 
 def _broken_candidates(
@@ -170,8 +163,7 @@ def _broken_candidates(
 ) -> np.ndarray:
     """Bend the best plain power laws at inner points of the axis, up or down, sharp or soft."""
     plain = Objective(PowerLaw(law.axis), objective.logx, link="log")
-    free = np.full(3, np.nan)
-    bases = plain.from_centred(posynomial_starts(plain, y, weights, held=free, count=4))
+    bases = _plain_starts(plain, y, weights, count=4)
     x = objective.logx[law.axis]
     places = np.quantile(x, [0.15, 0.3, 0.5, 0.7, 0.85])
     span = max(float(np.ptp(x)), 1e-6)
@@ -198,8 +190,7 @@ def _constrained_candidates(
             bases = held[None, :5]
         else:
             plain = Objective(Chinchilla(), {"N": logx["N"], "D": discounted}, link="log")
-            free = np.full(5, np.nan)
-            bases = plain.from_centred(posynomial_starts(plain, y, weights, held=free, count=3))
+            bases = _plain_starts(plain, y, weights, count=3)
         for base in bases:
             found += [[*base, log_rd, r] for r in np.log([0.5, 1.5, 5.0, 15.0, 100.0])]
     return np.array(found)
