@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page: no network, no library, a sortable table."""
+"""The report as one self-contained HTML page: no network, framed by assets/page.html."""
 
 from __future__ import annotations
 
@@ -6,58 +6,10 @@ import html
 import json
 import re
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 from analysis.verdict import number
-
-CSS = """
-:root { --ink: #1c1c1e; --muted: #5f6368; --line: #dcdfe4; --accent: #0072b2; --soft: #f6f8fa; }
-body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: var(--ink); margin: 0; }
-main { max-width: 1080px; margin: 0 auto; padding: 24px 20px 60px; }
-h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 36px 0 10px; }
-h3 { font-size: 16px; margin: 18px 0 6px; }
-.sub { color: var(--muted); margin: 0 0 18px; }
-.banner { background: #fff4e5; border-left: 4px solid #d55e00; padding: 8px 14px; margin: 14px 0; }
-.card { border: 1px solid var(--line); border-left: 5px solid var(--muted); border-radius: 4px;
-  padding: 10px 16px; margin: 12px 0; }
-.card.falls { border-left-color: var(--accent); } .card.rises { border-left-color: #d55e00; }
-.card p.lead { font-weight: 600; margin: 4px 0 6px; }
-.card ul { margin: 4px 0; padding-left: 20px; }
-.card li { margin: 2px 0; } li.remark { color: var(--muted); }
-figure { margin: 14px 0; } figure svg { width: 100%; height: auto; }
-figure.narrow svg { max-width: 620px; } figcaption { color: var(--muted); font-size: 13px; }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 16px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 10px; border-bottom: 1px solid var(--line); text-align: right; }
-th { background: var(--soft); position: sticky; top: 0; white-space: nowrap; }
-td.text, th.text { text-align: left; }
-table.sortable th { cursor: pointer; }
-th[aria-sort=ascending]::after { content: " \\25B2"; color: var(--accent); }
-th[aria-sort=descending]::after { content: " \\25BC"; color: var(--accent); }
-details { margin: 10px 0; } pre { background: var(--soft); padding: 12px; overflow-x: auto;
-  font-size: 12px; max-height: 480px; }
-"""
-SCRIPT = """
-document.querySelectorAll('table.sortable').forEach(function (table) {
-  var heads = table.querySelectorAll('th');
-  heads.forEach(function (head, column) {
-    head.addEventListener('click', function () {
-      var up = head.getAttribute('aria-sort') !== 'ascending';
-      heads.forEach(function (other) { other.removeAttribute('aria-sort'); });
-      head.setAttribute('aria-sort', up ? 'ascending' : 'descending');
-      var body = table.tBodies[0];
-      Array.from(body.rows).sort(function (a, b) {
-        var x = a.cells[column].dataset.value, y = b.cells[column].dataset.value;
-        if (x === '' || y === '') { return (x === '') - (y === ''); }
-        var both = Number(x) - Number(y);
-        var order = isNaN(both) ? x.localeCompare(y) : both;
-        return up ? order : -order;
-      }).forEach(function (row) { body.appendChild(row); });
-    });
-  });
-});
-"""
 
 
 def escape(text: Any) -> str:
@@ -72,10 +24,30 @@ def inline_svg(svg: str) -> str:
     return re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", body)
 
 
-def figure(svg: str, caption: str, *, narrow: bool = False) -> str:
-    """Return one figure with its caption."""
+def embedded_json(value: Any) -> str:
+    """Return data as JSON that cannot end a script element."""
+    return json.dumps(value, default=str, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def figure(
+    svg: str, caption: str, *, narrow: bool = False, hover: Mapping[str, Any] | None = None
+) -> str:
+    """Return one figure with its caption and, as JSON, what hovering over it says."""
     kind = ' class="narrow"' if narrow else ""
-    return f"<figure{kind}>{inline_svg(svg)}<figcaption>{escape(caption)}</figcaption></figure>"
+    data = ""
+    if hover:
+        data = f'<script type="application/json">{embedded_json(_brief(hover))}</script>'
+    shown = f"{inline_svg(svg)}<figcaption>{escape(caption)}</figcaption>"
+    return f"<figure{kind}>{shown}{data}</figure>"
+
+
+def _brief(value: Any) -> Any:
+    """Round numbers to five digits: they are read off, not computed with."""
+    if isinstance(value, Mapping):
+        return {k: _brief(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_brief(v) for v in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def card(kind: str, lead: str, lines: Sequence[str]) -> str:
@@ -89,18 +61,23 @@ def card(kind: str, lead: str, lines: Sequence[str]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, sortable: bool = False) -> str:
-    """Return rows as a table, columns in order of first appearance."""
+    """Return rows as a table, columns in order of first appearance; runs carry their id."""
     if not rows:
         return "<p>(none)</p>"
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = {c for c in columns if any(isinstance(r.get(c), str) for r in rows)}
     head = "".join(f"<th{_kind(c in text)}>{escape(c)}</th>" for c in columns)
     body = "".join(
-        "<tr>" + "".join(_cell(row.get(c), c in text) for c in columns) + "</tr>" for row in rows
+        f"<tr{_run(row)}>" + "".join(_cell(row.get(c), c in text) for c in columns) + "</tr>"
+        for row in rows
     )
     kind = ' class="sortable"' if sortable else ""
     start = f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead>'
     return f"{start}<tbody>{body}</tbody></table></div>"
+
+
+def _run(row: Mapping[str, Any]) -> str:
+    return f' data-run="{escape(row["run_id"])}"' if row.get("run_id") else ""
 
 
 def _kind(is_text: bool) -> str:
@@ -136,20 +113,24 @@ def section(title: str, *parts: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
 
 
+def hint(text: str) -> str:
+    """Return a line of small print."""
+    return f'<p class="hint">{escape(text)}</p>'
+
+
+def folded(title: str, inner: str) -> str:
+    """Return content folded away under a title."""
+    return f"<details><summary>{escape(title)}</summary>{inner}</details>"
+
+
 def json_block(title: str, value: Any) -> str:
-    """Return data folded away under a title."""
-    text = json.dumps(value, indent=1, default=str)
-    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
+    """Return data folded away under a title, and readable by a program by its id."""
+    text = f'<pre id="record">{escape(json.dumps(value, indent=1, default=str))}</pre>'
+    return folded(title, text)
 
 
 def page(title: str, subtitle: str, sections: Sequence[str]) -> str:
     """Return the whole page."""
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(title)}</title>"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,">'
-        f"<style>{CSS}</style></head><body><main><h1>{escape(title)}</h1>"
-        f'<p class="sub">{escape(subtitle)}</p>{"".join(sections)}</main>'
-        f"<script>{SCRIPT}</script></body></html>\n"
-    )
+    frame = (resources.files("analysis.assets") / "page.html").read_text(encoding="utf-8")
+    parts = {"title": escape(title), "subtitle": escape(subtitle), "body": "".join(sections)}
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], frame)

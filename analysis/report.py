@@ -12,35 +12,36 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from analysis import page, plots
-from analysis.study import FitOptions, fit_study, jsonable
-from analysis.verdict import details, headline, joint_text, noise_text, not_beating, render_fit
+from analysis import beside, page
+from analysis.export import RUN_COLUMNS
+from analysis.gallery import Drawn, draw_all
+from analysis.options import FitOptions, jsonable
+from analysis.outcomes import setting_data, success_data
+from analysis.ranking import settings_of
+from analysis.study import fit_study
+from analysis.table import clean_runs
+from analysis.verdict import (
+    details,
+    headline,
+    joint_text,
+    noise_text,
+    not_beating,
+    ranking_text,
+    render_fit,
+    summary_rows,
+)
 
 __all__ = ["FitOptions", "build_report", "fit_study", "render_fit"]
 
-# Columns of the run table on the page; the rest is in runs.parquet.
-SHOWN = (
-    "run_id",
-    "stage",
-    "state",
-    "size",
-    "seed",
+# Of the run table, what the page leaves to runs.parquet, and what it shows beyond RUN_COLUMNS.
+LEFT_OUT = ("study", "num_params_trainable", "code_digest", "parent_checkpoint")
+ALSO = (
     "blind",
-    "num_params_total",
-    "num_params_policy",
-    "num_samples_seen",
-    "num_unique_episodes",
-    "num_domains",
-    "soft_prompt_length",
-    "prediction_window_s",
-    "compute_flops",
-    "gpu_hours",
-    "val_l1",
-    "val_l1_sem",
-    "val_l1_all",
     "val_l1_position_m",
     "val_l1_rotation_deg",
     "test_l1",
+    "successes",
+    "trials",
 )
 BLOCKS = {
     "blind": "What the images are worth: blind against sighted runs",
@@ -48,6 +49,11 @@ BLOCKS = {
     "best": "Best checkpoint",
     "next_runs": "Which runs to buy next",
 }
+# Of the paper's tables, those that are shown open; the rest is folded away.
+SIMULATED = (
+    "These runs learned from simulated data; nothing here is a claim about real robots or about "
+    "the paper's numbers."
+)
 
 
 def build_report(
@@ -66,7 +72,7 @@ def build_report(
     """Fit, draw and write `report.html`, `figures/*.{png,svg}` and `record.json`.
 
     Args:
-        runs: runs.parquet.
+        runs: runs.parquet; columns `successes` and `trials` add closed-loop success.
         curves: curves.parquet; adds the validation curves where given.
         study: its name.
         out_dir: gets the files (`reports/<study>`).
@@ -84,21 +90,26 @@ def build_report(
         The document of `fit_study` with `paths` (`report`, `record`, `figures`), `references`
         and `not_beating` (runs that do not beat every trivial predictor).
     """
-    document = fit_study(runs, study=study, axes=axes, y=y, n_column=n_column, **options)
+    how = FitOptions(y=y, n_column=n_column, **options)
+    document = fit_study(runs, study=study, axes=axes, options=how)
+    clean, _ = clean_runs(runs, how.y, how.groups)
     references = dict(baselines) if baselines is not None else _references(runs, document)
     document["references"] = {k: float(v) for k, v in references.items()}
-    table = _run_rows(runs)
-    document["not_beating"] = not_beating(_sighted(runs, y), _best_trivial(references), y)
-    out = Path(out_dir)
-    figures = draw_figures(document, out / "figures", curves=curves)
+    document["not_beating"] = not_beating(
+        clean.to_dict("records"), _best_trivial(references), how.y
+    )
+    document["settings"] = jsonable(setting_data(clean, how))
+    document["success"] = jsonable(success_data(clean, how))
+    document["software"] = _software()
+    out, facts = Path(out_dir), dict(extra or {})
+    figures = draw_all(document, out / "figures", curves=curves)
     document["paths"] = {
         "report": str(out / "report.html"),
         "record": str(out / "record.json"),
-        "figures": [path for pair in figures.values() for path in pair.values()],
+        "figures": [path for drawn in figures for path in drawn.paths.values()],
     }
-    document["software"] = _software()
-    facts = dict(extra or {})
-    (out / "report.html").write_text(_page(document, table, figures, facts), encoding="utf-8")
+    text = _page(document, (runs, clean), figures, facts)
+    (out / "report.html").write_text(text, encoding="utf-8")
     record = json.dumps(jsonable({**document, "extra": facts}), indent=1, default=str)
     (out / "record.json").write_text(record + "\n", encoding="utf-8")
     return document
@@ -129,95 +140,88 @@ def _best_trivial(references: Mapping[str, float]) -> float | None:
     return min(trivial) if trivial else None
 
 
-def _sighted(runs: pd.DataFrame, y: str) -> list[dict[str, Any]]:
-    from analysis.table import clean_runs
+def run_rows(runs: pd.DataFrame, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the run table for the page: each run with its seeds and its distance from the best.
 
-    clean, _ = clean_runs(runs, y)
-    return [{"run_id": r.get("run_id"), y: r[y]} for r in clean.to_dict("records")]
+    `delta_over_sigma` compares the run's setting with the best one, as in the ranking.
+    """
+    wanted = [c for c in (*RUN_COLUMNS, *ALSO) if c not in LEFT_OUT]
+    columns = [c for c in wanted if c in runs.columns and runs[c].notna().any()]
+    columns += [c for c in runs.columns if c.startswith("axis_") and runs[c].notna().any()]
+    table = runs.astype(object).where(runs.notna(), None)
+    rows = []
+    for whole in table.to_dict("records"):
+        row = {c: _plain(whole[c]) for c in columns or table.columns}
+        usable = whole.get("state", "done") == "done" and not whole.get("blind")
+        cell = settings_of(whole, document["ranking"]) if usable else None
+        rows.append(
+            row
+            | {
+                "delta_over_sigma": cell and cell["delta_over_sigma"],
+                "num_seeds": cell and cell["num_seeds"],
+            }
+        )
+    return rows
 
 
-def _run_rows(runs: pd.DataFrame) -> list[dict[str, Any]]:
-    columns = [c for c in SHOWN if c in runs.columns and runs[c].notna().any()]
-    columns += [c for c in runs.columns if c.startswith("axis_")]
-    table = runs[columns or list(runs.columns)].astype(object)
-    table = table.where(table.notna(), None)
-    return [
-        {str(k): v.item() if hasattr(v, "item") else v for k, v in row.items()}
-        for row in table.to_dict("records")
-    ]
-
-
-def draw_figures(
-    document: Mapping[str, Any], folder: Path, *, curves: pd.DataFrame | None = None
-) -> dict[str, dict[str, str]]:
-    """Draw all figures of a fitted study; return {name: {"png": path, "svg": path}}."""
-    drawn: dict[str, dict[str, str]] = {}
-    shown = {a: r for a, r in document["axes"].items() if r.get("points")}
-    references = document["references"]
-    with plots.style():
-        from matplotlib.figure import Figure
-
-        if shown:
-            wide = Figure(figsize=(3.7 * max(len(shown), 1) + 0.4, 3.7), layout="constrained")
-            plots.three_axes(wide, document, references=references)
-            plots.legend(wide, document["level"])
-            drawn["axes"] = plots.save(wide, folder, "axes")
-        for axis, result in shown.items():
-            if result["status"] != "fitted":
-                continue
-            tall = Figure(figsize=(5.4, 5.0), layout="constrained")
-            top, bottom = tall.subplots(2, 1, height_ratios=[3, 1.3], sharex=True)
-            plots.axis_fit(top, result, y=document["y"], references=references)
-            plots.residuals(bottom, result, y=document["y"])
-            top.set_xlabel("")
-            plots.legend(tall, document["level"])
-            drawn[axis] = plots.save(tall, folder, f"axis_{axis}")
-        if curves is not None and len(curves):
-            figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-            if plots.learning_curves(figure.subplots(), curves, metric=document["y"]):
-                drawn["curves"] = plots.save(figure, folder, "curves")
-    return drawn
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
 
 
 def _page(
     document: Mapping[str, Any],
-    rows: list[dict[str, Any]],
-    figures: Mapping[str, Mapping[str, str]],
+    tables: tuple[pd.DataFrame, pd.DataFrame],
+    figures: Sequence[Drawn],
     extra: Mapping[str, Any],
 ) -> str:
+    runs, clean = tables
     simulated = bool(extra.get("simulated", False))
     data = "simulated data" if simulated else "recorded data"
     subtitle = (
-        f"{document['num_runs']} runs fitted of {len(rows)} in the study, {data}; "
+        f"{document['num_runs']} runs fitted of {len(runs)} in the study, {data}; "
         f"estimator: {document['estimator']}; N is {document['n_column']}"
     )
-    sections = [page.section("Verdict", *_verdict(document, simulated))]
-    pictures = {name: Path(paths["svg"]).read_text() for name, paths in figures.items()}
-    if "axes" in pictures:
-        caption = (
-            f"{document['y']} against each axis, all else held at the centre; circles are runs, "
-            f"bars join the seeds of a level; {document['estimator']}"
-        )
-        sections.append(page.section("Three axes", page.figure(pictures.pop("axes"), caption)))
-    if pictures:
-        drawn = [page.figure(svg, _caption(name, document)) for name, svg in pictures.items()]
-        sections.append(page.section("Details", f'<div class="grid">{"".join(drawn)}</div>'))
+    sections = [page.section("Verdict", *_verdict(document, simulated)), *_figures(figures)]
     for name, value in extra.items():
         if name == "simulated" or not value:
             continue
         sections.append(page.section(BLOCKS.get(name, name.replace("_", " ")), page.block(value)))
-    sections.append(page.section("Runs", page.table(rows, sortable=True)))
-    hint = "<p>Everything needed to refit: record.json beside this page holds the same data.</p>"
+    ranking = page.table(document["ranking"], sortable=True)
+    sections.append(page.section("Settings compared", page.hint(ranking_text(document)), ranking))
+    rows = page.table(run_rows(runs, document), sortable=True)
+    told = "Click a heading to sort, a point in a figure to bring its run to the top."
+    sections.append(page.section("Runs", page.hint(told), rows))
+    sections.append(page.section("The paper's numbers", *_published(document, clean)))
+    told = "<p>Everything needed to refit: record.json beside this page holds the same data.</p>"
     record = {k: v for k, v in document.items() if k != "paths"}
-    sections.append(page.section("Record", hint, page.json_block("record", jsonable(record))))
+    sections.append(page.section("Record", told, page.json_block("record", jsonable(record))))
     return page.page(f"Scaling study {document['study']}", subtitle, sections)
 
 
+def _figures(figures: Sequence[Drawn]) -> list[str]:
+    """Return one section for each group of figures, in the order of drawing."""
+    groups: dict[str, list[str]] = {}
+    for drawn in figures:
+        svg = Path(drawn.paths["svg"]).read_text(encoding="utf-8")
+        groups.setdefault(drawn.section, []).append(
+            page.figure(svg, drawn.caption, hover=drawn.hover)
+        )
+    sections = []
+    for title, shown in groups.items():
+        inner = shown[0] if len(shown) == 1 else f'<div class="grid">{"".join(shown)}</div>'
+        sections.append(page.section(title, inner))
+    return sections
+
+
 def _verdict(document: Mapping[str, Any], simulated: bool) -> list[str]:
-    parts = []
-    if simulated:
-        parts.append('<p class="banner">These runs learned from simulated data; nothing here is '
-                     "a claim about real robots or about the paper's numbers.</p>")  # fmt: skip
+    parts = [f'<p class="banner">{page.escape(SIMULATED)}</p>'] if simulated else []
+    if document["axes"]:
+        level = f"{document['level']:.0%}"
+        told = (
+            f"Intervals are {level}: exponent and floor by profile likelihood, the gain by "
+            f"bootstrap; {document['estimator']}."
+        )
+        parts += [page.table(summary_rows(document)), page.hint(told)]
     for result in document["axes"].values():
         kind = result.get("trend", {}).get("verdict", "refused").split()[0]
         parts.append(page.card(kind, headline(result), details(result, document)))
@@ -243,9 +247,15 @@ def _trivial_text(document: Mapping[str, Any]) -> str:
     )
 
 
-def _caption(name: str, document: Mapping[str, Any]) -> str:
-    if name == "curves":
-        return f"{document['y']} during training, one line a run"
-    result = document["axes"][name]
-    held = ", ".join(f"{k} = {v}" for k, v in result["held"].items())
-    return f"{result['label']}: fit and residuals. Held: {held or 'nothing else varies'}"
+def _published(document: Mapping[str, Any], clean: pd.DataFrame) -> list[str]:
+    """Return the paper's tables: errors and windows beside ours, the rest folded away."""
+    told = (
+        "X-VLA's tables as printed: other data, other robots, real Florence-2. They stand here to "
+        "be compared in shape, not in size; none of them was reproduced."
+    )
+    parts = [page.hint(told), "<h3>Validation error</h3>", page.table(beside.error_rows(document))]
+    parts += ["<h3>Prediction window</h3>", page.table(beside.setting_rows(clean))]
+    for number in beside.numbers():
+        title = f"Table {number} ({beside.PUBLISHED}): {beside.TITLES[number]}"
+        parts.append(page.folded(title, page.table(beside.rows_of(number))))
+    return parts

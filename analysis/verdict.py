@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analysis.figures.style import short_number
 from analysis.study import note_texts
 
 
@@ -59,10 +60,88 @@ def details(result: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]
     lines.append(saturation_text(result["saturation"]))
     if result["trend"]["verdict"] == "falls":
         lines.append(gain_text(result["saturation"]))
+    elif result["trend"]["verdict"] == "rises":
+        lines.append("No gain is promised for the next doubling: the error rises.")
     else:
         lines.append("No gain is promised for the next doubling: the trend is within the noise.")
+    lines.append(next_runs_text(result))
     lines.append(rivals_text(result))
     return lines + [f"Remark {text}." for text in note_texts(dict(result))]
+
+
+def summary_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the verdict in one line an axis: exponent, floor, saturation, gain, what to buy."""
+    rows = []
+    for axis, result in document["axes"].items():
+        row: dict[str, Any] = {"axis": result.get("label", axis)}
+        if result["status"] == "refused":
+            rows.append(row | {"trend": f"no law: {result['reason']}"})
+            continue
+        params, found = result["law"]["params"], result["saturation"]
+        falls = result["trend"]["verdict"] == "falls"
+        gain = found["next_doubling"] is not None and falls
+        rows.append(
+            row
+            | {
+                "trend": result["trend"]["verdict"],
+                "exponent": f"{number(params['alpha']['value'])} "
+                f"{span(params['alpha']['profile'])}",
+                f"floor ({document['y']})": f"{number(params['E']['value'])} "
+                f"{span(params['E']['profile'])}",
+                "saturated?": found["verdict"],
+                "next doubling buys": _short_gain(found) if gain else "nothing promised",
+                "runs, seeds": f"{result['num_runs']}, {result['num_seeds'] or '?'}",
+                "sigma (log)": result["law"]["sigma"],
+                "buy next": _short_purchase(result),
+            }
+        )
+    return rows
+
+
+def _short_gain(found: Mapping[str, Any]) -> str:
+    low_high = span(found["next_doubling_interval"], 2)
+    return f"{number(found['next_doubling'], 2)} {low_high}"
+
+
+def _short_purchase(result: Mapping[str, Any]) -> str:
+    found = result["next_runs"]
+    return purchase_text(found["rows"][0], found["unit"]) if found.get("rows") else "-"
+
+
+def purchase_text(row: Mapping[str, Any], unit: str) -> str:
+    """Say what one line of a buying order is, and what it costs."""
+    runs = f"{row['num_runs']} run{'s' if row['num_runs'] > 1 else ''}"
+    price = "" if unit == "runs" else f", {short_number(row['cost'])} {unit}"
+    return f"{runs} at {short_number(row['level'])} ({row['kind']}{price})"
+
+
+def next_runs_text(result: Mapping[str, Any]) -> str:
+    """Say which runs to buy next, for how much, and what they teach."""
+    found = result["next_runs"]
+    if "refused" in found:
+        return f"Which runs to buy next: no advice ({found['refused']})."
+    first, last = found["rows"][0], found["rows"][-1]
+    order = ", then ".join(purchase_text(row, found["unit"]) for row in found["rows"])
+    return (
+        f"Buy next: {order}. All of it ({short_number(last['spent'])} {found['unit']}) takes the "
+        f"standard deviation of the error predicted at {short_number(found['target'])} from "
+        f"{first['sd_percent_before']:.2g}% to {last['sd_percent_after']:.2g}%."
+    )
+
+
+def ranking_text(document: Mapping[str, Any]) -> str:
+    """Say how the settings are ordered and what a difference is measured in."""
+    found = document["noise_floor"]
+    if not found:
+        return (
+            "Not ranked: no setting was run with two seeds, so that no difference can be measured "
+            "against noise. Run a second seed of one setting or more."
+        )
+    return (
+        f"Geometric means over seeds; delta_over_sigma is the difference from the best in its "
+        f"standard error (sigma {number(found['sigma'])} in log from seeds, divided by the number "
+        f"of seeds): below 2, two settings are not told apart."
+    )
 
 
 def parameter_texts(law: Mapping[str, Any], level: float) -> list[str]:
@@ -72,7 +151,8 @@ def parameter_texts(law: Mapping[str, Any], level: float) -> list[str]:
         text = f"{name} = {number(found['value'])}"
         if found["profile"]:  # an amplitude belongs to x = 1, far from the data: no interval
             text += f" ({level:.0%}: bootstrap {span(found['bootstrap'])}"
-            text += f", profile {span(found['profile'])})"
+            closed = any(end is not None for end in found["profile"])
+            text += f", profile {span(found['profile']) if closed else 'open at both ends'})"
         texts.append(text)
     return texts
 
@@ -137,7 +217,7 @@ def noise_text(document: Mapping[str, Any]) -> str:
     )
 
 
-def not_beating(rows: Sequence[Mapping[str, Any]], best: float | None, y: str) -> list[str]:
+def not_beating(rows: Sequence[Mapping[Any, Any]], best: float | None, y: str) -> list[str]:
     """List the runs whose error is not below the best trivial predictor."""
     if best is None:
         return []

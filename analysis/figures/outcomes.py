@@ -1,0 +1,142 @@
+"""Error and success beyond the laws: design settings, closed-loop success, soft prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analysis.figures.style import (
+    BLUE,
+    DASHES,
+    INK,
+    MARKERS,
+    MUTED,
+    ORANGE,
+    RUN,
+    SHADES,
+    column_label,
+    grid,
+    mark_levels,
+    round_ticks,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def setting_curve(ax: Axes, result: Mapping[str, Any]) -> Axes:
+    """Draw error or success against a setting such as the prediction window or prompt length.
+
+    Args:
+        ax: where to draw.
+        result: `x`, `y` (columns), `points` (list of `x`, `y`, optionally `lower`, `upper`),
+            `published` (list of `x`, `y`) and `published_label`; rates are in percent.
+    """
+    points = result["points"]
+    x = np.array([p["x"] for p in points], dtype=float)
+    v = np.array([p["y"] for p in points], dtype=float)
+    levels = np.unique(x)
+    means = np.array([v[x == level].mean() for level in levels])
+    ax.set_xscale("log")
+    ax.plot(levels, means, color=BLUE, lw=1.6, zorder=2, label="mean of seeds")
+    place = _side_by_side(x) if points[0].get("lower") is not None else x
+    for p, at in zip(points, place, strict=True):
+        if p.get("lower") is not None:
+            ax.plot([at] * 2, [p["lower"], p["upper"]], color=INK, lw=0.9, zorder=3)
+    for level in levels if place is x else ():
+        here = v[x == level]
+        ax.plot([level, level], [here.min(), here.max()], color=INK, lw=0.9, zorder=3)
+    ax.scatter(place, v, **RUN, zorder=4, label="one run (seed)", gid="runs-setting")
+    _draw_published(ax, result)
+    ax.set_xlim(levels.min() / 1.3, levels.max() * 1.3)
+    mark_levels(ax, levels)
+    if result["y"] == "success_rate":
+        ax.set_ylim(-3, 103)
+    grid(ax)
+    ax.set_xlabel(column_label(result["x"]))
+    ax.set_ylabel(column_label(result["y"]))
+    ax.legend(loc="best")
+    return ax
+
+
+def _side_by_side(x: np.ndarray) -> np.ndarray:
+    """Move runs of the same level apart, so that their intervals can be read [n]."""
+    place = x.astype(float).copy()
+    for level in np.unique(x):
+        here = np.flatnonzero(x == level)
+        place[here] = level * 1.05 ** (np.arange(len(here)) - (len(here) - 1) / 2)
+    return place
+
+
+def _draw_published(ax: Axes, result: Mapping[str, Any]) -> None:
+    """Draw the paper's numbers where there are some: grey, broken, and named."""
+    rows = result.get("published") or []
+    if rows:
+        ax.plot([r["x"] for r in rows], [r["y"] for r in rows], color=MUTED, lw=1.1, marker="x",
+                ls=DASHES[1], zorder=1, label=result["published_label"])  # fmt: skip
+
+
+def error_against_success(ax: Axes, result: Mapping[str, Any], *, y: str = "val_l1") -> Axes:
+    """Draw closed-loop success against validation error: does the proxy rank policies?
+
+    Args:
+        ax: where to draw.
+        result: `points`: `error`, `successes`, `trials`, `rate`, `lower`, `upper` (shares);
+            `correlation`: `rho`, `interval`, `level`; optionally `published` (list of `error`,
+            `rate`) and `published_label`.
+        y: the error's column, for the label.
+    """
+    points = result["points"]
+    error = np.array([p["error"] for p in points])
+    rate, low, high = (100 * np.array([p[k] for p in points]) for k in ("rate", "lower", "upper"))
+    ax.set_xscale("log")
+    ends = [np.maximum(rate - low, 0), np.maximum(high - rate, 0)]
+    ax.errorbar(error, rate, yerr=ends, ls="", color=INK, lw=0.9, capsize=2, zorder=2)
+    ax.scatter(error, rate, **RUN, zorder=3, label="one run", gid="runs-success")
+    rows = result.get("published") or []
+    if rows:
+        ax.plot([r["error"] for r in rows], [100 * r["rate"] for r in rows], color=MUTED, lw=1.0,
+                marker="x", ls=DASHES[1], zorder=1, label=result["published_label"])  # fmt: skip
+    found = result["correlation"]
+    span = ", ".join("open" if v is None else f"{v:.2f}" for v in found["interval"])
+    text = f"Spearman \u03c1 = {found['rho']:.2f} [{span}]"
+    text += f" ({found['level']:.0%}, {len(points)} runs)"
+    ax.set_title(text, fontsize=8, color=INK, loc="left")
+    ax.set_ylim(-3, 103)
+    round_ticks(ax, "x")
+    ax.set_xlabel(column_label(y))
+    ax.set_ylabel(column_label("success_rate"))
+    ax.legend(loc="best")
+    return ax
+
+
+def soft_prompts(ax: Axes, result: Mapping[str, Any]) -> Axes:
+    """Draw the tokens of the soft prompts in their first two principal components.
+
+    Args:
+        ax: where to draw.
+        result: `PromptMap.to_dict()` of `analysis.prompts`.
+    """
+    place = np.array(result["coordinates"])
+    labels = np.array(result["labels"])
+    for k, name in enumerate(dict.fromkeys(result["labels"])):
+        here = place[labels == name]
+        colour, mark = SHADES[k % len(SHADES)], MARKERS[k % len(MARKERS)]
+        again = k // len(SHADES)  # a second round of colours is hollow
+        face = "none" if again else colour
+        ax.scatter(here[:, 0], here[:, 1], s=24, marker=mark, facecolor=face, edgecolor=colour,
+                   lw=0.9, label=name, zorder=3)  # fmt: skip
+        middle = here.mean(axis=0)
+        ax.scatter(middle[0], middle[1], s=70, marker="+", color=INK, lw=1.2, zorder=4)
+    share = [100 * s for s in result["explained"][:2]]
+    text = f"silhouette {result['silhouette']:.2f}"
+    text += f" (shuffled labels {result['silhouette_shuffled']:.2f}, p = {result['p_value']:.2g})"
+    ax.set_title(text, fontsize=8, color=INK, loc="left")
+    ax.axhline(0, color=ORANGE, lw=0)  # keeps zero in view
+    ax.set_xlabel(f"principal component 1 ({share[0]:.0f} % of variance)")
+    ax.set_ylabel(f"principal component 2 ({share[1]:.0f} % of variance)")
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="+ : domain's mean")
+    return ax

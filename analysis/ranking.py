@@ -1,0 +1,73 @@
+"""Settings side by side: never an order without the difference in standard errors and the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.table import AXIS_COLUMNS, HELD_COLUMNS
+
+# The sizes, counts and settings that tell two runs apart other than by seed.
+SETTINGS = (
+    "size",
+    *(column for axis, column in AXIS_COLUMNS.items() if axis != "C"),
+    "episodes_per_domain",
+    *HELD_COLUMNS,
+)
+
+
+def rank_settings(
+    clean: pd.DataFrame, *, y: str = "val_l1", sigma: float | None = None
+) -> list[dict[str, Any]]:
+    """Average the seeds of each setting and compare every setting with the best.
+
+    Args:
+        clean: runs with a usable error.
+        y: the error's column.
+        sigma: seed-to-seed standard deviation of log y (`noise_floor`).
+
+    Returns:
+        A row a setting: the columns that vary, `num_seeds`, the geometric mean of y, and against
+        the best `delta_percent` and `delta_over_sigma` (standard errors of the difference),
+        best first. Without sigma there is no order: rows stand by setting, both deltas None.
+    """
+    keys = [c for c in SETTINGS if c in clean.columns and clean[c].nunique(dropna=False) > 1]
+    table = clean.assign(_log=np.log(clean[y].to_numpy(dtype=float)))
+    if keys:
+        grouped = table.groupby(keys, dropna=False, sort=True)["_log"]
+        cells = grouped.agg(_mean="mean", _count="size").reset_index()
+    else:
+        cells = pd.DataFrame({"_mean": [table["_log"].mean()], "_count": [len(table)]})
+    if sigma:
+        cells = cells.sort_values("_mean", kind="stable")
+    best = cells.loc[cells["_mean"].idxmin()]
+    rows = []
+    for cell in cells.to_dict("records"):
+        gap = cell["_mean"] - best["_mean"]
+        error = (sigma or np.nan) * np.sqrt(1 / cell["_count"] + 1 / best["_count"])
+        rows.append(
+            {str(k): cell[k] for k in keys}
+            | {
+                "num_seeds": int(cell["_count"]),
+                y: float(np.exp(cell["_mean"])),
+                "delta_percent": float(100 * np.expm1(gap)) if sigma else None,
+                "delta_over_sigma": float(gap / error) if sigma else None,
+            }
+        )
+    return rows
+
+
+def settings_of(row: Mapping[Any, Any], ranking: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the ranked setting that a run belongs to; None for a run that was not ranked."""
+    for cell in ranking:
+        if all(_same(row.get(key), cell[key]) for key in cell if key in SETTINGS):
+            return cell
+    return None
+
+
+def _same(a: Any, b: Any) -> bool:
+    missing = [v is None or v != v for v in (a, b)]
+    return all(missing) if any(missing) else a == b
