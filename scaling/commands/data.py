@@ -1,6 +1,7 @@
-"""Verbs on data: simulate, inspect, pretrain-encoder."""
+"""Verbs on data: simulate, inspect, convert, pretrain-encoder."""
 
 import os
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -28,12 +29,38 @@ def simulate(arguments: Namespace) -> int:
 
 
 def inspect(arguments: Namespace) -> int:
-    """Print what a data set holds; exit 1 if there are problems."""
+    """Print what a data set holds, and draw it with --html; exit 1 if there are problems."""
     from xvla.data.inspect import inspect_dataset
 
     document = inspect_dataset(arguments.path)
+    if arguments.html:
+        from xvla.data.inspect_page import write_page
+
+        write_page(arguments.path, document, arguments.html)
+        print(f"page: {arguments.html}", file=sys.stderr)
     show(arguments, document, as_json)
     return 1 if document["problems"] else 0
+
+
+def convert(arguments: Namespace) -> int:
+    """Write a data set (X-VLA's HDF5 layout, LeRobot v2.1) as LeRobot v3.0."""
+    from xvla.data.convert import ConvertOptions, convert_dataset
+
+    out = arguments.out or arguments.folder
+    if not out:
+        raise ValueError("no folder given; e.g. `scaling data convert SOURCE --out DIR`")
+    document = convert_dataset(
+        arguments.path,
+        out,
+        options=ConvertOptions(
+            size=arguments.size, crf=arguments.crf, episodes_per_file=arguments.episodes_per_file
+        ),
+        workers=arguments.workers,
+        skip_bad=arguments.skip_bad,
+        progress=not arguments.json,
+    )
+    show(arguments, document, as_json)
+    return 0
 
 
 # Labelled frames behind the shipped encoder; more of the one-armed scenes, where views differ most.

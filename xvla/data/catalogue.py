@@ -84,7 +84,8 @@ def _source(config: DataConfig, entry: DomainEntry) -> Source:
     root = dataset_root(config)
     path = root / entry.name
     if not path.is_dir():
-        there = sorted(p.parent.parent.name for p in root.glob("*/meta/info.json"))
+        metas = [*root.glob("*/meta/info.json"), *root.glob("*/*.json")]
+        there = sorted({file.relative_to(root).parts[0] for file in metas})
         raise ValueError(
             f"domain {entry.name}: no dataset folder at {path}; there are "
             f"{', '.join(there) or 'none'}; record it with `scaling data simulate` or set data.root"

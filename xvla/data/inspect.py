@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from xvla.data.readers import open_dataset
 from xvla.data.readers.base import Dataset, DatasetError, Problem
+from xvla.data.readers.formats import format_of, open_dataset
 from xvla.data.verify import dataset_digest
 
 ARM_DIMS = ("x_m", "y_m", "z_m", "r00", "r01", "r10", "r11", "r20", "r21", "gripper")
@@ -20,7 +21,8 @@ def inspect_dataset(path: str | Path) -> dict[str, Any]:
 
     Beside the contract's keys (format, episodes, frames, fps, views, problems): domain, splits,
     instructions with their episode counts, lengths in s, action ranges, gripper share, sha256.
-    A dataset that cannot be read at all gives zeros and its problems.
+    Episodes that cannot be read count in `episodes` and are left out of the rest; a dataset that
+    cannot be read at all gives zeros and its problems.
 
     Raises:
         ValueError: there is no such folder.
@@ -32,7 +34,7 @@ def inspect_dataset(path: str | Path) -> dict[str, Any]:
     except DatasetError as error:
         dataset, problems, content = None, error.problems, {}
     return {
-        "format": "lerobot_v3" if dataset else "unknown",
+        "format": format_of(dataset) if dataset else "unknown",
         "episodes": len(dataset.episodes) if dataset else 0,
         "frames": sum(e.length for e in dataset.episodes) if dataset else 0,
         "fps": dataset.fps if dataset else 0.0,
@@ -47,27 +49,42 @@ def problem_lines(document: dict[str, Any]) -> list[str]:
     return [str(Problem(**problem)) for problem in document["problems"]]
 
 
+def readable_states(dataset: Dataset) -> dict[int, NDArray[np.float32]]:
+    """Return the poses [n, 20] of every episode that can be read."""
+    states = {}
+    for episode in dataset.episodes:
+        try:
+            states[episode.id] = dataset.episode(episode.id).states
+        except DatasetError:
+            continue  # among the problems
+    return states
+
+
 def _content(dataset: Dataset) -> dict[str, Any]:
-    states = [dataset.episode(episode.id).states for episode in dataset.episodes]
-    joined = np.concatenate(states)
-    lengths = np.array([len(rows) for rows in states]) / dataset.fps
+    states = readable_states(dataset)
     splits = Counter(episode.split for episode in dataset.episodes)
-    return {
+    tasks = Counter(e.task for e in dataset.episodes if e.id in states)
+    content: dict[str, Any] = {
         "domain": dataset.domain,
         "splits": {name or "none": count for name, count in splits.items()},
-        "instructions": dict(Counter(episode.task for episode in dataset.episodes).most_common()),
-        "length_s": {
-            "min": float(lengths.min()),
-            "median": float(np.median(lengths)),
-            "max": float(lengths.max()),
-        },
-        "action_ranges": _ranges(joined),
-        "gripper_closed_share": [_share(joined[:, dim]) for dim in GRIPPER_DIMS],
-        "sha256": dataset_digest(dataset.path),
+        "instructions": dict(tasks.most_common()),
     }
+    if states:
+        joined = np.concatenate(list(states.values()))
+        lengths = np.array([len(rows) for rows in states.values()]) / dataset.fps
+        content |= {
+            "length_s": {
+                "min": float(lengths.min()),
+                "median": float(np.median(lengths)),
+                "max": float(lengths.max()),
+            },
+            "action_ranges": _ranges(joined),
+            "gripper_closed_share": [_share(joined[:, dim]) for dim in GRIPPER_DIMS],
+        }
+    return {**content, "sha256": dataset_digest(dataset.path)}
 
 
-def _ranges(states: np.ndarray) -> dict[str, list[float] | None]:
+def _ranges(states: NDArray[np.float32]) -> dict[str, list[float] | None]:
     """Return [min, max] by dimension, over finite values; None where there are none."""
     ranges: dict[str, list[float] | None] = {}
     for dim, name in enumerate(DIM_NAMES):
@@ -76,6 +93,6 @@ def _ranges(states: np.ndarray) -> dict[str, list[float] | None]:
     return ranges
 
 
-def _share(gripper: np.ndarray) -> float:
+def _share(gripper: NDArray[np.float32]) -> float:
     """Return the share of frames whose gripper is more closed than open."""
     return float(np.mean(gripper > 0.5))

@@ -6,22 +6,20 @@ from pathlib import Path
 from xvla.config import DataConfig
 from xvla.data.catalogue import Source, open_sources
 
+CONTENT_SUFFIXES = (".json", ".hdf5", ".h5", ".parquet", ".mp4")
 CONTENT_FOLDERS = ("meta", "data", "videos")
 
 
 def dataset_digest(path: str | Path) -> str:
-    """Return the sha256 over names and bytes of a dataset's files (meta, data, videos).
+    """Return the sha256 over names and bytes of a dataset's files.
+
+    In a LeRobot folder those of meta, data and videos; else all of its meta and episode files.
 
     Raises:
         ValueError: the folder holds no such file.
     """
     root = Path(path)
-    files = sorted(
-        file.relative_to(root).as_posix()
-        for folder in CONTENT_FOLDERS
-        for file in (root / folder).rglob("*")
-        if file.is_file()
-    )
+    files = _content_files(root)
     if not files:
         raise ValueError(f"no dataset at {root}: it has no file under meta, data or videos")
     total = hashlib.sha256()
@@ -30,6 +28,20 @@ def dataset_digest(path: str | Path) -> str:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         total.update(f"{content}  {name}\n".encode())
     return total.hexdigest()
+
+
+def _content_files(root: Path) -> list[str]:
+    """Return the names of the files that make the dataset, sorted."""
+    lerobot = (root / "meta/info.json").is_file()
+    if not lerobot and not any([*root.glob("*.json"), *root.glob("*/*.json")]):
+        return []
+    folders = [root / name for name in CONTENT_FOLDERS] if lerobot else [root]
+    return sorted(
+        file.relative_to(root).as_posix()
+        for folder in folders
+        for file in folder.rglob("*")
+        if file.is_file() and (lerobot or file.suffix.lower() in CONTENT_SUFFIXES)
+    )
 
 
 def mixture_facts(config: DataConfig) -> dict[str, dict[str, int | str]]:
