@@ -133,7 +133,18 @@ def _add_data(verbs, common) -> None:
     simulate.set_defaults(run=data_commands.simulate)
     inspect = actions.add_parser("inspect", parents=[common], help="episodes, views, problems")
     inspect.add_argument("path")
+    inspect.add_argument("--html", help="draw frames and trajectories into this file")
     inspect.set_defaults(run=data_commands.inspect)
+    convert = actions.add_parser("convert", parents=[common], help="write as LeRobot v3.0")
+    convert.add_argument("path", help="X-VLA's meta JSON or its folder, or a LeRobot v2.1 folder")
+    convert.add_argument("folder", nargs="?", help="folder of the new dataset")
+    convert.add_argument("--out", help="the same, as an option")
+    convert.add_argument("--size", type=int, default=0, help="square pixels (0: as they are)")
+    convert.add_argument("--crf", type=int, default=20, help="h264's rate factor, lower is better")
+    convert.add_argument("--episodes-per-file", type=int, default=50)
+    convert.add_argument("--workers", type=int, default=1)
+    convert.add_argument("--skip-bad", action="store_true", help="leave out defective episodes")
+    convert.set_defaults(run=data_commands.convert)
     encoder = actions.add_parser("pretrain-encoder", parents=[common],
                                  help="train the small stand-in for Florence-2")  # fmt: skip
     encoder.add_argument("--frames", required=True, help="labelled frames; rendered if empty")
