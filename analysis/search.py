@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.lad import polish_lad
+from analysis.lad import search_corners
 from analysis.objective import Objective, Rho
 from analysis.solver import minimise, walk_valley
 from analysis.starts import grid_starts, other_starts, thin
@@ -20,6 +20,7 @@ ROUGH_POINTS = 240
 ROUGH_ITERATIONS = 30
 FINALISTS = 4
 NEARLY_FLAT = 0.05
+LAST_TOLERANCE = 1e-16
 NEGLIGIBLE = 1e-7
 LAD_SMOOTHING = 0.03  # of the mean residual
 HOPELESS = 2.0  # times the best rough cost: a bound that far above the inside is no answer
@@ -69,8 +70,12 @@ def find_optimum(problem: Problem) -> Optimum:
     fine = minimise(objective, starts, free=free, max_iter=200, **how)
     theta, cost, converged = fine.theta, fine.cost, fine.converged
     leader = int(np.argmin(cost))
+    more = [starts] if len(starts) > 1 else []  # smoothing may lead out of the better basin
     if _is_doubtful(problem, theta[leader], bool(converged[leader])):
-        again = walk_valley(objective, theta[leader], free, how)
+        more.append(walk_valley(objective, theta[leader], free, how))
+        more.append(_without_terms(objective, theta[leader], free))
+    if more:
+        again = np.concatenate(more)
         last = minimise(objective, again, free=free, max_iter=200, smooth=False, **how)
         theta = np.concatenate([theta, last.theta])
         cost = np.concatenate([cost, last.cost])
@@ -78,8 +83,14 @@ def find_optimum(problem: Problem) -> Optimum:
     if problem.rho.loss == "lad":
         later = len(starts) + np.argsort(cost[len(starts) :], kind="stable")[:FINALISTS]
         theta = theta[np.concatenate([np.arange(len(starts)), later])]
-        theta = np.array([polish_lad(objective, t, problem.target, problem.weights) for t in theta])
+        theta = search_corners(objective, theta, problem.target, problem.weights)
         converged = np.ones(len(theta), dtype=bool)
+    elif more:  # the best once more, to the end of its valley
+        place = theta[[int(np.argmin(cost))]]
+        how |= {"free": free, "smooth": False, "tolerance": LAST_TOLERANCE}
+        last = minimise(objective, place, max_iter=300, **how)
+        theta = np.concatenate([theta, last.theta])
+        converged = np.append(converged, last.converged)
     exact = problem.cost(theta)
     # a bound that costs nothing is the answer: the term was not needed
     judged = np.where(np.isinf(theta).any(axis=1), exact * (1 - 1e-10) - 1e-300, exact)
