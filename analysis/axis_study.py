@@ -112,7 +112,7 @@ def describe_fit(reg: LawRegressor, how: FitOptions) -> dict[str, Any]:
     draws = reg.bootstrap(how.num_draws, how.seed) if reg.df_ > 0 else None
     for name, value in reg.params_.items():
         params[name] = {"value": value, "bootstrap": None, "profile": None}
-        if draws is None:
+        if draws is None or name in (reg.fixed or {}):
             continue
         ends = draws[name].quantile([0.5 - how.level / 2, 0.5 + how.level / 2])
         params[name]["bootstrap"] = [float(e) for e in ends]

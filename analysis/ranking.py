@@ -43,7 +43,7 @@ def rank_settings(
         cells = pd.DataFrame({"_mean": [table["_log"].mean()], "_count": [len(table)]})
     if sigma:
         cells = cells.sort_values("_mean", kind="stable")
-    best = cells.loc[cells["_mean"].idxmin()]
+    best = min(cells.to_dict("records"), key=lambda cell: cell["_mean"])
     rows = []
     for cell in cells.to_dict("records"):
         gap = cell["_mean"] - best["_mean"]

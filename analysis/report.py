@@ -63,11 +63,10 @@ def build_report(
     study: str,
     out_dir: str | Path,
     axes: Sequence[str] | Literal["auto"] = "auto",
-    y: str = "val_l1",
-    n_column: str = "num_params_total",
     baselines: Mapping[str, float] | None = None,
     extra: Mapping[str, Any] | None = None,
-    **options: Any,
+    options: FitOptions | None = None,
+    **changes: Any,
 ) -> dict[str, Any]:
     """Fit, draw and write `report.html`, `figures/*.{png,svg}` and `record.json`.
 
@@ -77,20 +76,19 @@ def build_report(
         study: its name.
         out_dir: gets the files (`reports/<study>`).
         axes: axes to fit, or "auto".
-        y: the error's column.
-        n_column: the column behind N.
         baselines: errors of trivial predictors by name ("mean_chunk", "hold", "blind"); by
             default what the table's `baseline_*` columns and blind runs say.
         extra: `simulated` (bool), and blocks shown under their titles: `blind`, `finetune`,
             `best`, `next_runs` (text, a mapping, or a list of mappings); any other key is a block
             under its own name.
-        options: further fields of `FitOptions` (loss, delta, level, seed, ...).
+        options: see `FitOptions` (y, n_column, loss, delta, level, seed, ...); single fields may
+            be given as keywords instead.
 
     Returns:
         The document of `fit_study` with `paths` (`report`, `record`, `figures`), `references`
         and `not_beating` (runs that do not beat every trivial predictor).
     """
-    how = FitOptions(y=y, n_column=n_column, **options)
+    how = options or FitOptions(**changes)
     document = fit_study(runs, study=study, axes=axes, options=how)
     clean, _ = clean_runs(runs, how.y, how.groups)
     references = dict(baselines) if baselines is not None else _references(runs, document)

@@ -157,8 +157,8 @@ def isoflop(
             v = np.exp(np.polyval(budget["parabola"], u))
             ax.plot(np.exp(u), v, color=colour, lw=1.2, ls=DASHES[k % len(DASHES)], zorder=2)
         if budget["minimum"] is not None:
-            ax.scatter(budget["minimum"][0], budget["minimum"][1], marker="*", s=90, color=colour, edgecolor=INK, lw=0.7,
-                       zorder=4)  # fmt: skip
+            at, least = budget["minimum"]
+            ax.scatter(at, least, marker="*", s=90, color=colour, edgecolor=INK, lw=0.7, zorder=4)
     levels = np.concatenate([budget["x"] for budget in result["budgets"]])
     ax.set_xlim(levels.min() / 1.2, levels.max() * 1.2)
     mark_levels(ax, levels, most=6)

@@ -5,12 +5,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.commands.common import as_json, expand, publish, runs_folder, show, tracking_uri
+from scaling.commands.fitting import (
+    axes_of,
+    export_study,
+    fit_options,
+    given,
+    is_table,
+    numbers,
+    pairs,
+    read_runs,
+)
 from scaling.spec import RunSpec
 
 if TYPE_CHECKING:
     import pandas as pd
-
-TABLE_SUFFIXES = (".csv", ".parquet", ".jsonl")
 
 
 def export(arguments: Namespace) -> int:
@@ -21,11 +29,41 @@ def export(arguments: Namespace) -> int:
 
 def fit(arguments: Namespace) -> int:
     """Fit the laws of a study or a table and print them with intervals."""
+    if given(arguments, "law"):
+        return _fit_one(arguments)
+    for name in ("fixed", "weights"):
+        if given(arguments, name):
+            raise ValueError(f"--{name} belongs to one law: name it with --law")
     from analysis.report import fit_study, render_fit
 
-    runs = _table(arguments)
-    document = fit_study(runs, study=arguments.study, y=arguments.y, n_column=arguments.n_column)
+    runs = read_runs(arguments)
+    document = fit_study(
+        runs,
+        study=arguments.study,
+        axes=axes_of(arguments) or "auto",
+        options=fit_options(arguments),
+    )
     show(arguments, document, render_fit)
+    return 0
+
+
+def _fit_one(arguments: Namespace) -> int:
+    """Fit one named law to all rows; overrides name columns, as N="Model Size"."""
+    from analysis.one_law import fit_table, make_law, render_law
+
+    law = make_law(arguments.law, axes_of(arguments))
+    columns = {}
+    if is_table(arguments):
+        columns = pairs(arguments.overrides, "columns as AXIS=COLUMN")
+    document = fit_table(
+        read_runs(arguments, has_columns=True),
+        law,
+        columns=columns,
+        weights=given(arguments, "weights"),
+        fixed=numbers(pairs(given(arguments, "fixed") or [], "--fixed NAME=NUMBER")),
+        options=fit_options(arguments),
+    )
+    show(arguments, {"table": arguments.study} | document, render_law)
     return 0
 
 
@@ -35,47 +73,37 @@ def report(arguments: Namespace) -> int:
 
     from analysis.report import build_report
 
-    is_table = arguments.study.endswith(TABLE_SUFFIXES)
     folder = runs_folder(arguments)
     curves, extra, specs = None, {}, []
-    if is_table:
-        runs = _read_table(Path(arguments.study))
+    if is_table(arguments):
+        runs = read_runs(arguments)
     else:
         specs = expand(arguments)
         paths = export_study(specs, folder)
         runs, curves = pd.read_parquet(paths["runs"]), pd.read_parquet(paths["curves"])
         extra = beside_the_laws(specs, folder)
-    name = Path(arguments.study).stem if is_table else arguments.study
+    name = Path(arguments.study).stem if is_table(arguments) else arguments.study
     document = build_report(
         runs,
         curves,
         study=name,
         out_dir=folder.parent / "reports" / name,
-        y=arguments.y,
-        n_column=arguments.n_column,
+        axes=axes_of(arguments) or "auto",
         extra=extra,
+        options=fit_options(arguments),
     )
     where = {"report": document["paths"]["report"]}
-    if not is_table:
+    if specs:
         where |= _mlflow_addresses(specs, folder)
     show(arguments, document | extra, lambda shown: render_report(shown, runs, where))
     return 0
-
-
-def export_study(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
-    """Write the tables of a study beside the folder of runs; return their paths and row counts."""
-    from analysis.export import export_study as write
-    from scaling.describe import export_row
-
-    rows = [export_row(spec) for spec in specs]
-    return write(rows, folder, folder.parent / "exports" / specs[0].study)
 
 
 def render_report(document: dict[str, Any], runs: "pd.DataFrame", where: dict[str, str]) -> str:
     """Return the report in short: laws, runs, best checkpoint, finetuning, where things are."""
     from analysis.report import render_fit
 
-    parts = [render_fit(document), _render_runs(runs)]
+    parts = [render_fit(document), _render_runs(document, runs)]
     if document.get("best"):
         best = document["best"]
         parts.append(
@@ -100,26 +128,6 @@ def _mlflow_addresses(specs: list[RunSpec], folder: Path) -> dict[str, str]:
         "open MLflow with": ui_command(uri),
         "then look at": pages.get(specs[0].study, "the experiment named after the study"),
     }
-
-
-def _table(arguments: Namespace) -> "pd.DataFrame":
-    import pandas as pd
-
-    if arguments.study.endswith(TABLE_SUFFIXES):
-        return _read_table(Path(arguments.study))
-    return pd.read_parquet(export_study(expand(arguments), runs_folder(arguments))["runs"])
-
-
-def _read_table(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    if not path.exists():
-        raise ValueError(f"no table at {path}; give a .csv, .parquet or .jsonl file or a study")
-    if path.suffix == ".csv":
-        return pd.read_csv(path)
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    return pd.read_json(path, lines=True)
 
 
 def beside_the_laws(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
@@ -212,15 +220,27 @@ def _render_blind(row: dict[str, Any]) -> str:
     )
 
 
-def _render_runs(runs: "pd.DataFrame") -> str:
+def _render_runs(document: dict[str, Any], runs: "pd.DataFrame") -> str:
+    """Return the run table; in order of error only where seeds say what a difference is worth."""
+    import pandas as pd
+
+    from analysis.report import run_rows
+    from analysis.verdict import ranking_text
+
     columns = (
         "run_id", "size", "num_params_policy", "num_unique_episodes", "num_domains", "seed",
-        "blind", "val_l1", "val_l1_sem", "val_l1_position_m", "test_l1", "state",
+        "blind", "val_l1", "val_l1_sem", "val_l1_position_m", "test_l1", "delta_over_sigma",
+        "num_seeds", "state",
     )  # fmt: skip
-    shown = runs[[column for column in columns if column in runs]].copy()
-    if "num_params_policy" in shown:
-        shown["num_params_policy"] = shown["num_params_policy"].astype("Int64")
-    return shown.sort_values("val_l1").to_string(index=False, float_format="{:.4f}".format)
+    shown = pd.DataFrame(run_rows(runs, document))
+    shown = shown[[column for column in columns if column in shown]]
+    for column in ("num_params_policy", "num_seeds"):
+        if column in shown:
+            shown[column] = pd.to_numeric(shown[column]).astype("Int64")
+    if document["noise_floor"] and document["y"] in shown:
+        shown = shown.sort_values(document["y"])
+    table = shown.to_string(index=False, float_format="{:.4f}".format, na_rep="-")
+    return f"{table}\n{ranking_text(document)}"
 
 
 def _render_over_all_domains(runs: "pd.DataFrame") -> str:

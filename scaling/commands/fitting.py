@@ -1,0 +1,111 @@
+"""What `fit` and `report` share: their options, and the table they read."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaling.commands.common import expand, runs_folder
+from scaling.spec import RunSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.options import FitOptions
+
+TABLE_SUFFIXES = (".csv", ".parquet", ".jsonl")
+
+
+def add_fit_arguments(verb: ArgumentParser, *, one_law: bool) -> None:
+    """Add how laws are fitted to a verb; with `one_law` also which single law, on which columns.
+
+    Defaults stay None here: they live in `analysis.options.FitOptions`.
+    """
+    verb.add_argument("--loss", choices=("huber", "lad", "ls", "binomial"), help="default huber")
+    verb.add_argument("--delta", type=float, help="Huber's knee on the link's scale (1e-3)")
+    verb.add_argument("--link", choices=("log", "identity", "logit"), help="default log")
+    verb.add_argument("--level", type=float, help="of intervals (0.95)")
+    verb.add_argument("--draws", type=int, help="refits behind the intervals (1000)")
+    verb.add_argument("--seed", type=int, help="of the refits (0)")
+    verb.add_argument("--axes", help="axes or columns, by comma (default: those that vary)")
+    if one_law:
+        verb.add_argument("--law", help="one law on all rows: chinchilla, power, additive, ...")
+        verb.add_argument("--fixed", action="append", help="hold a parameter, e.g. E=0")
+        verb.add_argument("--weights", help="column of weights; of trials with --loss binomial")
+
+
+def given(arguments: Namespace, name: str) -> Any:
+    """Return an option, None where the verb has none of that name."""
+    return getattr(arguments, name, None)
+
+
+def axes_of(arguments: Namespace) -> list[str]:
+    """Return the axes named on the command line."""
+    return [a.strip() for a in (given(arguments, "axes") or "").split(",") if a.strip()]
+
+
+def fit_options(arguments: Namespace) -> "FitOptions":
+    """Return how to fit: what was given on the command line over the defaults."""
+    from analysis.options import FitOptions
+
+    names = {"loss": "loss", "delta": "delta", "link": "link", "level": "level",
+             "draws": "num_draws", "seed": "seed"}  # fmt: skip
+    found = {field: given(arguments, name) for name, field in names.items()}
+    found = {field: value for field, value in found.items() if value is not None}
+    if not 0 < found.get("level", 0.95) < 1 or found.get("num_draws", 1) < 1:
+        raise ValueError("--level lies between 0 and 1, and --draws is 1 or more")
+    return FitOptions(y=arguments.y, n_column=arguments.n_column, **found)
+
+
+def pairs(words: list[str], what: str) -> dict[str, str]:
+    """Split NAME=VALUE words."""
+    wrong = [word for word in words if "=" not in word]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r}: give {what}")
+    return {word.split("=", 1)[0].strip(): word.split("=", 1)[1].strip() for word in words}
+
+
+def numbers(pairs: dict[str, str]) -> dict[str, float]:
+    """Turn the values of pairs into numbers."""
+    try:
+        return {name: float(value) for name, value in pairs.items()}
+    except ValueError:
+        raise ValueError(f"--fixed {pairs}: give NAME=NUMBER") from None
+
+
+def is_table(arguments: Namespace) -> bool:
+    """Tell a table from a study."""
+    return arguments.study.endswith(TABLE_SUFFIXES)
+
+
+def read_runs(arguments: Namespace, *, has_columns: bool = False) -> "pd.DataFrame":
+    """Return the run table: the file that was named, or the export of a study."""
+    import pandas as pd
+
+    if is_table(arguments):
+        if arguments.overrides and not has_columns:
+            raise ValueError(
+                f"{arguments.overrides[0]!r} has no effect on a table: overrides belong to a study"
+            )
+        return _read_table(Path(arguments.study))
+    return pd.read_parquet(export_study(expand(arguments), runs_folder(arguments))["runs"])
+
+
+def _read_table(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    if not path.exists():
+        raise ValueError(f"no table at {path}; give a .csv, .parquet or .jsonl file or a study")
+    if path.suffix == ".csv":
+        return pd.read_csv(path)
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    return pd.read_json(path, lines=True)
+
+
+def export_study(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
+    """Write the tables of a study beside the folder of runs; return their paths and row counts."""
+    from analysis.export import export_study as write
+    from scaling.describe import export_row
+
+    rows = [export_row(spec) for spec in specs]
+    return write(rows, folder, folder.parent / "exports" / specs[0].study)
