@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jobs.folder import read_json, run_folder
+from jobs.folder import run_folder
 from jobs.queue import read_queues
 from jobs.status import run_state
 from scaling.spec import RunSpec
@@ -22,7 +22,7 @@ def prune(
     lists them unless `really`. Returns `{"deleted": bool, "gib", "checkpoints": [{"run_id",
     "checkpoint", "gib"}], "kept_for_others": [path]}`.
     """
-    runs_dir = Path(runs_dir)
+    runs_dir = Path(runs_dir).resolve()
     queued = read_queues(runs_dir)
     parents = _parents(runs_dir)
     found, kept = [], []
@@ -68,17 +68,13 @@ def _older_steps(run_dir: Path) -> list[Path]:
 
 
 def _parents(runs_dir: Path) -> set[Path]:
-    """Return the checkpoints that runs here started from, and those MLflow's records name."""
+    """Return the checkpoints that runs here started from."""
     found = set()
     for path in runs_dir.glob("*/run.yaml"):
         for line in path.read_text().splitlines():
             key, _, value = line.strip().partition(": ")
             if key == "checkpoint" and value.strip("'\""):
                 found.add(Path(value.strip("'\"")).resolve())
-    for path in runs_dir.glob("*/best.json"):
-        checkpoint = (read_json(path) or {}).get("checkpoint")
-        if checkpoint:
-            found.add(Path(checkpoint).resolve())
     return found
 
 

@@ -43,6 +43,8 @@ PEER_LOST = re.compile(
     r"DistNetworkError|DistBackendError|ncclRemoteError|ncclSystemError|socket timeout|"
     r"timed out after|wait timeout|heartbeat", re.IGNORECASE
 )  # fmt: skip
+# In the job's own output; "DUE TO ..." follows where Slurm, not a person, ended it.
+BY_HAND = re.compile(r"\*\*\* JOB \d+ ON \S+ CANCELLED AT \S+ \*\*\*")
 MEMORY = re.compile(
     r"oom.?kill|out of memory|exceeded.{0,20}memory limit|Cannot allocate memory|"
     r"OutOfMemoryError|DefaultCPUAllocator", re.IGNORECASE
@@ -87,6 +89,7 @@ def begin(run_dir: Path, submission: Path) -> int:
         "time": time.time(),
         "step": step,
         "log_start": _size(run_dir / "train.log"),
+        "out_start": _size(_output(submission)),
     }
     with open(run_dir / LIVES, "a") as stream:
         stream.write(json.dumps(life) + "\n")
@@ -102,12 +105,12 @@ def end(run_dir: Path, submission: Path, *, array: int, code: int) -> int:
     if (run_dir / DONE).exists():
         return GO
     state, restarts = job_state(os.environ.get("SLURM_JOB_ID", ""))
-    if state == "CANCELLED":  # by hand, with scancel: the run stays where it is
-        return FAILURE
     lives = read_lives(run_dir)
     start = int(lives[-1]["log_start"]) if lives else 0
-    resumable = _settle(run_dir, code, log_start=start)
-    if not resumable:
+    if not _settle(run_dir, code, log_start=start):
+        return FAILURE
+    if BY_HAND.search(_tail(_output(submission), int(lives[-1]["out_start"]) if lives else 0)):
+        _say("cancelled with scancel; `scaling submit` resumes the run")
         return FAILURE
     if _barren_lives(run_dir, submission, saved_step(run_dir)) >= MAX_BARREN:
         why = _why_barren(run_dir, saved_step(run_dir))
@@ -221,6 +224,11 @@ def _why_barren(run_dir: Path, step: int) -> str:
         f"no checkpoint beyond step {step} in {MAX_BARREN} attempts; save more often "
         f"(engine.save_every) or see train.log, which last said: {said}"
     )
+
+
+def _output(submission: Path) -> Path:
+    """Return where Slurm writes of this task; the run's own words go to train.log."""
+    return submission / f"slurm-{_task()}.out"
 
 
 def _task() -> str:

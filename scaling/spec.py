@@ -203,7 +203,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, str | int | float | None):
         return value
     if is_dataclass(value):
-        return {name: plain(getattr(value, name)) for name in _field_names(type(value))}
+        kind: Any = type(value)
+        return {name: plain(getattr(value, name)) for name in _field_names(kind)}
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -87,10 +87,21 @@ def test_what_slurm_requeued_itself_is_left_alone(task):
 def test_scancel_by_hand_is_not_undone(task):
     run_dir, submission, fake = task
     begin(run_dir, submission)
-    fake.set(show_job="JobId=1 JobState=CANCELLED Requeue=1")
+    output = submission / "slurm-1_0.out"
+    output.write_text("error: *** JOB 1 ON node1 CANCELLED AT 2026-11-22T12:06:17 ***\n")
+    fake.set(show_job="JobId=1 JobState=COMPLETING Requeue=1")
     assert finish(task, 85) == FAILURE
     assert ["requeue", "1_0"] not in fake.calls("scontrol")
     assert len(fake.calls("sbatch")) == 1
+
+
+def test_a_preemption_is_not_taken_for_scancel(task):
+    run_dir, submission, fake = task
+    begin(run_dir, submission)
+    end_of = "CANCELLED AT 2026-11-22T12:06:17 DUE TO PREEMPTION"
+    (submission / "slurm-1_0.out").write_text(f"error: *** JOB 1 ON node1 {end_of} ***\n")
+    assert finish(task, 85) == 85
+    assert ["requeue", "1_0"] in fake.calls("scontrol")
 
 
 def test_an_error_is_written_with_its_last_words(task):

@@ -1,0 +1,96 @@
+"""Fixtures of the Slurm tests: the cluster of the session and undisturbed references."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.cluster import Cluster
+from jobs.slurm import submit
+from jobs.status import run_state
+from scaling.spec import RunSpec
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the tests beside this file
+from slurm_helpers import Slurm, losses, open_slurm, result, step_of, wait_until
+
+
+@pytest.fixture(scope="session")
+def session_slurm() -> Iterator[Slurm]:
+    """Start the cluster once for all tests."""
+    yield from open_slurm()
+
+
+@pytest.fixture
+def slurm(session_slurm: Slurm) -> Iterator[Slurm]:
+    """Return the cluster, empty before and after the test."""
+    session_slurm.quiet()
+    yield session_slurm
+    session_slurm.quiet()
+
+
+@pytest.fixture(scope="session")
+def dev() -> Cluster:
+    """Return what the emulated cluster offers, with two ranks at once (this machine's cores)."""
+    return Cluster(name="dev", partition="main", nodes=2, gpus_per_node=8, time_limit="10",
+                   max_cpu_ranks=2, mem_gib_per_rank=2.0)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> Callable[[RunSpec], Path]:
+    """Return a function that trains a spec in one go, without Slurm, and returns its folder."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+
+    def train(spec: RunSpec) -> Path:
+        run_dir = runs / spec.run_id
+        if not (run_dir / "DONE").exists():
+            spec.save(run_dir / "run.yaml")
+            words = [sys.executable, "-m", "scaling.train", str(run_dir / "run.yaml")]
+            subprocess.run(words, check=True, capture_output=True)
+        return run_dir
+
+    return train
+
+
+@pytest.fixture
+def same_as_undisturbed(undisturbed) -> Callable[[RunSpec, Path], None]:
+    """Return a check that a run's losses and final metrics are those of an undisturbed one."""
+
+    def check(spec: RunSpec, run_dir: Path) -> None:
+        reference = undisturbed(spec)
+        assert losses(run_dir) == losses(reference)
+        assert result(run_dir) == result(reference)
+
+    return check
+
+
+@pytest.fixture
+def finish(tmp_path) -> Callable[..., None]:
+    """Return a function that waits for runs and fails with their logs unless all are done."""
+
+    def wait(*specs: RunSpec, timeout_s: float = 300.0) -> None:
+        folders = [tmp_path / spec.run_id for spec in specs]
+
+        def through() -> bool:
+            return all((f / "DONE").exists() or (f / "FAILED").exists() for f in folders)
+
+        wait_until(through, timeout_s=timeout_s)
+        for folder in folders:
+            assert run_state(folder).state == "done", (folder / "train.log").read_text()[-3000:]
+
+    return wait
+
+
+@pytest.fixture
+def start(slurm, tmp_path, dev) -> Callable[..., Path]:
+    """Return a function that submits one run and waits until it has made a number of steps."""
+
+    def begin(spec: RunSpec, cluster: Cluster = dev, *, steps: int = 0) -> Path:
+        submit([spec], tmp_path, cluster)
+        run_dir = tmp_path / spec.run_id
+        if steps:
+            wait_until(lambda: step_of(run_dir) >= steps)
+        return run_dir
+
+    return begin

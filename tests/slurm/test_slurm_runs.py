@@ -1,0 +1,94 @@
+"""Runs of the real trainer on a real Slurm: two nodes, a throttled array, cancel, a chain."""
+
+import json
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from slurm_helpers import attempts, small_run, step_of, wait_until
+
+from jobs.control import cancel
+from jobs.slurm import submit
+from jobs.status import run_state, study_status
+from scaling.spec import ResourceConfig
+
+pytestmark = pytest.mark.slurm
+
+
+def test_two_nodes_train_one_run_with_zero2(start, finish):
+    spec = replace(small_run(), resources=ResourceConfig(nodes=2))
+    run_dir = start(spec)
+    finish(spec)
+    environment = json.loads((run_dir / "env.json").read_text())
+    assert environment["world_size"] == 2
+    assert "on node[1-2]" in (run_dir / "train.log").read_text()
+    shards = list((run_dir / "checkpoints").rglob("*optim_states.pt"))
+    assert len({path.name for path in shards}) == 2  # one partition of the optimizer a rank
+
+
+def test_an_array_of_eight_keeps_to_its_throttle(slurm, tmp_path, dev, finish):
+    specs = [small_run(seed, num_steps=20) for seed in range(8)]
+    began = time.monotonic()
+    summary = submit(specs, tmp_path, dev)
+    assert time.monotonic() - began < 10
+    (array,) = summary["arrays"]
+    assert (array["runs"], array["limit"]) == (8, 2)
+    assert submit(specs, tmp_path, dev)["submitted"] == 0  # asked twice, nothing twice
+    most, stop = [0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.5):
+            running = [job for job in slurm.jobs().values() if job.state == "RUNNING"]
+            most[0] = max(most[0], len(running))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        states = {row["state"] for row in study_status(specs, tmp_path)["runs"]}
+        assert states <= {"queued", "running", "done"}
+        finish(*specs)
+    finally:
+        stop.set()
+        thread.join()
+    assert most[0] == 2
+    assert all(len(attempts(tmp_path / spec.run_id)) == 1 for spec in specs)
+    again = submit(specs, tmp_path, dev)
+    assert (again["submitted"], again["skipped_done"]) == (0, 8)
+
+
+def test_cancel_stops_a_running_and_a_waiting_run(slurm, tmp_path, dev, finish):
+    cluster = replace(dev, max_cpu_ranks=1)
+    specs = [small_run(seed, num_steps=3000) for seed in (0, 1)]
+    submit(specs, tmp_path, cluster)
+    running, waiting = (tmp_path / spec.run_id for spec in specs)
+    wait_until(lambda: step_of(running) > 50)
+    actions = {item["run_id"]: item["action"] for item in cancel(specs, tmp_path)}
+    assert actions == {running.name: "stopping", waiting.name: "removed from the queue"}
+    wait_until(lambda: not slurm.jobs(), timeout_s=60)
+    assert [run_state(folder).state for folder in (running, waiting)] == ["cancelled"] * 2
+    assert not (waiting / "attempts").exists()
+    assert attempts(running)[0]["end"] is not None
+
+
+def test_scancel_by_hand_is_seen_and_the_run_goes_on_when_asked(
+    slurm, tmp_path, dev, start, finish
+):
+    spec = small_run(num_steps=3000)
+    run_dir = start(spec, steps=400)
+    slurm.call("scancel", "-u", "0")
+    wait_until(lambda: not slurm.jobs(), timeout_s=60)
+    wait_until(lambda: run_state(run_dir).state in ("cancelled", "preempted"), timeout_s=60)
+    assert submit([spec], tmp_path, dev)["submitted"] == 1
+    finish(spec)
+    assert attempts(run_dir)[1]["first_step"] >= 300
+
+
+def test_the_chain_runs_behind_the_study(slurm, tmp_path, dev):
+    spec = small_run(num_steps=10)
+    summary = submit([spec], tmp_path, dev, then=[["lineage", spec.run_id, f"--runs={tmp_path}"]])
+    wait_until(lambda: not slurm.jobs())
+    folder = tmp_path.__class__(summary["submission"])
+    assert run_state(tmp_path / spec.run_id).state == "done"
+    said = (folder / "then-0-lineage.out").read_text()
+    assert spec.run_id in said
