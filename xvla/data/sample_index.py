@@ -62,7 +62,7 @@ class SampleIndex:
         """Map the files of `folder`; raises ValueError when they are not there or do not fit."""
         self.folder = folder
         record = _record(folder)
-        wanted = _facts(dataset)
+        wanted = dataset_facts(dataset)
         for key, value in wanted.items():
             if record.get(key) != value:
                 raise ValueError(
@@ -80,7 +80,7 @@ class SampleIndex:
 
     def starts(self, config: DataConfig, episodes: Iterable[int]) -> StartFrames:
         """Return the start frames of `episodes`; ValueError when indexed under other rules."""
-        paths = _start_files(self.folder, config)
+        paths = start_files(self.folder, config)
         if not all(path.exists() for path in paths):
             rules = {key: getattr(config, key) for key in START_FIELDS}
             raise ValueError(f"index {self.folder} has no start frames for {rules}; build it again")
@@ -113,9 +113,11 @@ def build_index(
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "index.json").exists():
         _write_poses(dataset, folder, on_progress)
-        _aside(folder / "index.json", lambda path: path.write_text(json.dumps(_facts(dataset))))
+        _aside(
+            folder / "index.json", lambda path: path.write_text(json.dumps(dataset_facts(dataset)))
+        )
     index = SampleIndex(dataset, folder)
-    files = _start_files(folder, config)
+    files = start_files(folder, config)
     if not all(file.exists() for file in files):
         _write_starts(dataset, index, config, files)
     return folder
@@ -173,13 +175,15 @@ def episode_starts(
     return starts[moving(chunks)]
 
 
-def _start_files(folder: Path, config: DataConfig) -> tuple[Path, Path]:
+def start_files(folder: Path, config: DataConfig) -> tuple[Path, Path]:
+    """Return the two files of the start frames under the rules of `config`."""
     rules = json.dumps([getattr(config, key) for key in START_FIELDS])
     key = hashlib.sha256(rules.encode()).hexdigest()[:12]
     return folder / f"starts-{key}.npy", folder / f"starts-{key}.int32"
 
 
-def _facts(dataset: Dataset) -> dict[str, Any]:
+def dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    """Return what tells the dataset of an index from others."""
     lengths = episode_lengths(dataset)
     return {
         "fps": dataset.fps,

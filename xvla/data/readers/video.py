@@ -29,12 +29,13 @@ def decode_frames(path: Path, numbers: Sequence[int], *, fps: float) -> NDArray[
     """
     wanted = sorted({int(number) for number in numbers})
     found: dict[int, NDArray[np.uint8]] = {}
+    files = _own()
     try:
-        container = _OPEN.get(path)
+        container = files.get(path)
         for run in _runs(wanted):
             _decode_run(container, run, fps, found)
     except (FFmpegError, OSError) as error:
-        _OPEN.drop(path)
+        files.drop(path)
         raise ValueError(f"cannot decode {path} ({_one_line(error)}); copy it again") from None
     missing = [number for number in wanted if number not in found]
     if missing:
@@ -64,21 +65,20 @@ def count_frames(path: Path, *, fps: float) -> int:
 class _OpenFiles:
     """The containers that a process has open, least recently used last to stay.
 
-    A forked process drops what it inherits: a shared handle would share its position. So does a
-    file that was replaced.
+    A forked process opens its own: a shared handle would share its position. A file that was
+    replaced is opened again. `to_rgb` keeps the tables of the last colour conversion, which cost
+    more to make than to use.
     """
 
     def __init__(self) -> None:
-        self._process = os.getpid()
+        self.process = os.getpid()
+        self.to_rgb = VideoReformatter()
         self._files: OrderedDict[Path, tuple[tuple[int, ...], av.container.InputContainer]] = (
             OrderedDict()
         )
 
     def get(self, path: Path) -> av.container.InputContainer:
         """Return the open container of `path`, opening it when needed."""
-        if self._process != os.getpid():
-            self._process = os.getpid()
-            self._files.clear()
         status = os.stat(path)
         state = (status.st_ino, status.st_size, status.st_mtime_ns)
         kept = self._files.get(path)
@@ -98,8 +98,18 @@ class _OpenFiles:
 
 
 _OPEN = _OpenFiles()
-# Keeps the tables of the last colour conversion, which cost more to make than to use.
-_TO_RGB = VideoReformatter()
+# Libraries' contexts may own threads, which a fork does not copy: using or freeing one that was
+# inherited would wait for them for ever. So the inherited ones are kept and never touched.
+_INHERITED: list[_OpenFiles] = []
+
+
+def _own() -> _OpenFiles:
+    """Return the open files of this process."""
+    global _OPEN
+    if _OPEN.process != os.getpid():
+        _INHERITED.append(_OPEN)
+        _OPEN = _OpenFiles()
+    return _OPEN
 
 
 def _open(path: Path) -> av.container.InputContainer:
@@ -135,7 +145,8 @@ def _decode_run(
         if number in targets:
             if frame.is_corrupt:
                 raise OSError(f"frame {number} is damaged")
-            found[number] = np.asarray(_TO_RGB.reformat(frame, format="rgb24").to_ndarray())
+            rgb = _OPEN.to_rgb.reformat(frame, format="rgb24", threads=1)
+            found[number] = np.asarray(rgb.to_ndarray())
         if number >= run[-1]:
             return
 

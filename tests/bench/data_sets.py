@@ -1,0 +1,160 @@
+"""Simulated data for the data benchmark: filmed sets at a given GOP, and an index of any length."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xvla.config import DataConfig, DomainEntry
+from xvla.data.frame_cache import CacheSpec, build_frame_cache, cache_cost, cache_path
+from xvla.data.lerobot_writer import EpisodeRecord, VideoOptions, write_dataset
+from xvla.data.options import index_path
+from xvla.data.readers import open_dataset
+from xvla.data.readers.base import Dataset
+from xvla.data.sample_index import dataset_facts, start_files
+
+FPS = 30
+SIZE = 224
+VIEWS = ("observation.images.main", "observation.images.left", "observation.images.right")
+DOMAIN = "agibot"
+FRAMES_EACH = 8  # frames of an episode of the made-up index
+
+
+def data_config(root: Path, **fields) -> DataConfig:
+    """Return the configuration of a one-domain mixture at the model's real size."""
+    defaults = {"tokenizer": "demo", "batch_size": 8, "augmentation": "none"}
+    mixture = [DomainEntry(name=DOMAIN)]
+    return DataConfig(
+        mixture=mixture, anchor_domain=DOMAIN, root=str(root), **{**defaults, **fields}
+    )
+
+
+def filmed_set(root: Path, *, gop: int, episodes: int, seconds: float) -> Dataset:
+    """Write episodes of textured, moving pictures in three views with a key frame every `gop`."""
+    write_dataset(
+        root / DOMAIN,
+        fps=FPS,
+        robot_type="simulated",
+        views=dict.fromkeys(VIEWS, (SIZE, SIZE)),
+        episodes=_records(episodes, int(seconds * FPS)),
+        splits={"train": episodes},
+        video=VideoOptions(crf=23, preset="veryfast", gop=gop),
+    )
+    return open_dataset(root / DOMAIN)
+
+
+def cached(dataset: Dataset, folder: Path, codec: str) -> tuple[Path, CacheSpec]:
+    """Build a frame cache and return it, after printing what it takes."""
+    spec = CacheSpec(size=SIZE, views=len(VIEWS), codec=codec)  # type: ignore[arg-type]
+    cost = cache_cost(dataset, spec)
+    path = build_frame_cache(dataset, cache_path(folder, DOMAIN, spec), spec)
+    found = sum(file.stat().st_size for file in path.iterdir())
+    print(
+        f"  {codec} cache: {cost['frames']} frames, {cost['bytes'] / 2**20:.1f} MiB said before, "
+        f"{found / 2**20:.1f} MiB written"
+    )
+    return path, spec
+
+
+def long_set(root: Path, cache: Path, episodes: int) -> DataConfig:
+    """Make up a set of that many short episodes and its index; all share one small video."""
+    config = data_config(root, start_tail_s=0.1, batch_size=1)
+    frames = episodes * FRAMES_EACH
+    folder = root / DOMAIN
+    template = filmed_set(root, gop=10, episodes=1, seconds=1)
+    info = json.loads((folder / "meta/info.json").read_text())
+    info |= {"splits": {"train": f"0:{episodes}"}, "total_episodes": episodes}
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    states = _walk(frames)
+    _write_frames(folder, states, episodes)
+    _write_meta(folder, episodes, template)
+    _write_index(open_dataset(folder), index_path(cache, DOMAIN), config, states)
+    return config
+
+
+def _records(episodes: int, length: int) -> Iterator[EpisodeRecord]:
+    for number in range(episodes):
+        frames = {view: _film(length, seed=10 * number + v) for v, view in enumerate(VIEWS)}
+        states = _walk(length, seed=number)
+        columns = {"observation.state": states, "action": states}
+        yield EpisodeRecord(task="lift the cube", columns=columns, frames=frames)
+
+
+def _film(length: int, *, seed: int) -> np.ndarray:
+    """Return uint8 [length, SIZE, SIZE, 3]: a patch moves over a ground that the camera pans.
+
+    Both have about the spectrum of photographs; a little noise is new in each frame.
+    """
+    rng = np.random.default_rng(seed)
+    ground, patch = _texture(2 * SIZE, rng), _texture(64, rng)
+    frames = np.empty((length, SIZE, SIZE, 3), dtype=np.uint8)
+    for t in range(length):
+        top, left = (int(SIZE / 2 * (1 + np.sin(t / 40 + s + seed))) for s in (0, 1.3))
+        frame = ground[top : top + SIZE, left : left + SIZE].copy()
+        row, column = (int((SIZE - 64) / 2 * (1 + np.sin(t / 20 + s + seed))) for s in (2, 0.3))
+        frame[row : row + 64, column : column + 64] = patch
+        frame += rng.normal(0, 2, (SIZE, SIZE, 1)).astype(np.float32)
+        frames[t] = np.clip(frame, 0, 255)
+    return frames
+
+
+def _texture(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return float32 [size, size, 3]: mean 127, deviation 45, amplitudes falling as f^-1.3."""
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.rfft2(rng.normal(size=(4, size, size)), axes=(1, 2)) / frequency**1.3
+    waves = np.fft.irfft2(spectrum, s=(size, size), axes=(1, 2))
+    waves = waves[:1] + 0.3 * waves[1:]  # mostly grey, as most things are
+    return (127 + 45 * waves / waves.std()).transpose(1, 2, 0).astype(np.float32)
+
+
+def _walk(length: int, *, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    steps = rng.normal(0, 0.01, (length, 20)).astype(np.float32)
+    return np.cumsum(steps, axis=0, dtype=np.float32)
+
+
+def _write_frames(folder: Path, states: np.ndarray, episodes: int) -> None:
+    frames = len(states)
+    columns = pa.table(
+        {
+            "observation.state": pa.FixedSizeListArray.from_arrays(pa.array(states.ravel()), 20),
+            "timestamp": pa.array(np.arange(frames) % FRAMES_EACH / FPS, pa.float32()),
+            "episode_index": np.repeat(np.arange(episodes), FRAMES_EACH),
+            "task_index": np.zeros(frames, dtype=np.int64),
+        }
+    )
+    file = next((folder / "data").rglob("*.parquet"))
+    pq.write_table(columns, file, compression="none", use_dictionary=False, row_group_size=65_536)
+
+
+def _write_meta(folder: Path, episodes: int, template: Dataset) -> None:
+    starts = np.arange(episodes) % (template.episodes[0].length - FRAMES_EACH)
+    zeros = np.zeros(episodes, dtype=np.int64)
+    columns: dict[str, object] = {
+        "episode_index": np.arange(episodes),
+        "length": np.full(episodes, FRAMES_EACH),
+        "tasks": pa.array([["lift the cube"]] * episodes),
+    }
+    for view in VIEWS:
+        columns |= {f"videos/{view}/chunk_index": zeros, f"videos/{view}/file_index": zeros}
+        columns[f"videos/{view}/from_timestamp"] = starts / FPS
+    file = next((folder / "meta/episodes").rglob("*.parquet"))
+    pq.write_table(pa.table(columns), file)
+
+
+def _write_index(dataset: Dataset, folder: Path, config: DataConfig, states: np.ndarray) -> None:
+    """Write the index files at once instead of episode by episode."""
+    folder.mkdir(parents=True)
+    episodes = len(dataset.episodes)
+    np.save(folder / "states.npy", states)
+    np.save(folder / "times.npy", np.arange(len(states)) % FRAMES_EACH / FPS)
+    np.save(folder / "bounds.npy", np.arange(episodes + 1) * FRAMES_EACH)
+    each = FRAMES_EACH - round(config.start_tail_s * FPS)
+    bounds_file, frames_file = start_files(folder, config)
+    np.save(bounds_file, np.arange(episodes + 1) * each)
+    np.tile(np.arange(each, dtype=np.int32), episodes).tofile(frames_file)
+    (folder / "index.json").write_text(json.dumps(dataset_facts(dataset)))

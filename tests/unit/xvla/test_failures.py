@@ -1,0 +1,97 @@
+"""Episodes that cannot be decoded: replaced, counted, named, and too many of them stop the run."""
+
+import itertools
+import logging
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from make_lerobot import VIEWS, SetSpec, write_set
+
+from xvla.config import DataConfig, DomainEntry
+from xvla.data.loader import make_loader
+from xvla.data.options import LoaderOptions
+from xvla.data.readers.lerobot_v3 import LeRobotV3
+
+BROKEN = 2
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig:
+    """A set whose episode 2 lies beyond what its videos hold, found out only when it is read."""
+    write_set(tmp_path / "sim_panda", SetSpec(lengths=[20] * 10, splits={"train": "0:10"}))
+    real = LeRobotV3.frames
+
+    def frames(self, index, view, indices):
+        if index == BROKEN and view == VIEWS[1]:
+            raise ValueError(f"cannot decode episode {index}")
+        return real(self, index, view, indices)
+
+    monkeypatch.setattr(LeRobotV3, "frames", frames)
+    return DataConfig(
+        mixture=[DomainEntry(name="sim_panda")],
+        anchor_domain="sim_panda",
+        image_size=24,
+        tokenizer="demo",
+        prediction_window_s=1.0,
+        num_anchors=4,
+        augmentation="none",
+        root=str(tmp_path),
+        batch_size=4,
+        frame_cache_gib=0.0,
+    )
+
+
+def _keys(config: DataConfig, count: int, **options) -> tuple[list, dict]:
+    chosen = LoaderOptions(max_failed_share=0.1)
+    loader = make_loader(config, split="train", seed=0, options=chosen, **options)
+    keys = []
+    for _ in range(count):
+        assert torch.isfinite(next(loader).images).all()
+        keys += loader.last_keys
+    return keys, loader.failures.episodes
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipped_counted_and_named(
+    config: DataConfig, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="xvla.data"):
+        keys, failed = _keys(replace(config, num_workers=workers), 25)
+    assert len(keys) == 100
+    assert BROKEN not in {episode for _, episode, _ in keys}
+    assert failed == {("sim_panda", BROKEN): f"cannot decode episode {BROKEN}"}
+    assert caplog.messages == [f"skipped sim_panda episode {BROKEN}: cannot decode episode 2"]
+
+
+def test_the_rest_of_the_order_stays_and_ranks_agree(config: DataConfig) -> None:
+    blind, _ = _keys(replace(config, decode_images=False), 25)
+    keys, _ = _keys(config, 25)
+    assert [a for a, b in zip(keys, blind, strict=True) if b[1] != BROKEN] == [
+        key for key in blind if key[1] != BROKEN
+    ]
+    half = replace(config, batch_size=2)
+    ranks = [_keys(half, 25, rank=rank, world_size=2)[0] for rank in (0, 1)]
+    joined = [key for i in range(0, 50, 2) for rank in ranks for key in rank[i : i + 2]]
+    assert joined == keys
+
+
+def test_too_many_stop_the_run(config: DataConfig) -> None:
+    loader = make_loader(config, split="train", seed=0)
+    message = r"1 of 10 training episodes cannot be read \(sim_panda episode 2"
+    with pytest.raises(ValueError, match=message):
+        deque(itertools.islice(loader, 50))
+
+
+def test_evaluation_never_skips(config: DataConfig, tmp_path: Path) -> None:
+    write_set(tmp_path / "more/sim_panda", SetSpec(splits={"train": "0:2", "val": "2:3"}))
+    loader = make_loader(replace(config, root=str(tmp_path / "more")), split="val", seed=0)
+    with pytest.raises(ValueError, match="cannot decode episode 2"):
+        list(loader)
+
+
+def test_share_outside_its_range() -> None:
+    with pytest.raises(ValueError, match=r"max_failed_share = 1\.5; allowed: 0 to 1"):
+        LoaderOptions(max_failed_share=1.5)
