@@ -18,11 +18,16 @@ pytestmark = pytest.mark.slurm
 NUM_STEPS = 3000  # about twenty seconds, so that a fault finds the run at work
 
 
-def test_a_time_limit_saves_requeues_and_goes_on_exactly(start, finish, dev, same_as_undisturbed):
-    spec = small_run(num_steps=4 * NUM_STEPS)
+def test_a_time_limit_saves_requeues_and_goes_on_exactly(
+    slurm, start, finish, dev, same_as_undisturbed
+):
+    spec = small_run(num_steps=8000)
     # Slurm warns up to a minute early: here, 20 to 50 s after the start.
     run_dir = start(spec, replace(dev, time_limit="2", signal_lead_s=65))
-    finish(spec, timeout_s=600)
+    wait_until(lambda: "requeued" in (run_dir / "train.log").read_text())
+    (task,) = wait_until(slurm.jobs)
+    slurm.call("scontrol", "update", f"jobid={task}", "timelimit=10")  # one warning is enough
+    finish(spec)
     tries = attempts(run_dir)
     assert tries[0]["reason"] == "signal"
     assert tries[1]["first_step"] == tries[0]["last_step"]  # not one step lost

@@ -1,0 +1,116 @@
+"""The ledger of a study: what became of the hours that its runs took of GPUs (or CPU ranks)."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jobs.folder import read_json, run_folder
+from jobs.queue import read_queues
+from jobs.slurm_task import read_lives
+from jobs.status import run_state
+from jobs.submissions import open_submissions, slurm_folder
+from scaling.spec import RunSpec
+
+ACCOUNTS = ("useful", "replayed", "failed", "queued")
+
+
+def ledger(specs: Iterable[RunSpec], runs_dir: str | Path) -> dict[str, Any]:
+    """Return device-hours by account, from the attempt files of the runs.
+
+    `useful`: spent on steps that stand; `replayed`: on steps that a later attempt had to repeat,
+    and on attempts that made none; `failed`: all attempts of runs that failed or were cancelled;
+    `queued`: waited for in Slurm's queue, times the devices asked for. `{"unit", "useful",
+    "replayed", "failed", "queued", "total" (without queued), "runs": [{"run_id", ...}]}`; the unit
+    is "GPU-hours" or, for runs on CPU, "CPU-rank-hours" ("device-hours" where both occur).
+    """
+    runs_dir = Path(runs_dir)
+    queued = read_queues(runs_dir)
+    waiting_since = {r: item.time for item in open_submissions(runs_dir) for r in item.tasks}
+    rows: list[dict[str, Any]] = []
+    units: set[str] = set()
+    for spec in specs:
+        run_dir = run_folder(runs_dir, spec.run_id)
+        state = run_state(run_dir, queued=queued).state
+        if state == "planned":
+            continue
+        units.add("GPU-hours" if spec.resources.gpus_per_node else "CPU-rank-hours")
+        seconds = _seconds(run_dir, state)
+        pending_from = waiting_since.get(spec.run_id) if state == "queued" else None
+        seconds["queued"] = _queued_seconds(run_dir, pending_from)
+        hours = {name: seconds[name] * spec.resources.world_size / 3600 for name in ACCOUNTS}
+        rows.append({"run_id": spec.run_id, "state": state, **hours})
+    totals = {name: sum(float(row[name]) for row in rows) for name in ACCOUNTS}
+    return {
+        "unit": units.pop() if len(units) == 1 else "device-hours",
+        **totals,
+        "total": totals["useful"] + totals["replayed"] + totals["failed"],
+        "runs": rows,
+    }
+
+
+def render_ledger(document: dict[str, Any]) -> str:
+    """Return the ledger as one line for the end of a report."""
+    total = document["total"]
+    if not document["runs"]:
+        return "no hours spent yet"
+    parts = []
+    for name in ("useful", "replayed", "failed"):
+        share = f" ({100 * document[name] / total:.0f} %)" if total else ""
+        parts.append(f"{document[name]:,.3g} {name}{share}")
+    return f"{document['unit']}: {', '.join(parts)}; waited {document['queued']:,.3g} in the queue"
+
+
+def _seconds(run_dir: Path, state: str) -> dict[str, float]:
+    """Return the seconds of a run's attempts by account."""
+    attempts = _attempts(run_dir)
+    heartbeat = read_json(run_dir / "heartbeat.json") or {}
+    result = {"useful": 0.0, "replayed": 0.0, "failed": 0.0}
+    for index, attempt in enumerate(attempts):
+        later = [item for item in attempts[index + 1 :] if item.get("first_step") is not None]
+        spent = _spent(attempt, heartbeat, is_last=index == len(attempts) - 1)
+        if state in ("failed", "cancelled"):
+            result["failed"] += spent
+            continue
+        kept = _kept(attempt, later)
+        result["useful"] += spent * kept
+        result["replayed"] += spent * (1 - kept)
+    return result
+
+
+def _kept(attempt: dict[str, Any], later: list[dict[str, Any]]) -> float:
+    """Return the share of an attempt's steps that no later attempt repeated."""
+    first, last = attempt.get("first_step") or 0, attempt.get("last_step") or 0
+    if not later:
+        return 1.0
+    resumed = min(item["first_step"] for item in later)
+    if last <= first:  # only its start-up, or its steps were never reported
+        return 1.0 if resumed > first else 0.0
+    return min(1.0, max(0.0, (resumed - first) / (last - first)))
+
+
+def _spent(attempt: dict[str, Any], heartbeat: dict[str, Any], *, is_last: bool) -> float:
+    start = float(attempt.get("start") or 0)
+    end = attempt.get("end")
+    if end is None:
+        end = heartbeat.get("time") if is_last else None
+    return max(0.0, float(end or start) - start)
+
+
+def _queued_seconds(run_dir: Path, pending_from: float | None) -> float:
+    """Return how long a run has waited: before each life of its jobs, and now."""
+    ends = [float(item["end"]) for item in _attempts(run_dir) if item.get("end")]
+    waited, lives = 0.0, read_lives(run_dir)
+    for life in lives:
+        record = read_json(slurm_folder(run_dir.parent) / life["submission"] / "submission.json")
+        asked = float((record or {}).get("time") or life["time"])
+        since = max([asked, *(end for end in ends if end <= life["time"])])
+        waited += max(0.0, life["time"] - since)
+    if pending_from is not None:
+        waited += max(0.0, time.time() - max([pending_from, *ends]))
+    return waited
+
+
+def _attempts(run_dir: Path) -> list[dict[str, Any]]:
+    paths = sorted((run_dir / "attempts").glob("*.json"))
+    return [item for path in paths if (item := read_json(path)) is not None]

@@ -1,0 +1,83 @@
+"""The ledger from made attempts, and what prune deletes."""
+
+import json
+import time
+
+import pytest
+
+from jobs.ledger import ledger, render_ledger
+from jobs.prune import prune, render_pruned
+
+
+def write_attempts(run_dir, *attempts):
+    (run_dir / "attempts").mkdir(parents=True)
+    for number, (start, end, first, last) in enumerate(attempts, 1):
+        record = {"start": start, "end": end, "first_step": first, "last_step": last}
+        record["reason"] = "killed"
+        (run_dir / "attempts" / f"{number:04d}.json").write_text(json.dumps(record))
+
+
+def test_replayed_steps_are_not_useful(tmp_path, make_spec):
+    spec = make_spec()
+    run_dir = tmp_path / spec.run_id
+    write_attempts(run_dir, (0, 3600, 0, 100), (4000, 4000 + 1800, 80, 130), (6000, 6900, 130, 150))
+    (run_dir / "DONE").write_text("{}")
+    book = ledger([spec, make_spec(1)], tmp_path)
+    assert book["unit"] == "CPU-rank-hours"
+    assert book["useful"] == pytest.approx(0.8 + 0.5 + 0.25)
+    assert book["replayed"] == pytest.approx(0.2)
+    assert book["total"] == pytest.approx(1.75)
+    assert "1.55 useful (89 %), 0.2 replayed (11 %)" in render_ledger(book)
+
+
+def test_hours_of_a_failed_run_are_failed_and_ranks_multiply(tmp_path, make_spec):
+    spec = make_spec(ranks=2)
+    run_dir = tmp_path / spec.run_id
+    write_attempts(run_dir, (0, 3600, 0, 100))
+    (run_dir / "FAILED").write_text('{"reason": "diverged"}')
+    book = ledger([spec], tmp_path)
+    assert (book["failed"], book["useful"]) == (2.0, 0.0)
+
+
+def test_waiting_is_counted_before_every_life(tmp_path, make_spec):
+    spec = make_spec()
+    run_dir = tmp_path / spec.run_id
+    now = time.time()
+    write_attempts(run_dir, (now - 7000, now - 4000, 0, 50), (now - 1000, now, 50, 100))
+    (run_dir / "DONE").write_text("{}")
+    folder = tmp_path / "_slurm" / "s"
+    folder.mkdir(parents=True)
+    (folder / "submission.json").write_text(json.dumps({"time": now - 9000, "arrays": []}))
+    lives = [{"submission": "s", "time": t, "step": 0} for t in (now - 7200, now - 1300)]
+    (run_dir / "lives.jsonl").write_text("".join(json.dumps(life) + "\n" for life in lives))
+    waited = 9000 - 7200 + (4000 - 1300)
+    assert ledger([spec], tmp_path)["queued"] == pytest.approx(waited / 3600, rel=1e-3)
+
+
+def make_checkpoints(run_dir, *steps):
+    for step in steps:
+        folder = run_dir / "checkpoints" / f"step_{step:07d}"
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+    (run_dir / "checkpoints" / "latest").write_text(f"step_{steps[-1]:07d}")
+
+
+def test_prune_keeps_the_newest_and_what_others_started_from(tmp_path, make_spec):
+    spec, child, busy = make_spec(0), make_spec(1), make_spec(2)
+    run_dir = tmp_path / spec.run_id
+    make_checkpoints(run_dir, 10, 20, 30)
+    (run_dir / "DONE").write_text("{}")
+    make_checkpoints(tmp_path / busy.run_id, 10, 20)
+    parent = run_dir / "checkpoints" / "step_0000010"
+    folder = tmp_path / child.run_id
+    folder.mkdir()
+    (folder / "run.yaml").write_text(f"init:\n  checkpoint: {parent}\n")
+    listed = prune([spec, child, busy], tmp_path)
+    assert [item["checkpoint"] for item in listed["checkpoints"]] == [
+        str(run_dir / "checkpoints" / "step_0000020")
+    ]
+    assert "--yes deletes them" in render_pruned(listed)
+    assert prune([spec, child, busy], tmp_path, really=True)["deleted"]
+    left = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert left == ["latest", "step_0000010", "step_0000030"]
+    assert len(list((tmp_path / busy.run_id / "checkpoints").glob("step_*"))) == 2
