@@ -30,13 +30,14 @@ BAND_DRAWS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
-    """A fitted table in canonical row order, ready for refits."""
+    """A fitted table in canonical row order, ready for refits; `order` leads back to the given."""
 
     logx: dict[str, np.ndarray]
     y: np.ndarray
     target: np.ndarray
     weights: np.ndarray
     groups: np.ndarray
+    order: np.ndarray
 
 
 class LawRegressor:
@@ -227,6 +228,7 @@ class LawRegressor:
             target=target[order],
             weights=w[order],
             groups=pd.factorize(run[order])[0],
+            order=order,
         )
 
     def _linked(self, y: np.ndarray) -> np.ndarray:

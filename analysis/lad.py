@@ -10,6 +10,7 @@ from analysis.objective import Objective
 
 MAX_STEPS = 150
 QUIET_KICKS = 2  # in a row that find nothing better end the search
+KICK_ROWS = 2000  # with more rows than that, corners lie close to one another
 KICK = 0.3  # how unevenly rows weigh in a kick
 MEETS = 1e-11  # of the mean residual: a point on the curve
 NEAR = 0.02  # of the mean residual: a point that the curve may meet
@@ -29,7 +30,8 @@ def search_corners(
     best, least = polished[int(np.argmin(costs))], min(costs)
     rng = np.random.default_rng(0)
     quiet = 0
-    while quiet < QUIET_KICKS and least > 1e-13 * len(target):
+    many = len(target) > KICK_ROWS
+    while not many and quiet < QUIET_KICKS and least > 1e-13 * len(target):
         kicked = weights * rng.exponential(size=len(weights)) ** KICK
         trial = polish_lad(objective, best, target, kicked)
         trial = polish_lad(objective, trial, target, weights)
@@ -96,7 +98,9 @@ class _Problem:
         if not np.isfinite(at.cost):
             return at
         unit = max(float(np.abs(at.residual).mean()), 1e-13)
-        active = np.flatnonzero(np.abs(at.residual) < NEAR * unit)
+        active = np.flatnonzero(
+            np.abs(at.residual) < NEAR * unit * min(1.0, 1000 / len(at.residual))
+        )
         for _ in range(MAX_STEPS):
             if at.cost <= 1e-13 * self.weights.sum():
                 break

@@ -110,7 +110,8 @@ def _smooth_enough(problem: Problem, starts: np.ndarray) -> Rho:
     if problem.rho.loss != "lad":
         return problem.rho
     typical = float(problem.cost(starts).min() / problem.weights.sum())
-    return replace(problem.rho, smoothing=max(LAD_SMOOTHING * typical, 1e-15))
+    share = LAD_SMOOTHING * min(1.0, 1000 / len(problem.y))  # few points, however many rows
+    return replace(problem.rho, smoothing=max(share * typical, 1e-15))
 
 
 def _descend(problem: Problem) -> tuple[np.ndarray, np.ndarray, int]:

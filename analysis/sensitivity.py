@@ -1,0 +1,200 @@
+"""How much a fit owes to its loss, to one level of an axis, and to single runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.evaluation import log_axes
+from analysis.fit import LawRegressor
+from analysis.notes import Note, count_cells
+from analysis.uncertainty import refit
+
+DELTAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+SAME_LEVEL = 0.02  # difference of logarithms below which two values are one level
+MAX_LEVELS = 12
+MAX_RUNS = 1000  # more are ranked by their residuals first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivity:
+    """Fits beside the one that was made, and how far each moves the prediction at `target`.
+
+    Every row has `params`, `prediction` and `shift` (relative change of the prediction).
+    `estimators`: the same rows under other losses and knees. `levels`: one level of an axis left
+    out (a twelfth of the rows where the axis has more levels than that). `runs`: the most
+    influential runs left out one at a time, the greatest shift first, with `standard_errors`, the
+    shift in standard errors of the prediction (NaN where it has none).
+    """
+
+    law: str
+    estimator: str
+    target: dict[str, float]
+    prediction: float
+    estimators: tuple[dict[str, Any], ...]
+    levels: tuple[dict[str, Any], ...]
+    runs: tuple[dict[str, Any], ...]
+    notes: tuple[Note, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return all rows as one table with a column a parameter."""
+        rows = []
+        for kind in ("estimators", "levels", "runs"):
+            for row in getattr(self, kind):
+                flat = {k: v for k, v in row.items() if k != "params"}
+                rows.append({"kind": kind, **flat, **row["params"]})
+        return pd.DataFrame(rows)
+
+
+def sensitivity(
+    reg: LawRegressor,
+    *,
+    deltas: Sequence[float] = DELTAS,
+    target: Mapping[str, float] | None = None,
+    most: int = 10,
+    num_draws: int = 300,
+) -> Sensitivity:
+    """Refit a law under other losses, without each level, and without each run.
+
+    Args:
+        reg: a fitted regressor.
+        deltas: Huber knees to try, beside LAD and least squares (none under a binomial loss).
+        target: axis values of the prediction that is watched; twice the largest of each axis by
+            default.
+        most: how many runs to list.
+        num_draws: refits behind the standard error of the prediction.
+
+    Raises:
+        ValueError: the regressor is not fitted, or the target lacks an axis.
+    """
+    if not hasattr(reg, "params_"):
+        raise ValueError("sensitivity needs a fitted LawRegressor: call fit first")
+    watch = _Watch(reg, target)
+    levels, notes = _without_levels(reg, watch)
+    return Sensitivity(
+        law=reg.law.describe(),
+        estimator=reg.estimator,
+        target=watch.target,
+        prediction=watch.prediction,
+        estimators=tuple(_other_estimators(reg, watch, deltas)),
+        levels=tuple(levels),
+        runs=tuple(_without_runs(reg, watch, most, num_draws)),
+        notes=tuple(notes),
+    )
+
+
+class _Watch:
+    """One prediction, and how refits move it."""
+
+    def __init__(self, reg: LawRegressor, target: Mapping[str, float] | None) -> None:
+        self.reg = reg
+        furthest = {a: 2.0 * float(np.exp(reg.data_.logx[a].max())) for a in reg.law.axes}
+        self.target = {k: float(v) for k, v in (furthest if target is None else target).items()}
+        at = {a: np.array([v]) for a, v in self.target.items()} or {"": np.ones(1)}
+        self.logx = log_axes(reg.law, at)
+        self.objective = reg._objective_at(self.logx)
+        self.prediction = float(self.at(reg._theta[None])[0])
+
+    def at(self, theta: np.ndarray) -> np.ndarray:
+        """Return predictions [B] at the fit's centred parameters [B, p]."""
+        there = self.objective.to_centred(self.reg._objective.from_centred(theta))
+        return np.exp(self.objective.log_prediction(there)[:, 0])
+
+    def row(self, theta: np.ndarray) -> dict[str, Any]:
+        """Describe one refit [p]."""
+        prediction = float(self.at(theta[None])[0])
+        values = (float(v) for v in self.reg.to_natural(theta))
+        return {
+            "prediction": prediction,
+            "shift": prediction / self.prediction - 1.0,
+            "params": dict(zip(self.reg.law.param_names, values, strict=True)),
+        }
+
+
+def _other_estimators(
+    reg: LawRegressor, watch: _Watch, deltas: Sequence[float]
+) -> list[dict[str, Any]]:
+    if reg.loss == "binomial":
+        return []
+    data, rows = reg.data_, []
+    X = {a: np.exp(v) for a, v in data.logx.items()}
+    for loss, delta in (*(("huber", d) for d in deltas), ("lad", reg.delta), ("ls", reg.delta)):
+        options = reg.get_params() | {"loss": loss, "delta": delta}
+        other = LawRegressor(**options).fit(X, data.y, weights=data.weights)
+        theta = reg._objective.to_centred(other._objective.from_centred(other._theta))
+        rows.append({"estimator": other.estimator, "cost": other.cost_, **watch.row(theta)})
+    return rows
+
+
+def _without_levels(reg: LawRegressor, watch: _Watch) -> tuple[list[dict[str, Any]], list[Note]]:
+    data, where, kept, notes = reg.data_, [], [], []
+    needed = int(np.isnan(reg._held).sum())
+    for axis in reg.law.axes:
+        bands, skipped = _bands(data.logx[axis]), 0
+        for band in np.unique(bands):
+            rest = bands != band
+            if count_cells({a: v[rest] for a, v in data.logx.items()}) < needed:
+                skipped += 1
+                continue
+            ends = np.exp(data.logx[axis][~rest])
+            span = {"from": float(ends.min()), "to": float(ends.max())}
+            where.append({"axis": axis, **span, "num_left_out": int((~rest).sum())})
+            kept.append(rest)
+        if skipped:
+            message = f"{skipped} levels of {axis} cannot be left out: too few cells would remain"
+            notes.append(Note(code="needed_level", message=message, value=skipped))
+    if not kept:
+        return [], notes
+    theta = refit(reg, data.target, data.weights * np.array(kept))
+    return [{**w, **watch.row(t)} for w, t in zip(where, theta, strict=True)], notes
+
+
+def _bands(log_x: np.ndarray) -> np.ndarray:
+    """Number the level of each row [n]; an axis without levels is cut into bands of equal count."""
+    values, place = np.unique(log_x, return_inverse=True)
+    level = np.cumsum(np.diff(values, prepend=values[:1]) > SAME_LEVEL)[place.reshape(-1)]
+    if level.max() < MAX_LEVELS:
+        return level
+    rank = np.argsort(np.argsort(log_x, kind="stable"), kind="stable")
+    band = rank * MAX_LEVELS // len(log_x)
+    lowest = np.full(int(level.max()) + 1, MAX_LEVELS)
+    np.minimum.at(lowest, level, band)
+    return lowest[level]  # a level stays whole
+
+
+def _without_runs(
+    reg: LawRegressor, watch: _Watch, most: int, num_draws: int
+) -> list[dict[str, Any]]:
+    data = reg.data_
+    size = np.bincount(data.groups, data.weights * np.abs(reg.residuals_))
+    runs = np.argsort(-size, kind="stable")[:MAX_RUNS]
+    if len(runs) < 2:
+        return []
+    kept = data.groups[None] != runs[:, None]
+    theta = refit(reg, data.target, data.weights * kept)
+    shift = watch.at(theta) / watch.prediction - 1.0
+    spread = float("nan")
+    if reg.df_ > 0 and num_draws > 1:
+        spread = float(np.std(np.log(watch.at(reg.draws(num_draws, reg.seed))), ddof=1))
+    found = []
+    for i in np.argsort(-np.abs(shift), kind="stable")[:most]:
+        rows = np.flatnonzero(data.groups == runs[i])
+        found.append(
+            {
+                "rows": [int(r) for r in np.sort(data.order[rows])],
+                "axes": {a: float(np.exp(v[rows[0]])) for a, v in data.logx.items() if a},
+                "y": float(data.y[rows].mean()),
+                "residual": float(reg.residuals_[rows].mean()),
+                "standard_errors": float(np.log1p(shift[i]) / spread) if spread > 0 else spread,
+                **watch.row(theta[i]),
+            }
+        )
+    return found
