@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from xvla.data.readers.poses import FieldError
 
@@ -110,6 +110,10 @@ def _picture(key: str, row: int, value: NDArray[Any]) -> NDArray[np.uint8]:
     except PICTURE_ERRORS as error:
         if len(encoded) in RAW_SIZES:
             return np.frombuffer(encoded, dtype=np.uint8).reshape(RAW_SIZES[len(encoded)])
+        if isinstance(error, UnidentifiedImageError):
+            raise FieldError(
+                key, f"picture {row} cannot be decoded: {len(encoded)} bytes of no known format"
+            ) from None
         raise FieldError(
             key, f"picture {row} cannot be decoded ({_one_line(error)}); record it again"
         ) from None
