@@ -30,6 +30,7 @@ class Drawn:
     section: str
     caption: str
     paths: dict[str, str]
+    wide: bool = False
     hover: dict[str, Any] = field(default_factory=dict)
 
 
@@ -70,6 +71,7 @@ def _panel(document: Mapping[str, Any], folder: Path) -> Iterator[Drawn]:
     yield Drawn(
         name="axes",
         section="Three axes",
+        wide=True,
         caption=caption,
         paths=plots.save(wide, folder, "axes"),
         hover=_hover(zip(wide.axes, shown.values(), strict=False), document),
@@ -179,6 +181,7 @@ def _isoflop(document: Mapping[str, Any], folder: Path) -> Iterator[Drawn]:
     yield Drawn(
         name="isoflop",
         section="Equal compute",
+        wide=True,
         caption="left: error against size at each budget with its parabola in logarithms; right: "
         "the optima against compute, and the power law through them",
         paths=plots.save(figure, folder, "isoflop"),

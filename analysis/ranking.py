@@ -12,15 +12,19 @@ from analysis.table import AXIS_COLUMNS, HELD_COLUMNS
 
 # The sizes, counts and settings that tell two runs apart other than by seed.
 SETTINGS = (
-    "size",
-    *(column for axis, column in AXIS_COLUMNS.items() if axis != "C"),
+    *(column for axis, column in AXIS_COLUMNS.items() if axis not in ("N", "C")),
     "episodes_per_domain",
     *HELD_COLUMNS,
 )
+COMPARED = ("num_seeds", "delta_percent", "delta_over_sigma")
 
 
 def rank_settings(
-    clean: pd.DataFrame, *, y: str = "val_l1", sigma: float | None = None
+    clean: pd.DataFrame,
+    *,
+    y: str = "val_l1",
+    sigma: float | None = None,
+    n_column: str = "num_params_total",
 ) -> list[dict[str, Any]]:
     """Average the seeds of each setting and compare every setting with the best.
 
@@ -28,13 +32,15 @@ def rank_settings(
         clean: runs with a usable error.
         y: the error's column.
         sigma: seed-to-seed standard deviation of log y (`noise_floor`).
+        n_column: the parameter count to show.
 
     Returns:
         A row a setting: the columns that vary, `num_seeds`, the geometric mean of y, and against
         the best `delta_percent` and `delta_over_sigma` (standard errors of the difference),
         best first. Without sigma there is no order: rows stand by setting, both deltas None.
     """
-    keys = [c for c in SETTINGS if c in clean.columns and clean[c].nunique(dropna=False) > 1]
+    wanted = [c for c in ("size", n_column, *SETTINGS) if c in clean.columns]
+    keys = [c for c in wanted if clean[c].nunique(dropna=False) > 1]
     table = clean.assign(_log=np.log(clean[y].to_numpy(dtype=float)))
     if keys:
         grouped = table.groupby(keys, dropna=False, sort=True)["_log"]
@@ -60,10 +66,12 @@ def rank_settings(
     return rows
 
 
-def settings_of(row: Mapping[Any, Any], ranking: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def settings_of(
+    row: Mapping[Any, Any], ranking: Sequence[dict[str, Any]], y: str = "val_l1"
+) -> dict[str, Any] | None:
     """Return the ranked setting that a run belongs to; None for a run that was not ranked."""
     for cell in ranking:
-        if all(_same(row.get(key), cell[key]) for key in cell if key in SETTINGS):
+        if all(_same(row.get(key), cell[key]) for key in cell if key not in (y, *COMPARED)):
             return cell
     return None
 

@@ -139,7 +139,7 @@ def _best_trivial(references: Mapping[str, float]) -> float | None:
 
 
 def run_rows(runs: pd.DataFrame, document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the run table for the page: each run with its seeds and its distance from the best.
+    """Return the run table: each run with the seeds of its setting and its distance from the best.
 
     `delta_over_sigma` compares the run's setting with the best one, as in the ranking.
     """
@@ -151,7 +151,7 @@ def run_rows(runs: pd.DataFrame, document: Mapping[str, Any]) -> list[dict[str, 
     for whole in table.to_dict("records"):
         row = {c: _plain(whole[c]) for c in columns or table.columns}
         usable = whole.get("state", "done") == "done" and not whole.get("blind")
-        cell = settings_of(whole, document["ranking"]) if usable else None
+        cell = settings_of(whole, document["ranking"], document["y"]) if usable else None
         rows.append(
             row
             | {
@@ -160,6 +160,16 @@ def run_rows(runs: pd.DataFrame, document: Mapping[str, Any]) -> list[dict[str, 
             }
         )
     return rows
+
+
+def _without_constants(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """Return rows without the columns that never vary, and those columns in words."""
+    if len(rows) < 2:
+        return rows, ""
+    first = rows[0]
+    same = [k for k in first if k != "run_id" and all(row[k] == first[k] for row in rows)]
+    words = ", ".join(f"{k} {first[k]}" for k in same if first[k] is not None)
+    return [{k: v for k, v in row.items() if k not in same} for row in rows], words
 
 
 def _plain(value: Any) -> Any:
@@ -186,9 +196,11 @@ def _page(
         sections.append(page.section(BLOCKS.get(name, name.replace("_", " ")), page.block(value)))
     ranking = page.table(document["ranking"], sortable=True)
     sections.append(page.section("Settings compared", page.hint(ranking_text(document)), ranking))
-    rows = page.table(run_rows(runs, document), sortable=True)
+    rows, same = _without_constants(run_rows(runs, document))
     told = "Click a heading to sort, a point in a figure to bring its run to the top."
-    sections.append(page.section("Runs", page.hint(told), rows))
+    common = f" The same for all: {same}." if same else ""
+    shown = page.table(rows, sortable=True)
+    sections.append(page.section("Runs", page.hint(told + common), shown))
     sections.append(page.section("The paper's numbers", *_published(document, clean)))
     told = "<p>Everything needed to refit: record.json beside this page holds the same data.</p>"
     record = {k: v for k, v in document.items() if k != "paths"}
@@ -202,7 +214,7 @@ def _figures(figures: Sequence[Drawn]) -> list[str]:
     for drawn in figures:
         svg = Path(drawn.paths["svg"]).read_text(encoding="utf-8")
         groups.setdefault(drawn.section, []).append(
-            page.figure(svg, drawn.caption, hover=drawn.hover)
+            page.figure(svg, drawn.caption, narrow=not drawn.wide, hover=drawn.hover)
         )
     sections = []
     for title, shown in groups.items():

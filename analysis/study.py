@@ -84,7 +84,9 @@ def fit_study(
         "axes": fitted,
         "joint": fit_joint(clean, names, how),
         "isoflop": fit_budgets(clean, how),
-        "ranking": rank_settings(clean, y=how.y, sigma=noise["sigma"] if noise else None),
+        "ranking": rank_settings(
+            clean, y=how.y, sigma=noise["sigma"] if noise else None, n_column=how.n_column
+        ),
     }
     return jsonable(document)
 

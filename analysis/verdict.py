@@ -84,10 +84,8 @@ def summary_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
             row
             | {
                 "trend": result["trend"]["verdict"],
-                "exponent": f"{number(params['alpha']['value'])} "
-                f"{span(params['alpha']['profile'])}",
-                f"floor ({document['y']})": f"{number(params['E']['value'])} "
-                f"{span(params['E']['profile'])}",
+                "exponent": _short_param(params["alpha"]),
+                f"floor ({document['y']})": _short_param(params["E"]),
                 "saturated?": found["verdict"],
                 "next doubling buys": _short_gain(found) if gain else "nothing promised",
                 "runs, seeds": f"{result['num_runs']}, {result['num_seeds'] or '?'}",
@@ -96,6 +94,13 @@ def summary_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _short_param(found: Mapping[str, Any]) -> str:
+    known = found["profile"]
+    if known and all(end is None for end in known):
+        return f"{number(found['value'])} [open]"
+    return f"{number(found['value'])} {span(known)}"
 
 
 def _short_gain(found: Mapping[str, Any]) -> str:

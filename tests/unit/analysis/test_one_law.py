@@ -1,0 +1,138 @@
+"""One law on any table with named columns, through the library and the command."""
+
+import json
+from argparse import ArgumentParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.one_law import fit_table, make_law, render_law
+from analysis.options import FitOptions
+from scaling.commands import laws
+from scaling.commands.fitting import add_fit_arguments
+
+QUICK = FitOptions(num_draws=40)
+
+
+@pytest.fixture
+def table():
+    n, d = np.meshgrid(np.geomspace(1e6, 1e9, 6), np.geomspace(1e8, 1e11, 6))
+    frame = pd.DataFrame({"Model Size": n.ravel(), "D": d.ravel(), "colour": "#fff"})
+    frame["loss"] = 1.8 + 480 * frame["Model Size"] ** -0.35 + 2100 * frame["D"] ** -0.37
+    return frame
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Call `scaling fit` as the command line does; return its JSON document."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(frame, *words):
+        frame.to_csv("table.csv", index=False)
+        parser = ArgumentParser()
+        parser.add_argument("study")
+        parser.add_argument("overrides", nargs="*")
+        parser.add_argument("--y", default="val_l1")
+        parser.add_argument("--n-column", default="num_params_total")
+        parser.add_argument("--runs")
+        parser.add_argument("--json", action="store_true")
+        add_fit_arguments(parser, one_law=True)
+        arguments, rest = parser.parse_known_args(["table.csv", "--json", "--draws=40", *words])
+        arguments.overrides += rest
+        assert laws.fit(arguments) == 0
+        return json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+
+    return call
+
+
+def test_noiseless_chinchilla_is_recovered_from_named_columns(table, command):
+    found = command(table, "--law", "chinchilla", "--loss", "huber", "--delta", "1e-3",
+                    "N=Model Size")  # fmt: skip
+    wanted = {"E": 1.8, "A": 480, "B": 2100, "alpha": 0.35, "beta": 0.37}
+    assert found["params"] == pytest.approx(wanted, rel=1e-5)
+    assert found["columns"] == {"N": "Model Size", "D": "D"}
+    assert found["y"] == "loss"
+    assert found["estimator"] == "huber (delta 0.001) on log residuals"
+    assert set(found["intervals"]) == set(wanted)
+
+
+def test_the_estimator_asked_for_is_the_one_used(table, command):
+    noisy = table.assign(loss=table["loss"] * np.exp(0.01 * np.sin(np.arange(36.0) ** 2)))
+    costs = {}
+    for loss in ("huber", "lad", "ls"):
+        found = command(noisy, "--law=chinchilla", f"--loss={loss}", "--delta=0.002")
+        assert found["loss"] == loss
+        costs[loss] = found["cost"]
+    assert found["delta"] == 0.002
+    assert costs["ls"] < costs["huber"] * 10 < costs["lad"] * 10
+    assert len({f"{c:.6g}" for c in costs.values()}) == 3
+
+
+def test_a_parameter_can_be_held(table):
+    found = fit_table(table, make_law("chinchilla"), fixed={"E": 1.7}, options=QUICK)
+    assert found["params"]["E"] == 1.7
+    assert found["fixed"] == {"E": 1.7}
+    assert found["intervals"]["E"] == {"bootstrap": None, "profile": None}
+    assert "held" in render_law(found)
+
+
+def test_success_counts_are_fitted_by_the_binomial_likelihood(command):
+    x = np.array([1.0, 2, 4, 8, 16, 32])
+    frame = pd.DataFrame({"N": x, "failure": 0.1 + 0.7 * x**-0.8, "trials": 400})
+    frame["failure"] = (frame["failure"] * 400).round() / 400
+    found = command(frame, "--law=power", "--loss=binomial", "--y=failure", "--weights=trials")
+    assert found["params"]["E"] == pytest.approx(0.1, abs=0.03)
+    assert found["params"]["alpha"] == pytest.approx(0.8, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--law", "chinchila"], "choose from constant, power"),
+        (["--law", "power", "--axes", "Q"], "give Q=COLUMN"),
+        (["--law", "chinchilla", "D=tokens"], "no such column"),
+        (["--law", "chinchilla", "Z=D"], "no axis Z"),
+        (["--law", "chinchilla", "--y", "nope"], "name the error with --y"),
+        (["--law", "chinchilla", "--fixed", "E"], "--fixed NAME=NUMBER"),
+        (["--law", "chinchilla", "--fixed", "E=x"], "NAME=NUMBER"),
+        (["--law", "chinchilla", "--fixed", "Q=1"], "fixed has 'Q'"),
+        (["--law", "chinchilla", "--weights", "w"], "no column 'w'"),
+        (["--law", "additive"], "two axes or more"),
+        (["--law", "chinchilla", "--axes", "N"], "has axes"),
+        (["--law", "chinchilla", "--level", "95"], "between 0 and 1"),
+        (["--fixed", "E=0"], "belongs to one law"),
+        (["scale=a100"], "no effect on a table"),
+    ],
+)
+def test_a_mistake_is_named_with_its_cure(table, command, words, message):
+    with pytest.raises(ValueError, match=message):
+        command(table, *words)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"D": -1.0}, "not positive and finite"),
+        ({"D": "many"}, "no number"),
+        ({"loss": float("nan")}, "no usable row"),
+        ({"run_id": "a"}, "more than once"),
+    ],
+)
+def test_values_that_cannot_be_fitted_are_refused(table, change, message):
+    with pytest.raises(ValueError, match=message):
+        fit_table(table.assign(**change), make_law("chinchilla"), options=QUICK)
+
+
+def test_a_constant_column_is_remarked_on(table):
+    found = fit_table(table.assign(D=5.0), make_law("chinchilla"), options=QUICK)
+    notes = {n["code"]: n["message"] for n in found["notes"]}
+    assert "axis D has 1 levels" in notes["few_levels"]
+
+
+def test_rows_without_an_error_are_counted(table):
+    table.loc[:2, "loss"] = np.nan
+    found = fit_table(table, make_law("chinchilla"), options=QUICK)
+    assert found["num_rows"] == 33
+    assert found["notes"][0]["code"] == "no_value"
+    assert found["notes"][0]["value"] == 3
