@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from xvla.data.readers.hdf5_heap import damaged_heap
 from xvla.data.readers.poses import FieldError
 
 # Arrays of poses are small; one that claims more is a damaged header, not data.
@@ -52,6 +53,7 @@ def read_array(file: h5py.File, key: str) -> NDArray[Any]:
     claimed = _guard(key, lambda: int(node.size or 0) * node.dtype.itemsize)
     if claimed > MAX_ARRAY_BYTES:
         raise FieldError(key, f"claims {claimed} bytes; its header is damaged, copy it again")
+    _check_heap(file, node, key)
     return np.asarray(_guard(key, lambda: node[()]))
 
 
@@ -89,6 +91,7 @@ def read_pictures(
     beyond = [row for row in rows if not 0 <= row < count]
     if beyond:
         raise FieldError(key, f"has {count} pictures; number {beyond[0]} is not one")
+    _check_heap(file, node, key, rows)
     pictures = [_picture(key, row, np.asarray(_guard(key, lambda r=row: node[r]))) for row in rows]
     if len({picture.shape for picture in pictures}) > 1:
         raise FieldError(key, "pictures differ in size; all of a view must have one")
@@ -117,6 +120,13 @@ def _picture(key: str, row: int, value: NDArray[Any]) -> NDArray[np.uint8]:
         raise FieldError(
             key, f"picture {row} cannot be decoded ({_one_line(error)}); record it again"
         ) from None
+
+
+def _check_heap(
+    file: h5py.File, node: h5py.Dataset, key: str, rows: Sequence[int] | None = None
+) -> None:
+    if _guard(key, lambda: damaged_heap(file, node, rows)):
+        raise FieldError(key, "its heap of variable-length values is damaged; copy the file again")
 
 
 def _node(file: h5py.File, key: str) -> h5py.Dataset:
