@@ -14,7 +14,7 @@ from xvla.data.lerobot_writer import EpisodeRecord, VideoOptions, write_dataset
 from xvla.data.options import index_path
 from xvla.data.readers import open_dataset
 from xvla.data.readers.base import Dataset
-from xvla.data.sample_index import dataset_facts, start_files
+from xvla.data.sample_index import STATES, TIMES, dataset_facts, start_files
 
 FPS = 30
 SIZE = 224
@@ -30,6 +30,11 @@ def data_config(root: Path, **fields) -> DataConfig:
     return DataConfig(
         mixture=mixture, anchor_domain=DOMAIN, root=str(root), **{**defaults, **fields}
     )
+
+
+def long_config(root: Path, **fields) -> DataConfig:
+    """Return the configuration of a made-up long set: single samples, no frames kept."""
+    return data_config(root, start_tail_s=0.1, batch_size=1, frame_cache_gib=0.0, **fields)
 
 
 def filmed_set(root: Path, *, gop: int, episodes: int, seconds: float) -> Dataset:
@@ -61,7 +66,7 @@ def cached(dataset: Dataset, folder: Path, codec: str) -> tuple[Path, CacheSpec]
 
 def long_set(root: Path, cache: Path, episodes: int) -> DataConfig:
     """Make up a set of that many short episodes and its index; all share one small video."""
-    config = data_config(root, start_tail_s=0.1, batch_size=1)
+    config = long_config(root)
     frames = episodes * FRAMES_EACH
     folder = root / DOMAIN
     template = filmed_set(root, gop=10, episodes=1, seconds=1)
@@ -150,8 +155,8 @@ def _write_index(dataset: Dataset, folder: Path, config: DataConfig, states: np.
     """Write the index files at once instead of episode by episode."""
     folder.mkdir(parents=True)
     episodes = len(dataset.episodes)
-    np.save(folder / "states.npy", states)
-    np.save(folder / "times.npy", np.arange(len(states)) % FRAMES_EACH / FPS)
+    states.tofile(folder / STATES)
+    (np.arange(len(states)) % FRAMES_EACH / FPS).tofile(folder / TIMES)
     np.save(folder / "bounds.npy", np.arange(episodes + 1) * FRAMES_EACH)
     each = FRAMES_EACH - round(config.start_tail_s * FPS)
     bounds_file, frames_file = start_files(folder, config)

@@ -31,7 +31,7 @@ from xvla.data.readers.base import Dataset
 
 Codec = Literal["jpeg", "raw"]
 CODECS = ("jpeg", "raw")
-JPEG_QUALITY = 95
+JPEG_QUALITY = 90
 SHARD_EPISODES = 64
 OPEN_SHARDS = 512
 SAMPLED_FRAMES = 24

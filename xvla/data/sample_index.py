@@ -2,11 +2,12 @@
 
     <folder>/index.json    what is indexed; written last, so an index without it is unfinished
     <folder>/bounds.npy    int64 [episodes + 1], rows of each episode in the next two
-    <folder>/states.npy    float32 [frames, 20];  times.npy  float64 [frames] in s
+    <folder>/states.float32  [frames, 20];  times.float64  [frames] in s
     <folder>/starts-KEY.int32, .npy    start frames under one set of rules, and their bounds
 
-The files are mapped into memory: a process holds the pages that it reads, and all processes of a
-machine the same ones. A sample costs two look-ups, whatever the number of episodes.
+The two large ones and the start frames are read where a sample needs them, a few bytes at a time:
+all processes of a machine share the system's copy, and none holds one (mapped files would count
+as theirs). A sample costs three short reads, whatever the number of episodes.
 """
 
 import hashlib
@@ -25,7 +26,23 @@ from xvla.data.resample import allowed_starts, episode_anchors, moving
 
 # Start frames depend on these fields of the configuration and on nothing else.
 START_FIELDS = ("prediction_window_s", "num_anchors", "rotation", "start_tail_s", "start_stride")
-_NONE = np.empty(0, dtype=np.int32)
+STATES, TIMES = "states.float32", "times.float64"
+
+
+class IntFile:
+    """The int32 numbers of a file, read where they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return the numbers at `rows`."""
+        if len(rows) > 1024:
+            return np.fromfile(self._path, dtype=np.int32)[rows]
+        with self._path.open("rb") as stream:
+            file = stream.fileno()
+            found = b"".join(os.pread(file, 4, 4 * row) for row in rows.tolist())
+        return np.frombuffer(found, dtype=np.int32)
 
 
 class StartFrames:
@@ -36,7 +53,10 @@ class StartFrames:
     """
 
     def __init__(
-        self, episodes: NDArray[np.int64], bounds: NDArray[np.int64], frames: NDArray[np.int32]
+        self,
+        episodes: NDArray[np.int64],
+        bounds: NDArray[np.int64],
+        frames: NDArray[np.int32] | IntFile,
     ) -> None:
         """Wrap the three arrays, of which `frames` may be a file."""
         self._episodes, self._bounds, self._frames = episodes, bounds, frames
@@ -70,13 +90,16 @@ class SampleIndex:
                     f"{dataset.path} has {value!r}; delete the index and build it again"
                 )
         self._bounds = np.load(folder / "bounds.npy", mmap_mode="r")
-        self._states = np.load(folder / "states.npy", mmap_mode="r")
-        self._times = np.load(folder / "times.npy", mmap_mode="r")
 
     def episode(self, number: int) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """Return times [n] in s and states [n, 20] of an episode."""
-        rows = slice(int(self._bounds[number]), int(self._bounds[number + 1]))
-        return np.asarray(self._times[rows]), np.asarray(self._states[rows])
+        first, last = int(self._bounds[number]), int(self._bounds[number + 1])
+        return (
+            _stretch(self.folder / TIMES, np.float64, first, last),
+            _stretch(self.folder / STATES, np.float32, first * STATE_DIM, last * STATE_DIM).reshape(
+                -1, STATE_DIM
+            ),
+        )
 
     def starts(self, config: DataConfig, episodes: Iterable[int]) -> StartFrames:
         """Return the start frames of `episodes`; ValueError when indexed under other rules."""
@@ -85,8 +108,16 @@ class SampleIndex:
             rules = {key: getattr(config, key) for key in START_FIELDS}
             raise ValueError(f"index {self.folder} has no start frames for {rules}; build it again")
         bounds = np.load(paths[0], mmap_mode="r")
-        frames = np.memmap(paths[1], dtype=np.int32, mode="r") if bounds[-1] else _NONE
-        return StartFrames(np.fromiter(episodes, dtype=np.int64), bounds, frames)
+        return StartFrames(np.fromiter(episodes, dtype=np.int64), bounds, IntFile(paths[1]))
+
+
+def _stretch(path: Path, kind: type, first: int, last: int) -> NDArray[Any]:
+    """Return numbers first..last of a binary file; ValueError when it ends before."""
+    size = np.dtype(kind).itemsize
+    values: NDArray[Any] = np.fromfile(path, dtype=kind, count=last - first, offset=first * size)
+    if len(values) != last - first:
+        raise ValueError(f"{path} is truncated; delete the index and build it again")
+    return values
 
 
 def index_cost(dataset: Dataset) -> dict[str, int]:
@@ -128,17 +159,13 @@ def _write_poses(
 ) -> None:
     lengths = episode_lengths(dataset)
     bounds = np.concatenate([[0], np.cumsum(lengths)])
-    shape = (int(bounds[-1]), STATE_DIM)
-    create = np.lib.format.open_memmap
-    states = create(folder / "states.npy", mode="w+", dtype=np.float32, shape=shape)
-    times = create(folder / "times.npy", mode="w+", dtype=np.float64, shape=shape[:1])
-    for number in range(len(lengths)):
-        rows = slice(bounds[number], bounds[number + 1])
-        times[rows], states[rows], _ = dataset.episode(number)
-        if on_progress and number % 1000 == 999:
-            on_progress(number + 1, len(lengths))
-    states.flush()
-    times.flush()
+    with (folder / STATES).open("wb") as states_file, (folder / TIMES).open("wb") as times_file:
+        for number in range(len(lengths)):
+            times, states, _ = dataset.episode(number)
+            times_file.write(times.astype(np.float64).tobytes())
+            states_file.write(states.astype(np.float32).tobytes())
+            if on_progress and number % 1000 == 999:
+                on_progress(number + 1, len(lengths))
     np.save(folder / "bounds.npy", bounds)
 
 

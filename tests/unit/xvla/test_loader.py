@@ -11,6 +11,7 @@ from make_lerobot import VIEWS, SetSpec, pixel, write_set
 from xvla.batch import Batch
 from xvla.config import DataConfig, DomainEntry
 from xvla.data import open_dataset
+from xvla.data.evaluation import eval_frames
 from xvla.data.images import IMAGENET_MEAN, IMAGENET_STD, normalise
 from xvla.data.loader import Loader, make_loader, train_frames
 from xvla.data.resample import anchors
@@ -236,3 +237,22 @@ def test_mistakes(config: DataConfig) -> None:
         make_loader(config, split="train", seed=0, rank=2, world_size=2)
     with pytest.raises(ValueError, match="anchor_domain = 'sim_ur5e' is not in the mixture"):
         make_loader(replace(config, anchor_domain="sim_ur5e"), split="val", seed=0)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch_size", [1, 4, 7])
+def test_all_ranks_evaluate_equally_many_batches(
+    config: DataConfig, world_size: int, batch_size: int
+) -> None:
+    config = replace(config, batch_size=batch_size, decode_images=False)
+    loaders = [
+        make_loader(config, split="val", seed=0, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    parts = [[keys for _, keys in _drain(loader)] for loader in loaders]
+    assert len({len(part) for part in parts}) == 1
+    flat = [key for part in parts for keys in part for key in keys]
+    assert set(flat) == set(eval_frames(config, "val"))
+    # Only when fewer frames are left than ranks does one come again.
+    assert len(flat) - len(set(flat)) < world_size
+    assert all(0 < len(keys) <= batch_size for part in parts for keys in part)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xvla.data.keyed import keyed_generator
-from xvla.data.mixture import BLOCK, SampleOrder
+from xvla.data.mixture import BLOCK, SampleOrder, ScatteredOrder
 
 WEIGHTS = {"a": 0.4, "b": 0.15, "c": 0.07}
 SIZES = {"a": 1000, "b": 37, "c": 411}
@@ -88,3 +88,59 @@ def test_keyed_streams_are_fixed_forever() -> None:
     assert keyed_generator("mixture", 0, "a", block=1).integers(0, 1000, 4).tolist() != first
     assert keyed_generator("mixture", 1, "a").integers(0, 1000, 4).tolist() != first
     assert keyed_generator("mixture", "0a").integers(0, 1000, 4).tolist() != first
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1000, 4096, 65_537])
+def test_scattered_order_is_a_permutation(size: int) -> None:
+    order = ScatteredOrder(size, keyed_generator("test", size))
+    everything = order[np.arange(size)]
+    np.testing.assert_array_equal(np.sort(everything), np.arange(size))
+    some = np.array([size - 1, 0, size // 2])
+    np.testing.assert_array_equal(order[some], everything[some])
+
+
+def test_scattered_order_looks_shuffled() -> None:
+    size = 50_000
+    order = ScatteredOrder(size, keyed_generator("test", 0))
+    other = ScatteredOrder(size, keyed_generator("test", 1))
+    places = np.arange(size)
+    found = order[places]
+    assert abs(np.corrcoef(places, found)[0, 1]) < 0.02
+    assert abs(np.corrcoef(found[1:], found[:-1])[0, 1]) < 0.02
+    assert (found == other[places]).mean() < 0.001
+    # Any stretch of the order is spread evenly over the whole: chi-squared of 100 bins.
+    counts = np.bincount(found[:10_000] * 100 // size, minlength=100)
+    assert ((counts - 100) ** 2 / 100).sum() < 150
+
+
+def test_large_domains_take_no_memory_and_no_time() -> None:
+    begin = time.process_time()
+    order = SampleOrder({"a": 0.9, "b": 0.1}, {"a": 90_000_000, "b": 7}, 0)
+    domain, start = order.samples(1_000_000, 64)
+    assert time.process_time() - begin < 2
+    assert start[domain == 0].max() > 10_000_000
+    np.testing.assert_array_equal(order.samples(1_000_010, 5)[1], start[10:15])
+
+
+@pytest.mark.parametrize("trial", range(12))
+def test_no_sample_twice_within_a_pass_over_ranks_and_resumptions(trial: int) -> None:
+    """Random worlds: ranks and batch sizes change at every resumption, as on a busy cluster."""
+    rng = np.random.default_rng(trial)
+    names = "abc"[: rng.integers(1, 4)]
+    sizes = {name: int(rng.integers(3, 400)) for name in names}
+    weights = {name: float(rng.uniform(0.1, 1)) for name in names}
+    seen: dict[int, list[int]] = {number: [] for number in range(len(names))}
+    position = 0
+    while position < 3000:
+        world, batch, steps = (int(rng.integers(1, n)) for n in (9, 17, 12))
+        ranks = [SampleOrder(weights, sizes, trial) for _ in range(world)]
+        for _ in range(steps):
+            for rank, order in enumerate(ranks):
+                for d, s in zip(*order.samples(position + rank * batch, batch), strict=True):
+                    seen[int(d)].append(int(s))
+            position += world * batch
+    for number, name in enumerate(names):
+        size = sizes[name]
+        for first in range(0, len(seen[number]), size):
+            one_pass = seen[number][first : first + size]
+            assert len(set(one_pass)) == len(one_pass)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from xvla.data.readers.base import DatasetError, Problem
-from xvla.data.readers.tables import column_names, read_tables
+from xvla.data.readers.tables import column_names, read_tables, to_array
 
 EPISODE_FILES = "meta/episodes/*/*.parquet"
 CLIP_FIELDS = ("chunk_index", "file_index", "from_timestamp")
@@ -79,7 +79,7 @@ def _clips(root: Path, table: pa.Table, view: str) -> Clips:
 
 
 def _numbers(root: Path, table: pa.Table, name: str) -> NDArray[Any]:
-    values = np.asarray(table.column(name).to_numpy())
+    values = to_array(table.column(name).combine_chunks())
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
         raise _meta_error(root, name, "not a number in every row; write the dataset again")
     return values
@@ -89,13 +89,13 @@ def _one_task_each(table: pa.Table) -> tuple[NDArray[np.int64], list[str]] | Non
     column = table.column("tasks").combine_chunks()
     if not pa.types.is_list(column.type) or not pa.types.is_string(column.type.value_type):
         return None
-    if column.null_count or np.any(np.diff(column.offsets.to_numpy()) != 1):
+    if column.null_count or np.any(np.diff(to_array(column.offsets)) != 1):
         return None
     coded = column.flatten().dictionary_encode()
     if coded.null_count:
         return None
     texts = [(text or "").strip() for text in coded.dictionary.to_pylist()]
-    return np.asarray(coded.indices.to_numpy(), dtype=np.int64), texts
+    return to_array(coded.indices).astype(np.int64), texts
 
 
 def _meta_error(root: Path, field: str, message: str) -> DatasetError:

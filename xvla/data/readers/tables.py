@@ -45,14 +45,25 @@ def to_matrix(root: Path, table: pa.Table, key: str) -> NDArray[Any]:
     while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
         width, rest = divmod(len(column.flatten()), max(1, len(column)))
         ragged = pa.types.is_list(column.type) and np.any(
-            np.diff(column.offsets.to_numpy()) != width
+            np.diff(to_array(column.offsets)) != width
         )
         if rest or ragged or column.null_count:
             message = "rows differ in length; every frame needs the same number of values"
             raise DatasetError(str(root), [Problem(file="data", field=key, message=message)])
         shape.append(width)
         column = column.flatten()
-    return np.asarray(column.to_numpy(zero_copy_only=False)).reshape(shape)
+    return to_array(column).reshape(shape)
+
+
+def to_array(column: pa.Array) -> NDArray[Any]:
+    """Return a column as an array [n]; numbers without pyarrow's detour.
+
+    Its own to_numpy imports pandas, which takes longer than opening a dataset.
+    """
+    numbers = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    if numbers and column.null_count == 0:
+        return np.from_dlpack(column)
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def read_table(root: Path, file: Path, columns: list[str]) -> pa.Table:
