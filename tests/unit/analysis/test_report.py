@@ -3,11 +3,14 @@
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 from studies import demo_study
 
+from analysis.beside import PUBLISHED, error_rows
 from analysis.report import build_report, fit_study, render_fit
+from analysis.verdict import summary_rows
 
 QUICK = {"num_draws": 60}
 
@@ -71,25 +74,25 @@ def test_runs_that_do_not_beat_the_trivial_predictors_are_named(tmp_path):
     assert "do NOT beat" in (tmp_path / "report.html").read_text()
 
 
-def test_a_flat_study_says_plainly_that_the_error_does_not_fall(tmp_path):
-    document = build_report(demo_study(falls=False), study="flat", out_dir=tmp_path, **QUICK)
+def test_a_flat_study_says_plainly_that_the_error_does_not_fall():
+    document = fit_study(demo_study(falls=False), study="flat", **QUICK)
     for result in document["axes"].values():
         low, high = result["trend"]["interval"]
         assert low < 0 < high or result["trend"]["verdict"] != "does not fall"
     flat = [r for r in document["axes"].values() if r["trend"]["verdict"] == "does not fall"]
     assert len(flat) >= 2
-    page = (tmp_path / "report.html").read_text()
-    assert "does not fall measurably" in page
-    assert "No gain is promised" in page
+    text = render_fit(document)
+    assert "does not fall measurably" in text
+    assert "No gain is promised" in text
 
 
-def test_two_levels_are_refused_with_the_reason(tmp_path):
+def test_two_levels_are_refused_with_the_reason():
     runs = demo_study()
     runs = runs[runs["size"].isin(["h64", "h16"])]
-    document = build_report(runs, study="few", out_dir=tmp_path, axes=["N"], **QUICK)
+    document = fit_study(runs, study="few", axes=["N"], **QUICK)
     assert document["axes"]["N"]["status"] == "refused"
     assert "2 levels" in document["axes"]["N"]["reason"]
-    assert "No law along parameters: 2 levels" in (tmp_path / "report.html").read_text()
+    assert "No law along parameters: 2 levels" in render_fit(document)
 
 
 def test_one_seed_gives_no_noise_floor_but_a_report(tmp_path):
@@ -97,7 +100,10 @@ def test_one_seed_gives_no_noise_floor_but_a_report(tmp_path):
         demo_study(seeds=1), study="one", out_dir=tmp_path, axes=["domains"], **QUICK
     )
     assert document["noise_floor"] is None
-    assert "Seed noise is unknown" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "Seed noise is unknown" in page
+    assert "Not ranked: no setting was run with two seeds" in page
+    assert all(row["delta_over_sigma"] is None for row in document["ranking"])
 
 
 def test_as_many_parameters_as_runs_gives_a_curve_without_intervals(tmp_path):
@@ -142,3 +148,70 @@ def test_text_in_tables_is_escaped(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "<script>alert" not in page
     assert "<b>x</b>" not in page
+
+
+def test_settings_are_ranked_with_seeds_and_standard_errors(reported):
+    document, out = reported
+    ranking, sigma = document["ranking"], document["noise_floor"]["sigma"]
+    assert [r["val_l1"] for r in ranking] == sorted(r["val_l1"] for r in ranking)
+    assert all(r["num_seeds"] == 2 for r in ranking)
+    best, last = ranking[0], ranking[-1]
+    gap = np.log(last["val_l1"] / best["val_l1"])
+    assert last["delta_over_sigma"] == pytest.approx(gap / sigma)  # sqrt(1/2 + 1/2) = 1
+    assert best["delta_percent"] == 0
+    page = (out / "report.html").read_text()
+    for heading in ("delta_over_sigma", "num_seeds"):
+        assert page.count(heading) >= 2  # of settings, and of runs
+
+
+def test_the_page_leads_with_a_line_an_axis_and_what_to_buy(reported):
+    document, out = reported
+    rows = summary_rows(document)
+    assert [r["trend"] for r in rows] == ["falls"] * 3
+    for row in rows:
+        assert re.match(r"\d+ runs? at \S+ \((new level|another seed)\)", row["buy next"])
+    page = (out / "report.html").read_text()
+    assert page.index("next doubling buys") < page.index("The error falls with")
+
+
+def test_what_to_buy_weighs_knowledge_against_its_price():
+    runs = demo_study().assign(gpu_hours=1.0)
+    cheap = fit_study(runs, axes=["domains"], **QUICK)["axes"]["domains"]["next_runs"]
+    assert cheap["unit"] == "GPU-hours"
+    assert cheap["rows"][0]["level"] > 7  # beyond the data, where the prediction is least sure
+    assert cheap["rows"][-1]["spent"] <= cheap["budget"]
+    sds = [(r["sd_percent_before"], r["sd_percent_after"]) for r in cheap["rows"]]
+    assert all(after < before for before, after in sds)
+    steep = runs.assign(gpu_hours=runs["num_domains"].astype(float) ** 6)
+    dear = fit_study(steep, axes=["domains"], **QUICK)["axes"]["domains"]["next_runs"]
+    assert dear["rows"][0]["level"] < cheap["rows"][0]["level"]
+
+
+def test_the_papers_numbers_stand_beside_ours_and_are_called_published(reported):
+    document, out = reported
+    rows = error_rows(document)
+    assert {"what": "Table 1: +Scaling up", "val_l1": None, PUBLISHED: 0.032} in rows
+    ours = [r for r in rows if r["what"].startswith("this study, best")]
+    assert ours[0]["val_l1"] == pytest.approx(min(r["val_l1"] for r in document["ranking"]))
+    assert ours[0][PUBLISHED] is None
+    page = (out / "report.html").read_text()
+    for number in (2, 3, 13, 18):
+        assert f"Table {number} (published, not reproduced)" in page
+
+
+def test_every_point_of_a_figure_can_name_its_run(reported):
+    document, out = reported
+    page = (out / "report.html").read_text()
+    hovers = [
+        json.loads(text)
+        for text in re.findall(r'<script type="application/json">(.*?)</script>', page)
+    ]
+    marks = hovers[0]["marks"]["runs-N"]
+    points = document["axes"]["N"]["points"]
+    assert [m["run"] for m in marks] == [p["run_id"] for p in points]
+    panel = hovers[0]["panels"][0]
+    assert panel["id"] == "panel-N"
+    assert panel["low"] < points[0]["x"] < points[-1]["x"] < panel["high"]
+    svg = (out / "figures" / "axes.svg").read_text()
+    assert 'id="runs-N"' in svg
+    assert 'id="panel-N"' in svg
