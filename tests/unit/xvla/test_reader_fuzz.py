@@ -137,7 +137,7 @@ def test_heap_that_hangs_the_hdf5_library(tmp_path: Path) -> None:
     while place >= 0:
         content[place + 16 : place + 32] = bytes(16)
         place, heaps = content.find(b"GCOL", place + 4), heaps + 1
-    assert heaps > 1
+    assert heaps
     file.write_bytes(bytes(content))
     signal.alarm(LIMIT_S)
     said = read_everything(root)

@@ -143,7 +143,7 @@ def _names(file: h5py.File) -> str:
 
     def visit(name: str, node: Any) -> bool | None:
         if isinstance(node, h5py.Dataset):
-            names.append(name)
+            names.append(str(name))
         return True if len(names) > 12 else None
 
     _guard("/", lambda: file.visititems(visit))

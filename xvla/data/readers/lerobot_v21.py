@@ -12,7 +12,7 @@ from xvla.data.readers.base import STATE_DIM, DatasetError, EpisodeInfo, Problem
 from xvla.data.readers.lerobot_meta import split_names, views_of
 from xvla.data.readers.paths import fill
 from xvla.data.readers.per_episode import EpisodeFiles
-from xvla.data.readers.poses import FieldError, Poses, build_poses, check_states
+from xvla.data.readers.poses import FieldError, Poses, build_poses, check_states, to_float32
 from xvla.data.readers.sources import SOURCES, SourceRule
 from xvla.data.readers.tables import read_table, to_matrix
 from xvla.data.readers.video import count_frames, decode_frames
@@ -63,7 +63,7 @@ class LeRobotV21(EpisodeFiles):
                 raise FieldError(STATE, _width_message(states.shape[1:]))
             check_states(states, STATE)
             times = np.arange(len(states), dtype=np.float64) / self.fps
-            poses = Poses(times=times, states=states.astype(np.float32))
+            poses = Poses(times=times, states=to_float32(states, STATE))
         if len(poses.states) != length:
             message = f"{len(poses.states)} rows, meta/episodes.jsonl says {length}"
             raise FieldError(None, message)

@@ -55,7 +55,7 @@ def build_poses(rule: SourceRule, read: Read) -> Poses:
         if len(pose) != len(states):
             raise FieldError(arm.key, f"{len(pose)} rows, the first arm has {len(states)}")
         states[:, 10 * number : 10 * number + 10] = pose
-    rows = states.astype(np.float32)
+    rows = to_float32(states, rule.arms[0].key)
     if not rule.arms[0].time_key:
         return Poses(times=np.arange(len(rows), dtype=np.float64) / rule.rate_hz, states=rows)
     return _own_clocks(rule, rows, read)
@@ -68,6 +68,14 @@ def check_states(states: NDArray[Any], field: str) -> None:
         part = np.asarray(states[:, 10 * number : 10 * number + 10], dtype=np.float64)
         if part.any():
             _check_rot6d(part[:, 3:9], field)
+
+
+def to_float32(states: NDArray[Any], field: str) -> NDArray[np.float32]:
+    """Return poses in single precision; raises FieldError where they are too large for it."""
+    with np.errstate(over="ignore"):
+        rows = states.astype(np.float32)
+    _check_finite(rows, field)
+    return rows
 
 
 def _arm(arm: Arm, rotation: Rotation, read: Read) -> NDArray[np.float64]:
