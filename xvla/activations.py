@@ -71,12 +71,13 @@ def text_bytes(text: TextConfig, tokens: int) -> int:
     wide, hidden = tokens * text.d_model, tokens * text.encoder_ffn_dim
     noise = wide if text.dropout else 0
     scores = text.encoder_attention_heads * tokens**2
-    # PyTorch's fallback for dropout keeps the weights, the noise and their product.
-    attention = 3 * scores if text.attention_dropout else text.encoder_attention_heads * tokens
-    layer = 8 * wide + 2 * hidden + 2 * noise + attention + 2 * NORM * tokens
+    # With dropout the mask, without it the fused kernel's one number a query.
+    attention = scores if text.attention_dropout else FLOAT * text.encoder_attention_heads * tokens
+    layer = 8 * wide + 2 * hidden + 2 * noise + 2 * NORM * tokens
     layer += hidden if text.activation_dropout else 0
     embedding = wide + noise + NORM * tokens
-    return FLOAT * (embedding + text.encoder_layers * layer) + 2 * INDEX * tokens
+    layers = text.encoder_layers * (FLOAT * layer + attention)
+    return FLOAT * embedding + layers + 2 * INDEX * tokens
 
 
 def policy_bytes(config: ModelConfig, *, merged: int, aux: int) -> int:

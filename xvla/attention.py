@@ -12,13 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from xvla.recompute import attention_with_dropout
+
 AttentionKind = Literal["auto", "flash", "sdpa", "eager"]
 Kernel = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 ALIASES = {"flash_attention_2": "flash"}
 FLASH_DEVICE, FLASH_DTYPES = "cuda", (torch.float16, torch.bfloat16)
 SELF_CHECK_TOLERANCE = 2e-2  # half precision, unit-variance inputs
 # What transformers' modules call the kinds; it reserves every name that contains "flash".
-TRANSFORMERS_NAMES = {"auto": "xvla_auto", "flash": "xvla_fa", "sdpa": "sdpa", "eager": "eager"}
+TRANSFORMERS_NAMES = {
+    "auto": "xvla_auto",
+    "flash": "xvla_fa",
+    "sdpa": "xvla_sdpa",
+    "eager": "eager",
+}
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +44,8 @@ def attend(
 ) -> Tensor:
     """Return softmax(q k^T / sqrt(Dh)) v, [B, H, Sq, Dh], by the kernel that `kind` resolves to."""
     ran = resolve(kind, device=query.device.type, dtype=query.dtype)
+    if ran == "sdpa" and dropout > 0 and query.device.type == "cpu":
+        return attention_with_dropout(query, key, value, dropout)
     if ran == "sdpa":
         return functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
     if ran == "eager":

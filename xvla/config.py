@@ -96,7 +96,7 @@ class DataConfig:
     num_anchors: int = 30
     rotation: Literal["linear", "slerp"] = "linear"
     start_tail_s: float = 1.0
-    target: Literal["absolute", "delta"] = "absolute"
+    target: Literal["absolute", "delta", "delta_xyz"] = "absolute"
     proprio_norm: Literal["none", "standardise"] = "none"
     augmentation: Literal["none", "color_jitter"] = "color_jitter"
     blind: bool = False

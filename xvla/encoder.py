@@ -4,6 +4,8 @@ Shapes: B batch, V views, L text tokens, N images, Nv tokens of one view, E enco
 Microsoft's decoder and language head are never built: X-VLA does not use them.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
@@ -20,8 +22,10 @@ from transformers.models.florence2.modeling_florence2 import (
     Florence2VisionBackbone,
 )
 
-from xvla.attention import AttentionKind, resolve
+from xvla.attention import AttentionKind, transformers_name
 from xvla.config import ModelConfig
+from xvla.linear import use_fast_linear
+from xvla.vision import embed_patches, run_block
 
 Features = tuple[Tensor, Tensor]
 
@@ -35,25 +39,25 @@ class FlorenceEncoder(nn.Module):
         vision, text = vision_config(config), text_config(config)
         florence = Florence2Config(vision_config=vision, text_config=text)
         self.config = config
-        self.attention = attention
+        self.attention: AttentionKind = attention
         self.activation_checkpointing = False
         self.vision_tower = Florence2VisionBackbone(vision)
         self.multi_modal_projector = Florence2MultiModalProjector(florence)
         self.language_model = nn.ModuleDict({"encoder": BartEncoder(text)})
+        # Once built: transformers looks the name up and falls back when it does not know it.
+        self._bart().config._attn_implementation = transformers_name(attention)
         self._init_projector()
+        use_fast_linear(self)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Return the tokens [N, Nv, E] of images [N, 3, H, W]: one pooled token, then the map."""
-        # Channels last turns the tower's many changes between map and sequence into views.
-        x = images.to(
-            self.multi_modal_projector.image_projection.weight.dtype,
-            memory_format=torch.channels_last,
-        )
+        dtype = self.multi_modal_projector.image_projection.weight.dtype
+        x = images.to(dtype, memory_format=torch.channels_last).permute(0, 2, 3, 1)
         for conv, blocks in zip(self.vision_tower.convs, self.vision_tower.blocks, strict=True):
-            x = conv(x)
+            x = embed_patches(conv, x)
             for block in cast(nn.ModuleList, blocks):
-                x = self._run(block, x)
-        return self.multi_modal_projector(x)
+                x = self._run(partial(run_block, block, kind=self.attention), x)
+        return self.multi_modal_projector(x.permute(0, 3, 1, 2))
 
     def encode_views(self, images: Tensor, view_mask: Tensor) -> Tensor:
         """Return [B, V, Nv, E]; absent views give exactly zero and cost nothing.
@@ -80,7 +84,6 @@ class FlorenceEncoder(nn.Module):
         Padding of the text is attended to, as in the released model.
         """
         encoder = self._bart()
-        self._choose_kernel(encoder, view_tokens)
         x = torch.cat([view_tokens, encoder.embed_tokens(input_ids)], dim=1)
         x = encoder.layernorm_embedding(x + encoder.embed_positions(x[..., 0]))
         x = nn.functional.dropout(x, self.config.text.dropout, self.training)
@@ -96,17 +99,10 @@ class FlorenceEncoder(nn.Module):
     def _bart(self) -> BartEncoder:
         return cast(BartEncoder, self.language_model["encoder"])
 
-    def _run(self, layer: nn.Module, *args: Tensor | None) -> Tensor:
+    def _run(self, layer: Callable[..., Tensor], *args: Tensor | None) -> Tensor:
         if self.activation_checkpointing and self.training:
             return checkpoint(layer, *args, use_reentrant=False)
         return layer(*args)
-
-    def _choose_kernel(self, encoder: BartEncoder, x: Tensor) -> None:
-        """Point BART at the chosen kernel; its name for flash-attn is transformers' own."""
-        ran = resolve(self.attention, device=x.device.type, dtype=x.dtype)
-        name = "flash_attention_2" if ran == "flash" else ran
-        if encoder.config._attn_implementation != name:
-            encoder.config._attn_implementation = name
 
     def _init_projector(self) -> None:
         """Initialise the parts that transformers initialises only in its full model."""
@@ -150,10 +146,7 @@ def florence_config(config: ModelConfig) -> Florence2Config:
 
 
 def vision_config(config: ModelConfig) -> Florence2VisionConfig:
-    """Translate the vision tower's part; its attention always runs through SDPA.
-
-    Channel attention has one "head dimension" per spatial token, which flash-attn cannot take.
-    """
+    """Translate the vision tower's part; `xvla.vision` runs it."""
     vision = config.vision
     translated = Florence2VisionConfig(
         embed_dim=list(vision.dim_embed),

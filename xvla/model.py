@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvla import flow
+from xvla import flop_formulas, flow
 from xvla.actions import action_space
 from xvla.attention import attention_kind
 from xvla.batch import Batch
@@ -17,6 +17,7 @@ from xvla.encoder import Features, FlorenceEncoder
 from xvla.params import proprio_dim
 from xvla.transformer import SoftPromptedTransformer
 
+flop_formulas.register()
 PARAMETER_GROUPS = ("vlm", "transformer_core", "soft_prompts", "action_heads")
 
 

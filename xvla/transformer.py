@@ -15,7 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 from xvla.attention import AttentionKind, attend
 from xvla.config import ModelConfig
+from xvla.dropout import dropout
+from xvla.linear import Linear, linear
 from xvla.params import action_dim, proprio_dim
+from xvla.recompute import activated_linear, normed_linear
 
 TIME_MAX_PERIOD = 100.0
 INIT_STD = 0.02
@@ -50,26 +53,28 @@ class Attention(nn.Module):
         self.num_heads = config.num_heads
         self.dropout = config.attention_dropout
         self.kind: AttentionKind = kind
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.proj = Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
-        """Attend from the first `num_queries` tokens (all by default) to all of x [B, S, D]."""
-        query, key, value = self._project(x, num_queries)
+    def forward(self, norm: nn.LayerNorm, x: Tensor, num_queries: int | None = None) -> Tensor:
+        """Norm x [B, S, D], attend from its first `num_queries` tokens (all by default) to all."""
+        query, key, value = self._project(norm, x, num_queries)
         dropout = self.dropout if self.training else 0.0
         out = attend(query, key, value, kind=self.kind, dropout=dropout)
         return self.proj(out.transpose(1, 2).flatten(2))
 
-    def _project(self, x: Tensor, num_queries: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(
+        self, norm: nn.LayerNorm, x: Tensor, num_queries: int | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         batch, _, dim = x.shape
         shape = (batch, -1, 3, self.num_heads, dim // self.num_heads)
         # An adapter may have wrapped the layer; slicing its weight would then bypass the adapter.
-        if num_queries is None or type(self.qkv) is not nn.Linear:
-            query, key, value = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4)
+        if num_queries is None or type(self.qkv) is not Linear:
+            query, key, value = normed_linear(norm, self.qkv, x).view(shape).permute(2, 0, 3, 1, 4)
             return query[:, :, :num_queries], key, value
-        weight, bias = self.qkv.weight, self.qkv.bias
-        query = functional.linear(x[:, :num_queries], weight[:dim], bias[:dim])
-        key_value = functional.linear(x, weight[dim:], bias[dim:])
+        x, weight, bias = norm(x), self.qkv.weight, self.qkv.bias
+        query = linear(x[:, :num_queries], weight[:dim], bias[:dim])
+        key_value = linear(x, weight[dim:], bias[dim:])
         key, value = key_value.view(batch, -1, 2, *shape[3:]).permute(2, 0, 3, 1, 4)
         return query.view(batch, -1, *shape[3:]).transpose(1, 2), key, value
 
@@ -81,15 +86,16 @@ class Mlp(nn.Module):
         super().__init__()
         hidden = int(config.hidden_size * config.mlp_ratio)
         self.dropout = config.dropout
-        self.fc1 = nn.Linear(config.hidden_size, hidden)
-        self.fc2 = nn.Linear(hidden, config.hidden_size)
+        self.fc1 = Linear(config.hidden_size, hidden)
+        self.fc2 = Linear(hidden, config.hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform each token of x [B, S, D]."""
-        x = functional.dropout(
-            functional.gelu(self.fc1(x), approximate="tanh"), self.dropout, self.training
+    def forward(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:
+        """Norm and transform each token of x [B, S, D]."""
+        p = self.dropout if self.training else 0.0
+        hidden = activated_linear(
+            self.fc2, normed_linear(norm, self.fc1, x), approximate="tanh", p=p
         )
-        return functional.dropout(self.fc2(x), self.dropout, self.training)
+        return dropout(hidden, p, self.training)
 
 
 class Block(nn.Module):
@@ -104,8 +110,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
         """Return the first `num_queries` tokens (all by default) of the block's output."""
-        x = x[:, :num_queries] + self.attn(self.norm1(x), num_queries)
-        return x + self.mlp(self.norm2(x))
+        x = x[:, :num_queries] + self.attn(self.norm1, x, num_queries)
+        return x + self.mlp(self.norm2, x)
 
 
 class Context(NamedTuple):
@@ -150,9 +156,11 @@ class SoftPromptedTransformer(nn.Module):
                 f"the sequence has {length} tokens, max_seq_len allows {self.config.max_seq_len}; "
                 "use fewer views, smaller images or shorter text"
             )
-        tokens = [_apply(self.vlm_proj, vlm_features, domain_id)]
-        if aux_features.shape[1]:
-            tokens.append(_apply(self.aux_visual_proj, aux_features, domain_id))
+        # With one view there is nothing to project; it still runs, so that gradients are zeros.
+        tokens = [
+            _apply(self.vlm_proj, vlm_features, domain_id),
+            _apply(self.aux_visual_proj, aux_features, domain_id),
+        ]
         merged = torch.cat(tokens, dim=1) + self.pos_emb[:, start:length]
         return Context(merged, self._prompts(domain_id))
 
@@ -202,7 +210,7 @@ def time_embedding(time: Tensor, dim: int) -> Tensor:
 def _projection(config: ModelConfig) -> nn.Module:
     if config.use_hetero_proj:
         return DomainAwareLinear(config.projection_dim, config.hidden_size, config.num_domains)
-    return nn.Linear(config.projection_dim, config.hidden_size)
+    return Linear(config.projection_dim, config.hidden_size)
 
 
 def _apply(layer: nn.Module, x: Tensor, domain_id: Tensor) -> Tensor:

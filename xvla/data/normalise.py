@@ -23,6 +23,9 @@ ArrayT = TypeVar("ArrayT", "NDArray[Any]", "torch.Tensor")
 
 # The 9 pose dimensions of each arm; a gripper is never a difference.
 POSE_MASK = np.array(([1.0] * 9 + [0.0]) * 2, dtype=np.float32)
+# Relative xyz and absolute rotation: the control interface of the Google robot (RT1).
+XYZ_MASK = np.array(([1.0] * 3 + [0.0] * 7) * 2, dtype=np.float32)
+DELTA_MASKS = {"delta": POSE_MASK, "delta_xyz": XYZ_MASK}
 # Dimensions that hardly vary (an absent arm, a fixed axis) must not blow up noise: 1 cm, 0.01 of
 # a rotation number or of a gripper's stroke counts as one standard deviation at least.
 STD_FLOOR = 0.01
@@ -37,7 +40,7 @@ class Normaliser:
     mean, std: [20] by domain, of the training episodes used; empty when proprio_norm is none.
     """
 
-    target: Literal["absolute", "delta"] = "absolute"
+    target: Literal["absolute", "delta", "delta_xyz"] = "absolute"
     proprio_norm: Literal["none", "standardise"] = "none"
     mean: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     std: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -50,8 +53,9 @@ class Normaliser:
         `domain` is one name, or one a row of a batch [B, 20]. Raises ValueError for a domain
         without statistics.
         """
-        if self.target == "delta":
-            action = action - (proprio * _like(POSE_MASK, proprio))[..., None, :]
+        if self.target != "absolute":
+            mask = _like(DELTA_MASKS[self.target], proprio)
+            action = action - (proprio * mask)[..., None, :]
         return self.encode_proprio(domain, proprio), action
 
     def encode_proprio(self, domain: str | Sequence[str], proprio: ArrayT) -> ArrayT:
@@ -71,7 +75,8 @@ class Normaliser:
         """
         if self.target == "absolute":
             return prediction
-        return prediction + (raw_proprio * _like(POSE_MASK, raw_proprio))[..., None, :]
+        mask = _like(DELTA_MASKS[self.target], raw_proprio)
+        return prediction + (raw_proprio * mask)[..., None, :]
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON document that `from_dict` turns back into an equal normaliser."""

@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scaling.flops import forward_flops, step_flops
+from scaling.flops import forward_flops, step_flops, vision_flops
 from scaling.sizes import SIZES
 from xvla.batch import Batch
 from xvla.model import XVLA, build_on_meta
@@ -58,8 +58,16 @@ def test_frozen_vlm_counts_once() -> None:
 
 
 def test_the_paper_run_is_about_four_hundred_exaflops() -> None:
-    total = 204.8e6 * step_flops(SIZES["0.9b"], views=3, image_size=224, text_len=50)
+    shape = {"views": 3, "image_size": 224, "text_len": 50}
+    total = 204.8e6 * step_flops(SIZES["0.9b"], **shape, as_released=True)
     assert total == pytest.approx(4.15e20, rel=0.02)
+    assert 204.8e6 * step_flops(SIZES["0.9b"], **shape) < 0.85 * total
+
+
+def test_the_released_tower_takes_162_gflop_an_image() -> None:
+    config = SIZES["0.9b"]
+    assert vision_flops(config, 224, as_released=True) == pytest.approx(162e9, rel=0.01)
+    assert vision_flops(config, 384) == vision_flops(config, 384, as_released=True)
 
 
 @pytest.mark.parametrize("size", list(SIZES))

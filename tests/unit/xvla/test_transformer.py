@@ -53,8 +53,8 @@ def test_initial_values() -> None:
 def test_the_last_block_may_skip_tokens_that_are_not_read() -> None:
     torch.manual_seed(0)
     attention = Attention(TINY, "sdpa").eval()
-    x = torch.randn(2, 11, 32)
-    torch.testing.assert_close(attention(x, 4), attention(x)[:, :4])
+    norm, x = torch.nn.LayerNorm(32), torch.randn(2, 11, 32)
+    torch.testing.assert_close(attention(norm, x, 4), attention(norm, x)[:, :4])
 
 
 def test_a_wrapped_projection_is_not_bypassed() -> None:
@@ -66,8 +66,8 @@ def test_a_wrapped_projection_is_not_bypassed() -> None:
     doubled = Doubled(32, 96)
     doubled.load_state_dict(attention.qkv.state_dict())
     attention.qkv = doubled
-    x = torch.randn(2, 11, 32)
-    torch.testing.assert_close(attention(x, 4), attention(x)[:, :4])
+    norm, x = torch.nn.LayerNorm(32), torch.randn(2, 11, 32)
+    torch.testing.assert_close(attention(norm, x, 4), attention(norm, x)[:, :4])
 
 
 def test_prompts_have_no_position_and_context_does() -> None:
