@@ -82,6 +82,11 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "bad json": (_cut("meta/info.json", 0.5), "meta/info.json: not readable as JSON"),
     "version": (_edit_info(codebase_version="v1.6"), "'v1.6' is not read; allowed: v3.0, v2.1"),
     "fps": (_edit_info(fps=0), "fps: 0, must be a number above 0"),
+    "outside": (
+        _edit_info(video_path="../x/{video_key}.mp4"),
+        "video_path: '../x/view.mp4' is a path outside the dataset's folder",
+    ),
+    "template": (_edit_info(video_path="{no_such}.mp4"), "video_path: '{no_such}.mp4' cannot be"),
     "no features": (_edit_info(features=None), "features: missing"),
     "split": (_edit_info(splits={"train": "0:60"}), "train = '0:60', must be 'first:last'"),
     "overlap": (_edit_info(splits={"train": "0:4", "val": "3:5"}), "overlaps another split"),

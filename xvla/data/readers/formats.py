@@ -9,11 +9,13 @@ from xvla.data.readers.base import Dataset, DatasetError, Problem, checked_at_op
 from xvla.data.readers.lerobot_v3 import LeRobotV3
 from xvla.data.readers.lerobot_v21 import LeRobotV21
 from xvla.data.readers.meta_json import read_meta
+from xvla.data.readers.paths import fill
 
 Format = Literal["auto", "lerobot_v3", "lerobot_v21", "xvla"]
 FORMATS = ("auto", "lerobot_v3", "lerobot_v21", "xvla")
 CODEBASE_VERSIONS = {"v3.0": "lerobot_v3", "v2.1": "lerobot_v21"}
 INFO = "meta/info.json"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 # What damaged meta files make a reader trip over; each reader names what it expects to be wrong.
 SURPRISES = (KeyError, IndexError, TypeError, AttributeError, OverflowError, RuntimeError)
 
@@ -92,7 +94,11 @@ def _open(path: Path, format: str) -> Dataset:
         return open_official(root, file, read_meta(root, file))
     root = file.parent.parent
     info: dict[str, Any] = read_meta(root, file)
-    return LeRobotV3(root, info) if found == "lerobot_v3" else LeRobotV21(root, info)
+    if found == "lerobot_v21":
+        return LeRobotV21(root, info)
+    # The files of the first episode: a template that leaves the folder does so for all.
+    fill(root, info, "video_path", VIDEO_PATH, video_key="view", chunk_index=0, file_index=0)
+    return LeRobotV3(root, info)
 
 
 def _only_meta(root: Path) -> Path:
