@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize
 
+from analysis.allocation import Allocation, Cost, optimal_allocation, six_nd
 from analysis.fit import LawRegressor
 from analysis.laws import Law
 from analysis.table import axis_column, axis_frame, group_values
 
-Cost = Callable[..., float]
+__all__ = [
+    "Allocation",
+    "Cost",
+    "IsoFlop",
+    "design_next",
+    "isoflop",
+    "optimal_allocation",
+    "six_nd",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,25 +44,6 @@ class IsoFlop:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return asdict(self)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allocation:
-    """The split of a budget with the least predicted error."""
-
-    axes: dict[str, float]
-    cost: float
-    predicted: float
-    at_limit: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self)
-
-
-def six_nd(*, N: float, D: float) -> float:
-    """Return 6 N D, the usual count of training FLOPs of a dense language model."""
-    return 6.0 * N * D
 
 
 def isoflop(
@@ -137,84 +126,6 @@ def _frontier(kept: Sequence[tuple[float, float, float, np.ndarray]]) -> tuple[f
     draws = (u[:, None] * np.stack([k[3] for k in kept])).sum(axis=0) / (u @ u)
     low, high = np.nanquantile(draws, [0.025, 0.975])
     return slope, (float(low), float(high))
-
-
-def optimal_allocation(
-    law: LawRegressor | Law,
-    budget: float,
-    *,
-    cost: Cost,
-    params: Mapping[str, float] | None = None,
-    limits: Mapping[str, tuple[float, float]] | None = None,
-) -> Allocation:
-    """Split a budget over the axes so that the predicted error is least.
-
-    Args:
-        law: a fitted regressor, or a law with `params`.
-        budget: in the units of `cost`.
-        cost: takes the axes by keyword and returns the cost; rising in each.
-        limits: (least, most) of an axis, such as the domains that exist.
-
-    Raises:
-        ValueError: no parameters, or even the least of everything costs too much.
-    """
-    form = law.law if isinstance(law, LawRegressor) else law
-    values = law.params_ if isinstance(law, LawRegressor) else params
-    if values is None:
-        raise ValueError("give a fitted LawRegressor, or params=")
-    box = _box(form, law, limits)
-    low = np.array([box[a][0] for a in form.axes])
-    high = np.array([box[a][1] for a in form.axes])
-
-    def log_cost(w: np.ndarray) -> float:
-        named = dict(zip(form.axes, np.exp(w), strict=True))
-        return float(np.log(cost(**named)))
-
-    def error(w: np.ndarray) -> float:
-        one = {a: np.array([np.exp(x)]) for a, x in zip(form.axes, w, strict=True)}
-        return float(np.log(form.predict(values, one)[0]))
-
-    if log_cost(low) > np.log(budget):
-        raise ValueError(f"budget {budget:g} is less than the least cost {np.exp(log_cost(low)):g}")
-    best = None
-    for share in (0.2, 0.4, 0.6, 0.8):
-        found = minimize(
-            error,
-            low + share * (high - low),
-            method="SLSQP",
-            bounds=list(zip(low, high, strict=True)),
-            constraints=[{"type": "ineq", "fun": lambda w: np.log(budget) - log_cost(w)}],
-            options={"ftol": 1e-14, "maxiter": 500},
-        )
-        feasible = log_cost(found.x) <= np.log(budget) + 1e-6
-        if feasible and (best is None or found.fun < best.fun):
-            best = found
-    if best is None:
-        raise ValueError("no feasible split found: check that cost rises with each axis")
-    near = (np.abs(best.x - low) < 1e-6) | (np.abs(best.x - high) < 1e-6)
-    return Allocation(
-        axes={a: float(np.exp(x)) for a, x in zip(form.axes, best.x, strict=True)},
-        cost=float(np.exp(log_cost(best.x))),
-        predicted=float(np.exp(best.fun)),
-        at_limit=tuple(a for a, n in zip(form.axes, near, strict=True) if n),
-    )
-
-
-def _box(
-    form: Law, law: Any, limits: Mapping[str, tuple[float, float]] | None
-) -> dict[str, tuple[float, float]]:
-    """Return log bounds of each axis: the limits given, or ten powers of ten around the data."""
-    given = {a: (float(np.log(lo)), float(np.log(hi))) for a, (lo, hi) in (limits or {}).items()}
-    box = {}
-    for axis in form.axes:
-        if axis in given:
-            box[axis] = given[axis]
-        elif isinstance(law, LawRegressor):
-            x = law.data_.logx[axis]
-            box[axis] = (float(x.min()) - 12.0, float(x.max()) + 24.0)
-        else:
-            box[axis] = (0.0, 45.0)
-    return box
 
 
 def design_next(

@@ -93,13 +93,16 @@ def clean_runs(
     """Keep finished, sighted, pretraining rows with a usable error; say what was dropped.
 
     Raises:
-        ValueError: no such column, or a run id given twice.
+        ValueError: no such column, a run id given twice, or several metrics mixed.
     """
     if y not in runs.columns:
         raise ValueError(f"no column {y!r} in the table: it has {list(runs.columns)}")
     if groups in runs.columns and runs[groups].duplicated().any():
         twice = sorted(runs.loc[runs[groups].duplicated(), groups].astype(str).unique())
         raise ValueError(f"{groups} {twice[:3]} given more than once: keep one row a run")
+    if "metric" in runs.columns and runs["metric"].nunique(dropna=False) > 1:
+        mixed = sorted(runs["metric"].astype(str).unique())
+        raise ValueError(f"{len(mixed)} metrics in one table ({mixed[:4]}): keep the rows of one")
     notes = []
     keep = pd.Series(True, index=runs.index)
     value = pd.to_numeric(runs[y], errors="coerce")
