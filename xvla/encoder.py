@@ -22,6 +22,7 @@ from transformers.models.florence2.modeling_florence2 import (
     Florence2VisionBackbone,
 )
 
+from xvla.activations import EARLY_STAGES
 from xvla.attention import AttentionKind, transformers_name
 from xvla.config import ModelConfig
 from xvla.linear import use_fast_linear
@@ -53,10 +54,11 @@ class FlorenceEncoder(nn.Module):
         """Return the tokens [N, Nv, E] of images [N, 3, H, W]: one pooled token, then the map."""
         dtype = self.multi_modal_projector.image_projection.weight.dtype
         x = images.to(dtype, memory_format=torch.channels_last).permute(0, 2, 3, 1)
-        for conv, blocks in zip(self.vision_tower.convs, self.vision_tower.blocks, strict=True):
-            x = embed_patches(conv, x)
+        for stage, blocks in enumerate(self.vision_tower.blocks):
+            x = embed_patches(self.vision_tower.convs[stage], x)
+            again = stage < EARLY_STAGES and x.device.type == "cpu"
             for block in cast(nn.ModuleList, blocks):
-                x = self._run(partial(run_block, block, kind=self.attention), x)
+                x = self._run(partial(run_block, block, kind=self.attention), x, again=again)
         return self.multi_modal_projector(x.permute(0, 3, 1, 2))
 
     def encode_views(self, images: Tensor, view_mask: Tensor) -> Tensor:
@@ -99,8 +101,11 @@ class FlorenceEncoder(nn.Module):
     def _bart(self) -> BartEncoder:
         return cast(BartEncoder, self.language_model["encoder"])
 
-    def _run(self, layer: Callable[..., Tensor], *args: Tensor | None) -> Tensor:
-        if self.activation_checkpointing and self.training:
+    def _run(
+        self, layer: Callable[..., Tensor], *args: Tensor | None, again: bool = False
+    ) -> Tensor:
+        """Run a layer, and once more in the backward pass where its activations are not kept."""
+        if (again or self.activation_checkpointing) and self.training:
             return checkpoint(layer, *args, use_reentrant=False)
         return layer(*args)
 

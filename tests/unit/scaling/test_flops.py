@@ -26,7 +26,8 @@ def batch_of(size: int, *, views: int, image_size: int, text_len: int, device="c
 @pytest.mark.parametrize("size", ["tiny", "tiny-h128"])
 def test_step_flops_match_the_counter(size: str) -> None:
     shape = {"views": 3, "image_size": 96, "text_len": 16}
-    model = XVLA(SIZES[size], attention="eager")
+    # In evaluation mode no layer runs twice; the small sizes have no dropout.
+    model = XVLA(SIZES[size], attention="eager").eval()
     # The counter does not know the CPU's fused attention kernel; the math one it can see into.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         losses = model(batch_of(2, **shape))
