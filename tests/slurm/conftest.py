@@ -23,8 +23,9 @@ def session_slurm() -> Iterator[Slurm]:
 
 
 @pytest.fixture
-def slurm(session_slurm: Slurm) -> Iterator[Slurm]:
-    """Return the cluster, empty before and after the test."""
+def slurm(session_slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
+    """Return the cluster, empty before and after the test, its queue read afresh."""
+    monkeypatch.setattr("jobs.slurm_queue.CACHE_S", 1.0)
     session_slurm.quiet()
     yield session_slurm
     session_slurm.quiet()
@@ -69,7 +70,7 @@ def same_as_undisturbed(undisturbed) -> Callable[[RunSpec, Path], None]:
 def finish(tmp_path) -> Callable[..., None]:
     """Return a function that waits for runs and fails with their logs unless all are done."""
 
-    def wait(*specs: RunSpec, timeout_s: float = 300.0) -> None:
+    def wait(*specs: RunSpec, timeout_s: float = 600.0) -> None:
         folders = [tmp_path / spec.run_id for spec in specs]
 
         def through() -> bool:

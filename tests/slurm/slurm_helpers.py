@@ -21,7 +21,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "jobs" / "slurm_dev_cluster.sh"
 OWN = ("time", "compute/gpu_hours")
 
 
-def wait_until(condition: Callable[[], Any], *, timeout_s: float = 180.0, every_s: float = 0.25):
+def wait_until(condition: Callable[[], Any], *, timeout_s: float = 300.0, every_s: float = 0.25):
     """Return the first true value of a condition; fail when it does not come."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
@@ -114,6 +114,12 @@ def step_of(run_dir: Path) -> int:
         return int(json.loads((run_dir / "heartbeat.json").read_text())["step"])
     except (OSError, ValueError):
         return 0
+
+
+def log_of(run_dir: Path) -> str:
+    """Return the run's train.log, "" before it."""
+    log = run_dir / "train.log"
+    return log.read_text() if log.exists() else ""
 
 
 def result(run_dir: Path) -> dict[str, float]:

@@ -1,12 +1,13 @@
 """Two nodes with network namespaces of their own: a rendezvous on the wrong address would fail."""
 
+import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from slurm_helpers import Slurm, attempts, open_slurm, small_run
+from slurm_helpers import Slurm, attempts, open_slurm, small_run, wait_until
 
 from jobs.slurm import submit
 from scaling.spec import ResourceConfig
@@ -29,18 +30,19 @@ sleep 3; exec 3<>/dev/tcp/$0/15999
 """
 
 
-def meet(slurm: Slurm, address: str) -> bool:
+def meet(slurm: Slurm, folder: Path, address: str) -> bool:
     """Return whether rank 1 on the second node finds rank 0 at an address."""
-    try:
-        slurm.call("srun", "-N2", "--ntasks-per-node=1", "bash", "-c", MEET, address)
-    except subprocess.CalledProcessError:
-        return False
-    return True
+    output = folder / f"meet-{address}.txt"
+    step = f"srun bash -c {shlex.quote(MEET)} {address} && echo met || echo missed"
+    words = ["-N2", "--ntasks-per-node=1", f"--output={output}", f"--wrap={step}"]
+    slurm.call("sbatch", *words)
+    wait_until(lambda: output.exists() and output.read_text().endswith(("met\n", "missed\n")))
+    return output.read_text().endswith("met\n")
 
 
 def test_ranks_on_two_networks_meet(apart, tmp_path, dev, finish):
-    assert meet(apart, "node1")
-    assert not meet(apart, "127.0.0.1")  # the other bed would let this pass
+    assert meet(apart, tmp_path, "node1")
+    assert not meet(apart, tmp_path, "127.0.0.1")  # the other bed would let this pass
     spec = replace(small_run(num_steps=20), resources=ResourceConfig(nodes=2))
     submit([spec], tmp_path, dev)
     finish(spec)
