@@ -218,8 +218,8 @@ def check_equal(dataset: Dataset, caches: dict[str, FrameCache]) -> None:
 
 def bench_index(folder: Path, args: argparse.Namespace) -> dict:
     """Open made-up sets of several lengths, each in a process of its own."""
-    print(f"  {'episodes':>9}{'open s':>8}{'first s':>9}{'MB':>7}{'MB anon':>9}{'us/pose':>9}"
-          f"{'ms/sample':>11}")  # fmt: skip
+    heads = ("episodes", "open s", "CPU s", "first s", "MB", "MB anon", "us/pose", "ms/sample")
+    print("".join(f"{head:>10}" for head in heads))
     found = {}
     for size in SIZES:
         root = folder / f"long{size}"
@@ -227,8 +227,7 @@ def bench_index(folder: Path, args: argparse.Namespace) -> dict:
         command = [sys.executable, __file__, "--child", str(root)]
         runs = [json.loads(subprocess.check_output(command)) for _ in range(min(3, args.repeats))]
         found[size] = one = {k: statistics.median(run[k] for run in runs) for k in runs[0]}
-        print(f"  {size:9}{one['open_s']:8.2f}{one['first_s']:9.2f}{one['mb']:7.0f}"
-              f"{one['mb_anon']:9.0f}{one['pose_us']:9.0f}{one['sample_ms']:11.2f}")  # fmt: skip
+        print(f"{size:10}" + "".join(f"{value:10.2f}" for value in one.values()))
     began = time.process_time()
     SampleOrder({DOMAIN: 1.0}, {DOMAIN: 90_000_000}, 0).samples(12_345_678, 1024)
     order_s = time.process_time() - began
@@ -243,9 +242,9 @@ def open_long_set(root: Path) -> dict[str, float]:
     config = long_config(root)
     options = LoaderOptions(cache=str(root / "cache"))
     before = memory_mb()
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     loader = make_loader(config, split="train", seed=0, options=options)
-    opened = time.perf_counter()
+    opened, opened_cpu = time.perf_counter(), time.process_time()
     next(loader)
     first = time.perf_counter()
     sample_s = per_sample(loader, 100)
@@ -257,11 +256,12 @@ def open_long_set(root: Path) -> dict[str, float]:
     after = memory_mb()
     return {
         "open_s": opened - began,
+        "open_cpu_s": opened_cpu - began_cpu,
         "first_s": first - began,
         "mb": after["VmRSS"] - before["VmRSS"],
         "mb_anon": after["RssAnon"] - before["RssAnon"],
-        "sample_ms": 1e3 * sample_s,
         "pose_us": 1e6 * pose_s,
+        "sample_ms": 1e3 * sample_s,
     }
 
 

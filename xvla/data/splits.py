@@ -1,15 +1,25 @@
 """Which episodes are trained on: a seeded, nested prefix of the training split of a domain."""
 
+from collections.abc import Hashable, Sequence
+from functools import lru_cache
+from typing import cast
+
 import numpy as np
+from numpy.typing import NDArray
 
 from xvla.config import DomainEntry
 from xvla.data.keyed import keyed_generator
-from xvla.data.readers.base import Dataset, episode_splits
+from xvla.data.readers.base import Dataset, episode_splits, episode_tasks
+
+HELD_OUT_PER_TASK = 3
 
 
 def split_episodes(dataset: Dataset, split: str) -> list[int]:
-    """Return the episode numbers of a split; ValueError when the dataset has none in it."""
-    splits = episode_splits(dataset)
+    """Return the episode numbers of a split; ValueError when the dataset has none in it.
+
+    A set that names neither "val" nor "test" (most published ones) is split here, by task.
+    """
+    splits = _splits(cast(Hashable, dataset))
     chosen = np.flatnonzero(splits == split).tolist()
     if not chosen:
         known = sorted(set(splits.tolist()) - {""})
@@ -18,6 +28,34 @@ def split_episodes(dataset: Dataset, split: str) -> list[int]:
             f"{', '.join(known) or 'no splits'}; name them in meta/info.json under splits"
         )
     return chosen
+
+
+@lru_cache(maxsize=64)
+def _splits(dataset: Dataset) -> NDArray[np.str_]:
+    splits = episode_splits(dataset)
+    if np.isin(splits, ("val", "test")).any():
+        return splits
+    return held_out_by_task(episode_tasks(dataset))
+
+
+def held_out_by_task(tasks: Sequence[str]) -> NDArray[np.str_]:
+    """Return the split of each episode, given their instructions.
+
+    Of every task `HELD_OUT_PER_TASK` episodes are "val" and as many "test" (the paper: 189 tasks
+    times 3); a task of few episodes keeps at least one for training. Which ones depends on the
+    instruction and the number of its episodes only.
+    """
+    members: dict[str, list[int]] = {}
+    for number, task in enumerate(tasks):
+        members.setdefault(task, []).append(number)
+    splits = np.full(len(tasks), "train", dtype="<U5")
+    for task, episodes in members.items():
+        count = min(HELD_OUT_PER_TASK, (len(episodes) - 1) // 2)
+        order = keyed_generator("held out", task).permutation(len(episodes))
+        chosen = np.asarray(episodes)[order]
+        splits[chosen[:count]] = "val"
+        splits[chosen[count : 2 * count]] = "test"
+    return splits
 
 
 def training_episodes(dataset: Dataset, entry: DomainEntry, *, subset_seed: int) -> list[int]:

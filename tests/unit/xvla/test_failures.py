@@ -16,12 +16,13 @@ from xvla.data.options import LoaderOptions
 from xvla.data.readers.lerobot_v3 import LeRobotV3
 
 BROKEN = 2
+SPLITS = {"train": "0:10", "val": "10:11"}
 
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig:
     """A set whose episode 2 lies beyond what its videos hold, found out only when it is read."""
-    write_set(tmp_path / "sim_panda", SetSpec(lengths=[20] * 10, splits={"train": "0:10"}))
+    write_set(tmp_path / "sim_panda", SetSpec(lengths=[20] * 11, splits=SPLITS))
     real = LeRobotV3.frames
 
     def frames(self, index, view, indices):

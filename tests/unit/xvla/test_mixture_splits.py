@@ -3,6 +3,7 @@
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from make_lerobot import SetSpec, write_set
 
@@ -10,7 +11,7 @@ from xvla.config import DataConfig, DomainEntry
 from xvla.data import open_dataset
 from xvla.data.catalogue import domain_id, open_sources
 from xvla.data.readers.base import Dataset
-from xvla.data.splits import split_episodes, training_episodes
+from xvla.data.splits import held_out_by_task, split_episodes, training_episodes
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,31 @@ def test_asking_for_too_many(dataset: Dataset) -> None:
 def test_split_that_is_not_there(root: Path) -> None:
     with pytest.raises(ValueError, match="no episodes in split 'val'; it has train"):
         split_episodes(open_dataset(root / "no_val"), "val")
+
+
+def test_sets_without_splits_are_split_by_task() -> None:
+    tasks = ["lift"] * 40 + ["stack"] * 5 + ["pour"] * 2 + ["once"]
+    splits = held_out_by_task(tasks)
+    found = {
+        task: [
+            int(np.sum(splits[[t == task for t in tasks]] == s)) for s in ("train", "val", "test")
+        ]
+        for task in dict.fromkeys(tasks)
+    }
+    assert found == {"lift": [34, 3, 3], "stack": [1, 2, 2], "pour": [2, 0, 0], "once": [1, 0, 0]}
+    # Other tasks beside it change nothing within a task.
+    np.testing.assert_array_equal(held_out_by_task(["lift"] * 40), splits[:40])
+
+
+def test_a_published_set_is_held_out(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "sim_panda", SetSpec(lengths=[12] * 30, splits={"train": "0:30"}))
+    dataset = open_dataset(root)
+    parts = [set(split_episodes(dataset, split)) for split in ("train", "val", "test")]
+    assert [len(part) for part in parts] == [18, 6, 6]
+    assert set.union(*parts) == set(range(30))
+    # Two tasks take turns: three episodes of each.
+    assert sum(episode % 2 for episode in parts[1]) == 3
+    assert set(_taken(dataset, 18)) == parts[0]
 
 
 def _open(root: Path, *names: str) -> list:

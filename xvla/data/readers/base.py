@@ -107,6 +107,12 @@ def episode_splits(dataset: Dataset) -> NDArray[np.str_]:
     return np.asarray(splits, dtype=np.str_)
 
 
+def episode_tasks(dataset: Dataset) -> list[str]:
+    """Return the instruction of each episode, from the table where the reader has one."""
+    tasks = getattr(dataset.episodes, "tasks", None)
+    return [episode.task for episode in dataset.episodes] if tasks is None else tasks
+
+
 def checked_at_open(dataset: Dataset) -> bool:
     """Return whether a set is small enough to check its whole content when it is opened.
 

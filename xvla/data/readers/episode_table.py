@@ -26,6 +26,11 @@ class EpisodeTable(Sequence[EpisodeInfo]):
         """Return the split of each episode."""
         return self._split_names[self._split_codes]
 
+    @property
+    def tasks(self) -> list[str]:
+        """Return the instruction of each episode."""
+        return [self._texts[code] for code in self._task_codes.tolist()]
+
     def without_task(self) -> NDArray[np.int64]:
         """Return the episodes that have no instruction."""
         empty = np.array([not text for text in self._texts] or [False])
