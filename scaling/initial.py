@@ -26,7 +26,18 @@ def check_initial(spec: RunSpec) -> None:
 
 
 def build_model(spec: RunSpec) -> "XVLA":
-    """Return the model with its starting weights; call `check_initial` first."""
+    """Return the model with its starting weights, run as `spec.engine` says.
+
+    Call `check_initial` first.
+    """
+    model = _with_weights(spec)
+    model.set_activation_checkpointing(spec.engine.activation_checkpointing)
+    if spec.engine.compile:
+        model.compile_blocks()
+    return model
+
+
+def _with_weights(spec: RunSpec) -> "XVLA":
     from xvla.model import XVLA
     from xvla.pretrained import load_encoder, load_florence, load_pretrained
 

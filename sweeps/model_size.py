@@ -16,10 +16,10 @@ def _cpu() -> Iterator[RunSpec]:
 
 
 def _a100() -> Iterator[RunSpec]:
-    for size in ("50m", "0.26b", "0.45b", "0.9b"):
+    for size in ("0.19b", "0.26b", "0.45b", "0.9b"):
         yield with_axes(paper_run(size), size=size)
     for seed in SEEDS[1:]:
-        yield with_axes(paper_run("50m", seed=seed), size="50m")
+        yield with_axes(paper_run("0.19b", seed=seed), size="0.19b")
 
 
 STUDY = Study(

@@ -98,6 +98,10 @@ class FlorenceEncoder(nn.Module):
         tokens = self.encode_views(images, view_mask)
         return self.encode_text(tokens[:, 0], input_ids), tokens[:, 1:].flatten(1, 2)
 
+    def text_layers(self) -> nn.ModuleList:
+        """Return BART's layers."""
+        return self._bart().layers
+
     def _bart(self) -> BartEncoder:
         return cast(BartEncoder, self.language_model["encoder"])
 

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 # Below this many multiply-adds the Python side of the layer costs more than the product saves.
-SMALLEST_PRODUCT = 1 << 23
+SMALLEST_PRODUCT = 1 << 21
 
 
 class Linear(nn.Linear):

@@ -135,6 +135,14 @@ class XVLA(nn.Module):
         self.vlm.activation_checkpointing = enabled
         self.transformer.activation_checkpointing = enabled
 
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Compile the policy's blocks and the text encoder's layers with torch.compile.
+
+        Needs a C++ compiler on a CPU. Parameters and their names stay as they are.
+        """
+        for block in (*self.transformer.blocks, *self.vlm.text_layers()):
+            block.compile(backend=backend)
+
 
 def check_policy(config: ModelConfig) -> None:
     """Raise ValueError for a policy that cannot be built, naming the field."""

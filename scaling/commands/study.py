@@ -11,12 +11,20 @@ from scaling.commands.common import as_json, expand, publish, runs_folder, show,
 
 
 def plan(arguments: Namespace) -> int:
-    """Print a row a run and the totals."""
+    """Print a row a run and the totals; with --on, wall hours under a cluster's GPU ceiling."""
+    from jobs.cluster import load_cluster
     from jobs.resources import plan as make_plan
     from jobs.resources import render_plan
     from scaling.describe import describe
 
-    document = make_plan(expand(arguments), runs_folder(arguments), describe)
+    cluster = load_cluster(_option(arguments, "on") or "local")
+    document = make_plan(
+        expand(arguments),
+        runs_folder(arguments),
+        describe,
+        max_gpus=cluster.max_gpus or None,
+        peak_tflops=cluster.peak_tflops,
+    )
     show(arguments, document, render_plan)
     return 0
 
@@ -59,12 +67,17 @@ def _submit_to_slurm(arguments: Namespace, specs: list[Any], cluster: Any) -> in
     folder = runs_folder(arguments)
     shared = [*arguments.overrides, f"--runs={folder}"]
     then = chain_commands(_option(arguments, "then") or "", arguments.study, shared)
+
+    def price(todo: list[Any]) -> float | None:
+        document = make_plan(todo, folder, describe, peak_tflops=cluster.peak_tflops)
+        return document["totals"]["gpu_hours"]
+
     summary = hand_over(
         specs,
         folder,
         cluster,
         parallel=arguments.parallel,
-        price=lambda todo: make_plan(todo, folder, describe)["totals"]["gpu_hours"],
+        price=price,
         max_gpu_hours=_option(arguments, "max_gpu_hours"),
         then=then,
         dry_run=bool(_option(arguments, "dry_run")),

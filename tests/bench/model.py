@@ -95,11 +95,12 @@ def prepare(name: str, size: str):
     fill(model)
     if name == "ours+checkpointing":
         model.set_activation_checkpointing(True)
+    pixels, words = (96, 16) if size.startswith("tiny") else (224, 50)
     generator = torch.Generator().manual_seed(0)
     shape = (1, config.num_anchors, 20)
     batch = Batch(
-        input_ids=torch.randint(4, config.text.vocab_size, (1, 50), generator=generator),
-        images=torch.randn(1, 3, 3, 224, 224, generator=generator),
+        input_ids=torch.randint(4, config.text.vocab_size, (1, words), generator=generator),
+        images=torch.randn(1, 3, 3, pixels, pixels, generator=generator),
         view_mask=torch.ones(1, 3, dtype=torch.bool),
         domain_id=torch.tensor([3]),
         proprio=torch.randn(1, 20, generator=generator),

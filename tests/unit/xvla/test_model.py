@@ -100,6 +100,22 @@ def test_activation_checkpointing_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain, gradients(), strict=True))
 
 
+def test_compiled_blocks_change_nothing() -> None:
+    torch.manual_seed(0)
+    model, batch = XVLA(NO_DROPOUT).train(), make_batch(TINY)
+    time, noise = torch.rand(3), torch.randn(batch.action.shape)
+    names = list(model.state_dict())
+    plain = model(batch, time=time, noise=noise)
+    model.compile_blocks(backend="aot_eager")
+    compiled = model(batch, time=time, noise=noise)
+    assert {k: v.item() for k, v in compiled.items()} == pytest.approx(
+        {k: v.item() for k, v in plain.items()}, rel=1e-5
+    )
+    sum(compiled.values()).backward()
+    assert list(model.state_dict()) == names
+    assert model.transformer.blocks[0]._compiled_call_impl is not None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
