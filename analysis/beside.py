@@ -55,6 +55,8 @@ def error_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
         by_error = sorted(ranking, key=lambda row: row[y])
         for words, row in (("best", by_error[0]), ("worst", by_error[-1])):
             seeds = f"{row['num_seeds']} seeds"
+            if "prediction_window_s" in row:
+                seeds += f", window {row['prediction_window_s']:g} s"
             rows.append({"what": f"this study, {words} setting ({seeds})", y: row[y]})
     for name, value in document.get("references", {}).items():
         rows.append({"what": f"this study, {name.replace('_', ' ')}", y: value})

@@ -199,7 +199,7 @@ def _outcomes(document: Mapping[str, Any], folder: Path) -> Iterator[Drawn]:
             paths=plots.save(figure, folder, name),
             hover={"marks": {"runs-setting": result["marks"]}},
         )
-    if document.get("success"):
+    if (document.get("success") or {}).get("points"):
         figure = _new(4.6, 3.4)
         plots.error_against_success(figure.subplots(), document["success"], y=document["y"])
         yield Drawn(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.special import ndtri
 
+from analysis.binomial import exact_interval
+from analysis.correlation import correlation_study
 from analysis.options import FitOptions
 from analysis.table import axis_slice, published
 
@@ -69,7 +68,7 @@ def _has_success(rows: pd.DataFrame) -> bool:
 
 
 def _rate_points(rows: pd.DataFrame, column: str, how: FitOptions) -> list[dict[str, float]]:
-    rate, low, high = wilson(rows[SUCCESSES], rows[TRIALS], level=how.level)
+    rate, low, high = _rates(rows, how.level)
     return [
         {"x": float(x), "y": 100 * r, "lower": 100 * lo, "upper": 100 * hi}
         for x, r, lo, hi in zip(rows[column], rate, low, high, strict=True)
@@ -84,13 +83,23 @@ def _marks(rows: pd.DataFrame, how: FitOptions, texts: list[str]) -> list[dict[s
 
 
 def success_data(clean: pd.DataFrame, how: FitOptions) -> dict[str, Any] | None:
-    """Return error, success rate with interval and rank correlation; None under four runs."""
+    """Return error, success rate with interval and rank correlation, or why there is none.
+
+    None where the table has no successes.
+    """
     if SUCCESSES not in clean.columns or TRIALS not in clean.columns:
         return None
     rows = clean.dropna(subset=[SUCCESSES, TRIALS])
-    if len(rows) < 4:
+    if rows.empty:
         return None
-    rate, low, high = wilson(rows[SUCCESSES], rows[TRIALS], level=how.level)
+    try:
+        found = correlation_study(
+            rows, x=how.y, successes=SUCCESSES, trials=TRIALS, groups=how.groups,
+            alternative="less", level=how.level, seed=how.seed,
+        )  # fmt: skip
+    except ValueError as problem:
+        return {"refused": str(problem)}
+    rate, low, high = _rates(rows, how.level)
     points = [
         {"error": float(e), "successes": int(s), "trials": int(t), "rate": r, "lower": lo,
          "upper": hi}
@@ -106,7 +115,7 @@ def success_data(clean: pd.DataFrame, how: FitOptions) -> dict[str, Any] | None:
     ]
     return {
         "points": points,
-        "correlation": rank_correlation(rows[how.y], rate, level=how.level),
+        "correlation": found.to_dict(),
         "published": [
             {"error": float(e), "rate": s / 100}
             for e, s in zip(
@@ -120,32 +129,8 @@ def success_data(clean: pd.DataFrame, how: FitOptions) -> dict[str, Any] | None:
     }
 
 
-def wilson(
-    successes: Any, trials: Any, *, level: float = 0.95
-) -> tuple[list[float], list[float], list[float]]:
-    """Return rates and Wilson's score intervals of k successes in n trials.
-
-    Raises:
-        ValueError: no trials, or more successes than trials.
-    """
-    k, n = np.asarray(successes, dtype=float), np.asarray(trials, dtype=float)
-    if (n <= 0).any() or (k < 0).any() or (k > n).any():
-        raise ValueError("successes must lie between 0 and trials, and trials above 0")
-    z = float(ndtri(0.5 + level / 2))
-    rate = k / n
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return rate.tolist(), np.maximum(centre - half, 0).tolist(), (centre + half).tolist()
-
-
-def rank_correlation(a: Any, b: Any, *, level: float = 0.95) -> Mapping[str, Any]:
-    """Return Spearman's rho with the interval of Bonett and Wright (2000); open below 4 runs."""
-    ranks = [pd.Series(np.asarray(v, dtype=float)).rank() for v in (a, b)]
-    rho = float(ranks[0].corr(ranks[1]))
-    n = len(ranks[0])
-    interval: list[float | None] = [None, None]
-    if n > 3 and np.isfinite(rho):
-        half = float(ndtri(0.5 + level / 2)) * np.sqrt((1 + rho * rho / 2) / (n - 3))
-        z = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
-        interval = [float(np.tanh(z - half)), float(np.tanh(z + half))]
-    return {"rho": rho, "interval": interval, "level": level, "num_runs": n}
+def _rates(rows: pd.DataFrame, level: float) -> tuple[list[float], list[float], list[float]]:
+    """Return success rates with Clopper and Pearson's intervals, all in shares."""
+    low, high = exact_interval(rows[SUCCESSES].to_numpy(), rows[TRIALS].to_numpy(), level)
+    rate = rows[SUCCESSES].to_numpy(dtype=float) / rows[TRIALS].to_numpy(dtype=float)
+    return rate.tolist(), low.tolist(), high.tolist()

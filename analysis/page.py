@@ -66,7 +66,8 @@ def table(rows: Sequence[Mapping[str, Any]], *, sortable: bool = False) -> str:
         return "<p>(none)</p>"
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = {c for c in columns if any(isinstance(r.get(c), str) for r in rows)}
-    head = "".join(f"<th{_kind(c in text)}>{escape(c)}</th>" for c in columns)
+    names = {c: escape(c).replace("_", "_<wbr>") for c in columns}  # a long name may be broken
+    head = "".join(f"<th{_kind(c in text)}>{names[c]}</th>" for c in columns)
     body = "".join(
         f"<tr{_run(row)}>" + "".join(_cell(row.get(c), c in text) for c in columns) + "</tr>"
         for row in rows

@@ -28,6 +28,7 @@ from analysis.verdict import (
     not_beating,
     ranking_text,
     render_fit,
+    success_text,
     summary_rows,
 )
 
@@ -237,7 +238,8 @@ def _verdict(document: Mapping[str, Any], simulated: bool) -> list[str]:
         parts.append(page.card(kind, headline(result), details(result, document)))
     if not document["axes"]:
         parts.append(page.card("refused", "No axis varies with all else equal: no law.", []))
-    general = [joint_text(document), noise_text(document), _trivial_text(document)]
+    general = [joint_text(document), noise_text(document), success_text(document)]
+    general.append(_trivial_text(document))
     general += [n["message"] for n in document["notes"]]
     parts.append(page.card("", "The study as a whole", [t for t in general if t]))
     return parts

@@ -142,8 +142,11 @@ def ranking_text(document: Mapping[str, Any]) -> str:
             "Not ranked: no setting was run with two seeds, so that no difference can be measured "
             "against noise. Run a second seed of one setting or more."
         )
+    within = any("prediction_window_s" in row for row in document["ranking"])
+    rivals = "the best of the same prediction window (others have other targets)"
     return (
-        f"Geometric means over seeds; delta_over_sigma is the difference from the best in its "
+        f"Geometric means over seeds; delta_over_sigma is the difference from "
+        f"{rivals if within else 'the best'} in its "
         f"standard error (sigma {number(found['sigma'])} in log from seeds, divided by the number "
         f"of seeds): below 2, two settings are not told apart."
     )
@@ -219,6 +222,22 @@ def noise_text(document: Mapping[str, Any]) -> str:
     return (
         f"Seeds alone change the error by {100 * found['sigma']:.2g}% (standard deviation in log, "
         f"{span(found['interval'], 2)}, {found['degrees_of_freedom']} degrees of freedom)."
+    )
+
+
+def success_text(document: Mapping[str, Any]) -> str:
+    """Say whether a smaller error goes with more closed-loop success (paper, Table 1)."""
+    found = document.get("success")
+    if not found:
+        return ""
+    if "refused" in found:
+        return f"Error against closed-loop success: {found['refused']}."
+    told = found["correlation"]
+    return (
+        f"Error against closed-loop success over {told['num_runs']} runs: Spearman's "
+        f"{number(told['spearman'], 2)} {span(told['spearman_interval'], 2)}, Kendall's "
+        f"{number(told['kendall'], 2)} {span(told['kendall_interval'], 2)}, p = "
+        f"{number(told['p_value'], 2)} of no fall."
     )
 
 

@@ -84,7 +84,7 @@ def error_against_success(ax: Axes, result: Mapping[str, Any], *, y: str = "val_
     Args:
         ax: where to draw.
         result: `points`: `error`, `successes`, `trials`, `rate`, `lower`, `upper` (shares);
-            `correlation`: `rho`, `interval`, `level`; optionally `published` (list of `error`,
+            `correlation`: `Correlation.to_dict()`; optionally `published` (list of `error`,
             `rate`) and `published_label`.
         y: the error's column, for the label.
     """
@@ -100,9 +100,9 @@ def error_against_success(ax: Axes, result: Mapping[str, Any], *, y: str = "val_
         ax.plot([r["error"] for r in rows], [100 * r["rate"] for r in rows], color=MUTED, lw=1.0,
                 marker="x", ls=DASHES[1], zorder=1, label=result["published_label"])  # fmt: skip
     found = result["correlation"]
-    span = ", ".join("open" if v is None else f"{v:.2f}" for v in found["interval"])
-    text = f"Spearman \u03c1 = {found['rho']:.2f} [{span}]"
-    text += f" ({found['level']:.0%}, {len(points)} runs)"
+    span = ", ".join("open" if v is None else f"{v:.2f}" for v in found["spearman_interval"])
+    text = f"Spearman \u03c1 = {found['spearman']:.2f} [{span}]"
+    text += f" ({found['level']:.0%}), Kendall \u03c4 = {found['kendall']:.2f}, {len(points)} runs"
     ax.set_title(text, fontsize=8, color=INK, loc="left")
     ax.set_ylim(-3, 103)
     round_ticks(ax, "x")

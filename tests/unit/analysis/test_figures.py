@@ -10,8 +10,9 @@ from analysis import plots
 from analysis.axis_study import fit_axis
 from analysis.budgets import fit_budgets
 from analysis.options import FitOptions
-from analysis.outcomes import rank_correlation, setting_data, success_data, wilson
+from analysis.outcomes import setting_data, success_data
 from analysis.prompts import map_prompts
+from analysis.ranking import rank_settings
 
 HOW = FitOptions(num_draws=60)
 
@@ -138,24 +139,28 @@ def test_errors_of_windows_are_drawn_with_a_warning():
     assert "cannot be ranked" in found["prediction_window_s"]["caption"]
 
 
+def test_errors_are_never_ranked_across_windows():
+    rows = rank_settings(settings_study(), sigma=0.02)
+    best = {r["prediction_window_s"]: r["delta_over_sigma"] for r in reversed(rows)}
+    assert best == {1.0: 0.0, 2.0: 0.0, 4.0: 0.0, 8.0: 0.0}
+    four = [r for r in rows if r["prediction_window_s"] == 4.0]
+    assert [r["soft_prompt_length"] for r in four] == [32, 16, 4]
+    assert four[1]["delta_over_sigma"] > 0
+
+
 def test_success_falls_as_the_error_rises():
     found = success_data(settings_study(), HOW)
-    assert found["correlation"]["rho"] < -0.9
-    assert found["correlation"]["interval"][1] < 0
+    assert found["correlation"]["spearman"] < -0.9
+    assert found["correlation"]["spearman_interval"][1] < 0
     with plots.style():
         ax = plots.error_against_success(Figure().subplots(), found)
     assert "12 runs" in ax.get_title(loc="left")
 
 
-def test_wilson_and_rank_correlation_match_known_values():
-    rate, low, high = wilson([8, 0], [10, 20])
-    assert rate == [0.8, 0.0]
-    # Brown, Cai and DasGupta (2001): 95 % for 8 of 10
-    assert (low[0], high[0]) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert low[1] == 0.0
-    assert rank_correlation([1, 2, 3, 4, 5], [2, 1, 4, 3, 5])["rho"] == pytest.approx(0.8)
-    with pytest.raises(ValueError, match="between 0 and trials"):
-        wilson([3], [2])
+def test_success_that_cannot_be_correlated_says_why():
+    few = settings_study().head(3)
+    assert "needs 4" in success_data(few, HOW)["refused"]
+    assert success_data(few.drop(columns="trials"), HOW) is None
 
 
 def test_prompts_of_separate_domains_have_a_high_silhouette():
