@@ -97,6 +97,7 @@ class WindowOrder(NamedTuple):
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept here must serve training too
 def _window_order(size: torch.Size, window: int, device: torch.device) -> WindowOrder:
     """Sort the tokens of [N, H, W] maps: whole windows, then the strips at right and bottom."""
     index = torch.arange(size.numel(), device=device).view(size)

@@ -131,3 +131,15 @@ def test_acting_and_training_agree_when_gradients_are_off() -> None:
     with torch.no_grad():
         plain = normed_linear(norm, layer, x)
     torch.testing.assert_close(plain, normed_linear(norm, layer, x).detach())
+
+
+def test_acting_first_does_not_spoil_training() -> None:
+    config = Florence2VisionConfig(
+        embed_dim=[8], depths=[1], num_heads=[2], num_groups=[2], patch_size=[7],
+        patch_stride=[4], patch_padding=[3], patch_prenorm=[False], window_size=4,
+    )  # fmt: skip
+    block, x = Florence2VisionBlock(config, 0, 0.0, 0.0), leaf(1, 9, 9, 8)
+    with torch.inference_mode():
+        run_block(block, x, "sdpa")
+    run_block(block, x, "sdpa").sum().backward()
+    assert x.grad is not None
