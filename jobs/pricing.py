@@ -24,9 +24,14 @@ class Rate:
     fast: float
 
 
-def assumed_rate(precision: str) -> Rate:
-    """Return the rate at 15 to 50 % model FLOPs utilisation, likely at their geometric mean."""
+def assumed_rate(precision: str, *, peak_tflops: float = 0.0) -> Rate:
+    """Return the rate at 15 to 50 % model FLOPs utilisation, likely at their geometric mean.
+
+    `peak_tflops`: dense bf16 peak of a cluster's GPU (0: an A100's); fp32 is always an A100's.
+    """
     peak = PEAK_FLOPS[precision]
+    if peak_tflops and precision == "bf16":
+        peak = peak_tflops * 1e12
     likely = (MFU_LOW * MFU_HIGH) ** 0.5
     return Rate(likely=peak * likely, slow=peak * MFU_LOW, fast=peak * MFU_HIGH)
 

@@ -31,13 +31,15 @@ def plan(
     describe: Describe,
     *,
     max_gpus: int | None = None,
+    peak_tflops: float = 0.0,
 ) -> dict[str, Any]:
     """Return the `plan --json` document (contract); nothing is written.
 
     `describe(spec)` gives num_params_total, num_params_trainable, num_params_policy and
-    compute_flops. GPU-hours assume 15 to 50 % MFU of an A100 until a run of the plan is done on
-    GPUs: its own then count as measured, and its rate prices the others. Wall hours: the longest
-    run, or all GPU-hours over `max_gpus` where that is more. GPU fields are None on CPU.
+    compute_flops. GPU-hours assume 15 to 50 % MFU of GPUs with `peak_tflops` (0: A100s) until a
+    run of the plan is done on GPUs: its own then count as measured, and its rate prices the
+    others. Wall hours: the longest run, or all GPU-hours over `max_gpus` where that is more. GPU
+    fields are None on CPU.
     """
     specs = list(specs)
     ids = [spec.run_id for spec in specs]
@@ -48,7 +50,8 @@ def plan(
     for spec, run_id in zip(specs, ids, strict=True):
         numbers = describe(spec)
         hours = done[run_id][1] if run_id in done else None
-        row = plan_row(spec, numbers, run_id=run_id, rate=rate, hours=hours)
+        speed = rate or assumed_rate(spec.precision, peak_tflops=peak_tflops)
+        row = plan_row(spec, numbers, run_id=run_id, rate=speed, hours=hours)
         rows.append({**row, "state": states[run_id]})
         disk += disk_bytes(spec, numbers)
     return {

@@ -216,3 +216,14 @@ def test_many_runs_are_planned_quickly(tmp_path, gpu_spec):
     began = time.process_time()
     plan(specs, tmp_path, describe)
     assert time.process_time() - began - ids < 1.0
+
+
+def test_another_gpu_has_another_peak(tmp_path, make_spec):
+    spec = replace(make_spec(), precision="bf16", resources=ResourceConfig(gpus_per_node=1))
+    numbers = {"num_params_total": 1, "num_params_trainable": 1, "num_params_policy": 1}
+    numbers["compute_flops"] = 1e20
+    a100, h100 = (
+        plan([spec], tmp_path, lambda _: numbers, peak_tflops=peak)["totals"]["gpu_hours"]
+        for peak in (0.0, 2 * 312.0)
+    )
+    assert a100 == pytest.approx(2 * h100)
