@@ -20,6 +20,8 @@ from scaling.spec import RunSpec
 if TYPE_CHECKING:
     import pandas as pd
 
+WINDOW = "prediction_window_s"
+
 
 def export(arguments: Namespace) -> int:
     """Write runs.parquet and curves.parquet of a study."""
@@ -233,12 +235,14 @@ def _render_runs(document: dict[str, Any], runs: "pd.DataFrame") -> str:
         "num_seeds", "state",
     )  # fmt: skip
     shown = pd.DataFrame(run_rows(runs, document))
-    shown = shown[[column for column in columns if column in shown]]
-    for column in ("num_params_policy", "num_seeds"):
+    windows = [WINDOW] if any(WINDOW in row for row in document["ranking"]) else []
+    shown = shown[[column for column in (*windows, *columns) if column in shown]]
+    for column in ("num_params_policy", "num_domains", "num_seeds"):
         if column in shown:
             shown[column] = pd.to_numeric(shown[column]).astype("Int64")
     if document["noise_floor"] and document["y"] in shown:
-        shown = shown.sort_values(document["y"])
+        # errors of different windows have different targets: ordered within a window only
+        shown = shown.sort_values([c for c in (WINDOW, document["y"]) if c in shown])
     table = shown.to_string(index=False, float_format="{:.4f}".format, na_rep="-")
     return f"{table}\n{ranking_text(document)}"
 
