@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from scaling.commands import data as data_commands
 from scaling.commands import laws, reuse, study
+from scaling.commands.fitting import add_fit_arguments
 
 EXIT_DONE, EXIT_FAILED, EXIT_USER = 0, 1, 2
 
@@ -99,6 +100,7 @@ def _add_analysis_verbs(verbs, common) -> None:
         verb = _study(verbs, common, name, function, text)
         verb.add_argument("--y", default="val_l1", help="column to explain (default val_l1)")
         verb.add_argument("--n-column", default="num_params_total", help="which N")
+        add_fit_arguments(verb, one_law=name == "fit")
 
 
 def _add_reuse_verbs(verbs, common) -> None:
