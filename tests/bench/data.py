@@ -28,7 +28,7 @@ from xvla.data.frame_cache import FrameCache
 from xvla.data.loader import make_loader
 from xvla.data.mixture import SampleOrder
 from xvla.data.options import LoaderOptions
-from xvla.data.readers.base import Dataset
+from xvla.data.readers.lerobot_v3 import LeRobotV3
 
 GOPS = (2, 10, 60)
 SIZES = (1_000, 10_000, 100_000, 290_000)
@@ -94,7 +94,7 @@ def bench_frames(folder: Path, args: argparse.Namespace) -> dict:
     }
 
 
-def time_readers(dataset: Dataset, cache: Path, args: argparse.Namespace) -> dict[str, float]:
+def time_readers(dataset: LeRobotV3, cache: Path, args: argparse.Namespace) -> dict[str, float]:
     """Return CPU seconds a frame of each way to read random samples."""
     caches = {codec: FrameCache(dataset, *cached(dataset, cache, codec)) for codec in
               ("jpeg", "raw")}  # fmt: skip
@@ -145,24 +145,24 @@ def print_readers(gop: int, ms: dict[str, float]) -> None:
         print(f"  {name:28}{value:9.3f}{rate:11.0f}{base / value:8.1f}{limit / value:10.0%}")
 
 
-def video_kib(dataset: Dataset) -> float:
+def video_kib(dataset: LeRobotV3) -> float:
     files = list(Path(dataset.path, "videos").rglob("*.mp4"))
     frames = sum(e.length for e in dataset.episodes) * len(dataset.views)
     return sum(file.stat().st_size for file in files) / frames / 1024
 
 
-def random_frames(dataset: Dataset, count: int, *, seed: int) -> Frames:
+def random_frames(dataset: LeRobotV3, count: int, *, seed: int) -> Frames:
     rng = np.random.default_rng(seed)
     episodes = rng.integers(0, len(dataset.episodes), count).tolist()
     return [(e, int(rng.integers(0, dataset.episodes[e].length))) for e in episodes]
 
 
-def naive(dataset: Dataset, frames: Frames) -> int:
+def naive(dataset: LeRobotV3, frames: Frames) -> int:
     """Open the file, seek, decode up to the frame; for each view of each sample."""
     for episode, frame in frames:
         for view in VIEWS:
-            first = dataset.slots.clips[view].start_s[episode] * FPS  # type: ignore[attr-defined]
-            naive_frame(dataset.video_file(episode, view), round(first) + frame)  # type: ignore
+            first = dataset.slots.clips[view].start_s[episode] * FPS
+            naive_frame(dataset.video_file(episode, view), round(first) + frame)
     return len(frames) * len(VIEWS)
 
 
@@ -173,15 +173,15 @@ def naive_frame(path: Path, number: int) -> np.ndarray:
         container.seek(int((number + 0.5) / FPS / stream.time_base), stream=stream)
         for frame in container.decode(stream):
             if round(frame.pts * stream.time_base * FPS) >= number:
-                return frame.to_ndarray(format="rgb24")
+                return np.asarray(frame.to_ndarray(format="rgb24"))
     raise ValueError(f"{path} has no frame {number}")
 
 
-def sequential(dataset: Dataset) -> int:
+def sequential(dataset: LeRobotV3) -> int:
     """Decode every video from end to end, with the cheapest colour conversion there is."""
     count, to_rgb = 0, VideoReformatter()
     for view in VIEWS:
-        with av.open(str(dataset.video_file(0, view))) as container:  # type: ignore[attr-defined]
+        with av.open(str(dataset.video_file(0, view))) as container:
             container.streams.video[0].codec_context.thread_count = 1
             for frame in container.decode(video=0):
                 to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
@@ -189,7 +189,7 @@ def sequential(dataset: Dataset) -> int:
     return count
 
 
-def from_video(dataset: Dataset, frames: Frames) -> int:
+def from_video(dataset: LeRobotV3, frames: Frames) -> int:
     for episode, frame in frames:
         for view in VIEWS:
             dataset.frames(episode, view, [frame])
@@ -202,17 +202,20 @@ def from_cache(cache: FrameCache, frames: Frames) -> int:
     return len(frames) * len(VIEWS)
 
 
-def check_equal(dataset: Dataset, caches: dict[str, FrameCache]) -> None:
+def check_equal(dataset: LeRobotV3, caches: dict[str, FrameCache]) -> None:
     """Stop if the ways compared do not give the same pictures; print what JPEG changes."""
     gaps = []
     for episode, frame in random_frames(dataset, 8, seed=99):
         exact = np.stack([dataset.frames(episode, view, [frame])[0] for view in VIEWS])
-        start = round(dataset.slots.clips[VIEWS[0]].start_s[episode] * FPS)  # type: ignore
-        first = naive_frame(dataset.video_file(episode, VIEWS[0]), start + frame)  # type: ignore
+        start = round(dataset.slots.clips[VIEWS[0]].start_s[episode] * FPS)
+        first = naive_frame(dataset.video_file(episode, VIEWS[0]), start + frame)
         assert np.array_equal(exact[0], first)
         exact = exact.transpose(0, 3, 1, 2).astype(int)
-        assert np.array_equal(caches["raw"].get(episode, frame), exact)
-        gaps.append(np.abs(caches["jpeg"].get(episode, frame) - exact))
+        found = {codec: cache.get(episode, frame) for codec, cache in caches.items()}
+        assert found["raw"] is not None
+        assert found["jpeg"] is not None
+        assert np.array_equal(found["raw"], exact)
+        gaps.append(np.abs(found["jpeg"] - exact))
     print(f"  jpeg differs by {np.mean(gaps):.2f} grey levels on average, raw by none")
 
 

@@ -14,6 +14,7 @@ from xvla.data.lerobot_writer import EpisodeRecord, VideoOptions, write_dataset
 from xvla.data.options import index_path
 from xvla.data.readers import open_dataset
 from xvla.data.readers.base import Dataset
+from xvla.data.readers.lerobot_v3 import LeRobotV3
 from xvla.data.sample_index import STATES, TIMES, dataset_facts, start_files
 
 FPS = 30
@@ -37,7 +38,7 @@ def long_config(root: Path, **fields) -> DataConfig:
     return data_config(root, start_tail_s=0.1, batch_size=1, frame_cache_gib=0.0, **fields)
 
 
-def filmed_set(root: Path, *, gop: int, episodes: int, seconds: float) -> Dataset:
+def filmed_set(root: Path, *, gop: int, episodes: int, seconds: float) -> LeRobotV3:
     """Write episodes of textured, moving pictures in three views with a key frame every `gop`."""
     write_dataset(
         root / DOMAIN,
@@ -48,7 +49,9 @@ def filmed_set(root: Path, *, gop: int, episodes: int, seconds: float) -> Datase
         splits={"train": episodes},
         video=VideoOptions(crf=23, preset="veryfast", gop=gop),
     )
-    return open_dataset(root / DOMAIN)
+    dataset = open_dataset(root / DOMAIN)
+    assert isinstance(dataset, LeRobotV3)
+    return dataset
 
 
 def cached(dataset: Dataset, folder: Path, codec: str) -> tuple[Path, CacheSpec]:
