@@ -1,11 +1,53 @@
 """Study: a named set of RunSpecs declared in plain Python, expanded and told apart by run id."""
 
 import importlib
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from scaling.config import with_overrides
 from scaling.spec import RunSpec
+
+Point = dict[str, Any]
+Score = Literal["val_l1", "horizon_l1", "adapted_success"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntRange:
+    """Whole numbers from `low` to `high`, both included, searched on a log scale."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few values."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What `scaling search` varies, where it begins, and what it makes smaller.
+
+    `run[scale](point, seed)` -> the run of a point; `defaults[scale]` is the point that the answer
+    is compared with; `rungs` are shares of a run's steps at which the worst runs are stopped.
+    `adapted_success` is a rate: one minus it is made smaller.
+    """
+
+    space: Mapping[str, IntRange | Choice]
+    defaults: Mapping[str, Point]
+    first: Sequence[Point]
+    run: Mapping[str, Callable[[Mapping[str, Any], int], RunSpec]]
+    score: Score = "val_l1"
+    rungs: tuple[float, ...] = ()
+
+    def fixed_points(self, scale: str) -> list[Point]:
+        """Return the points tried first: the default, then the corners."""
+        default = self.defaults[scale]
+        return [default, *(point for point in self.first if point != default)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,6 +55,7 @@ class Study:
     """What is varied, what is held fixed, and the runs at each scale.
 
     `runs`: scale -> a function that yields RunSpecs, each with its axis values in `axes`.
+    `scores`: what runs may be compared by; `paper_gpu_hours`: what the paper's own run took.
     """
 
     name: str
@@ -20,6 +63,9 @@ class Study:
     varies: tuple[str, ...]
     holds_fixed: str
     runs: dict[str, Callable[[], Iterable[RunSpec]]]
+    scores: tuple[Score, ...] = ("val_l1",)
+    search: Search | None = None
+    paper_gpu_hours: float | None = None
 
     @property
     def default_scale(self) -> str:
@@ -29,7 +75,8 @@ class Study:
     def expand(self, scale: str | None = None, overrides: Iterable[str] = ()) -> list[RunSpec]:
         """Return the validated runs of a scale, each id once, in the order declared.
 
-        Raises ValueError for an unknown scale or a bad override.
+        Raises ValueError for an unknown scale, a bad override, or two points of the study that
+        are one and the same run.
         """
         chosen = scale or self.default_scale
         if chosen not in self.runs:
@@ -41,8 +88,62 @@ class Study:
         for declared in self.runs[chosen]():
             labelled = replace(declared, study=self.name, scale=chosen)
             spec = with_overrides(labelled, items).validate()
-            specs.setdefault(spec.run_id, spec)
+            self._check_same_point(specs.setdefault(spec.run_id, spec), spec)
         return list(specs.values())
+
+    def _check_same_point(self, first: RunSpec, second: RunSpec) -> None:
+        """Raise ValueError when two runs of one id stand at different values of an axis."""
+        for name in first.axes.keys() & second.axes.keys():
+            if first.axes[name] != second.axes[name]:
+                raise ValueError(
+                    f"study {self.name}: {name}={first.axes[name]} and {name}={second.axes[name]} "
+                    f"are the same run {first.run_id}: the axis changes nothing scientific, or an "
+                    f"override fixes it; declare one of them, or leave out the override"
+                )
+
+
+def product(*groups: Mapping[str, Iterable[Any]] | Iterable[Point]) -> list[Point]:
+    """Return every combination of axes (`{"size": (...), ...}`) and lists of points.
+
+    The last axis varies fastest. A condition is a comprehension over the result.
+    """
+    lists: list[list[Point]] = []
+    for group in groups:
+        if isinstance(group, Mapping):
+            lists += [[{name: value} for value in values] for name, values in group.items()]
+        else:
+            lists.append(list(group))
+    return [
+        {name: value for point in points for name, value in point.items()}
+        for points in itertools.product(*lists)
+    ]
+
+
+def zipped(**axes: Sequence[Any]) -> list[Point]:
+    """Return the points of axes that move together.
+
+    Raises ValueError when they have different lengths.
+    """
+    lengths = {name: len(values) for name, values in axes.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"axes that move together have different lengths: {lengths}")
+    return [dict(zip(axes, values, strict=True)) for values in zip(*axes.values(), strict=True)]
+
+
+def latin_square(**axes: Sequence[Any]) -> list[Point]:
+    """Return n^2 of the n^3 combinations of three axes: each pair of levels meets exactly once.
+
+    Raises ValueError unless there are three axes with the same number of levels.
+    """
+    lengths = {name: len(values) for name, values in axes.items()}
+    if len(axes) != 3 or len(set(lengths.values())) != 1:
+        raise ValueError(f"a Latin square needs three axes with as many levels each: {lengths}")
+    (first, rows), (second, columns), (third, symbols) = axes.items()
+    return [
+        {first: row, second: column, third: symbols[(i + j) % len(symbols)]}
+        for i, row in enumerate(rows)
+        for j, column in enumerate(columns)
+    ]
 
 
 def load_study(name: str) -> Study:

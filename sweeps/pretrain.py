@@ -20,5 +20,6 @@ STUDY = Study(
     description="one pretraining run of X-VLA",
     varies=(),
     holds_fixed="everything",
+    paper_gpu_hours=6144.0,  # appendix F: 64 A100s, approximately 4 days
     runs={"a100": _a100, "cpu": _cpu},
 )
