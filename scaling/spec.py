@@ -35,7 +35,11 @@ SCIENTIFIC_DATA_FIELDS = (
 )
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 # A field added after ids were published is left out of the digest at this (its old) value.
-ADDED_LATER: dict[str, Any] = {}
+ADDED_LATER: dict[str, Any] = {
+    "optim.ema_decay": 0.0,
+    "init.trunk": "",
+    "init.trunk_step": 0,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,7 @@ class OptimConfig:
     prompt_lr_coef: float = 0.1
     freeze_vlm: bool = False
     freeze_steps: int = 0
+    ema_decay: float = 0.0  # > 0: evaluate and publish a running mean of the weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +82,15 @@ class InitConfig:
     """Where weights start from: a pretrained encoder and, for finetuning, a whole checkpoint.
 
     `encoder`: "none", "simulated" (the shipped stand-in) or a Florence-2 folder or hub name.
+    `trunk`: the run id whose state at `trunk_step` this run goes on from (scaling.branch).
     """
 
     encoder: str = "none"
     encoder_sha256: str = ""
     checkpoint: str = ""
     checkpoint_sha256: str = ""
+    trunk: str = ""
+    trunk_step: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +110,10 @@ class EngineConfig:
     save_every: int = 0
     keep_last: int = 2
     keep_every: int = 0
+    keep_best: bool = False  # the one with the lowest val/l1 among steps saved and evaluated
+    keep_steps: list[int] = field(default_factory=list)  # saved and kept: where branches start
     eval_batch_size: int = 64
+    hang_timeout_s: int = 1800  # without a step: stacks of all ranks, then exit 1; 0: off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +269,13 @@ def _check_numbers(spec: RunSpec) -> None:
     for name, value in positive.items():
         if value <= 0:
             raise ValueError(f"{name}={value} must be greater than 0")
+    if not 0 <= spec.optim.ema_decay < 1:
+        raise ValueError(f"optim.ema_decay={spec.optim.ema_decay}; allowed: 0 (off) up to below 1")
+    if bool(spec.init.trunk) != (0 < spec.init.trunk_step < spec.num_steps):
+        raise ValueError(
+            f"init.trunk={spec.init.trunk!r} with init.trunk_step={spec.init.trunk_step} of "
+            f"{spec.num_steps} steps; a branch names both, and starts before its end"
+        )
     if spec.engine.zero_stage not in (0, 1, 2):
         raise ValueError(f"engine.zero_stage={spec.engine.zero_stage}; allowed: 0, 1, 2")
     if spec.data.num_anchors != spec.model.num_anchors:
