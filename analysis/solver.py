@@ -221,7 +221,8 @@ def walk_valley(
         near = 1 - np.logspace(-4, -1.1, 8)
         values = least + np.log(np.concatenate([np.linspace(0.02, 0.9, 16), near]))
     elif name == "R_D":
-        values = np.log(np.logspace(-1, 4, 101))
+        # with all else held few values are dear; with all else free the valley is smoother
+        values = np.log(np.logspace(-1, 4, 101 if free.sum() <= 3 else 21))
     else:
         x = objective.logx[objective.law.axes[0]]
         values = np.linspace(x.min(), x.max(), 25)
