@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from scaling.commands import data as data_commands
 from scaling.commands import laws, reuse, study
+from scaling.commands import search as search_command
 from scaling.commands.fitting import add_fit_arguments
 
 EXIT_DONE, EXIT_FAILED, EXIT_USER = 0, 1, 2
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="one JSON document on stdout")
     _add_data(verbs, common)
     _add_study_verbs(verbs, common)
+    _add_search(verbs, common)
     _add_run_verbs(verbs, common)
     _add_analysis_verbs(verbs, common)
     _add_reuse_verbs(verbs, common)
@@ -78,6 +80,20 @@ def _add_study_verbs(verbs, common) -> None:
     sync = _study(verbs, common, "sync", study.sync, "publish runs to MLflow")
     sync.add_argument("--tracking-uri", default=None)
     sync.add_argument("--follow", action="store_true", help="publish until the study is finished")
+
+
+def _add_search(verbs, common) -> None:
+    verb = _study(verbs, common, "search", search_command.search, "search a study's space")
+    verb.add_argument("--on", default="local", help="local, or a cluster")
+    verb.add_argument("--trials", type=int, default=20, help="how many points (default 20)")
+    verb.add_argument("--parallel", type=int, default=1, help="runs at once (default 1)")
+    verb.add_argument("--storage", default=None, help="a database's URL (default: a journal)")
+    verb.add_argument("--score", default=None, help="val_l1, horizon_l1 or adapted_success")
+    verb.add_argument("--sampler", default="tpe", help="tpe, gp or random")
+    verb.add_argument("--seed", type=int, default=0, help="of the sampler")
+    verb.add_argument("--no-prune", action="store_true", help="let every run finish")
+    verb.add_argument("--top", type=int, default=3, help="points run again with new seeds")
+    verb.add_argument("--repeats", type=int, default=3, help="new seeds a point")
 
 
 def _add_run_verbs(verbs, common) -> None:
@@ -147,6 +163,11 @@ def _add_data(verbs, common) -> None:
     convert.add_argument("--workers", type=int, default=1)
     convert.add_argument("--skip-bad", action="store_true", help="leave out defective episodes")
     convert.set_defaults(run=data_commands.convert)
+    prepare = _study(actions, common, "prepare", data_commands.prepare,
+                     "build indices and frame caches of a study's domains, once")  # fmt: skip
+    prepare.add_argument("--out", required=True, help="folder of caches, for data.cache")
+    prepare.add_argument("--frames", choices=("none", "raw", "jpeg"), default="none")
+    prepare.add_argument("--yes", action="store_true", help="write; without it, say what it takes")
     encoder = actions.add_parser("pretrain-encoder", parents=[common],
                                  help="train the small stand-in for Florence-2")  # fmt: skip
     encoder.add_argument("--frames", required=True, help="labelled frames; rendered if empty")

@@ -32,10 +32,14 @@ SCIENTIFIC_DATA_FIELDS = (
     "eval_starts_other",
     "rotation",
     "start_tail_s",
+    "random_crop",
+    "pixels",
 )
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 # A field added after ids were published is left out of the digest at this (its old) value.
 ADDED_LATER: dict[str, Any] = {
+    "data.random_crop": False,
+    "data.pixels": "video",
     "optim.ema_decay": 0.0,
     "init.trunk": "",
     "init.trunk_step": 0,

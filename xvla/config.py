@@ -104,12 +104,17 @@ class DataConfig:
     start_stride: int = 1
     eval_starts_per_episode: int = 21
     eval_starts_other: int = 5
+    random_crop: bool = False  # RandomResizedCrop of training images (Table 11: Fractal)
+    pixels: Literal["video", "jpeg"] = "video"  # "jpeg": those of a JPEG frame cache
     # Engine fields: they change speed and place, never a sample, and are not in the run id.
     root: str = ""
     batch_size: int = 16
     num_workers: int = 0
     decode_images: bool = True
     frame_cache_gib: float = 2.0
+    cache: str = ""  # folder of `scaling data prepare`; an index and raw frames in it are used
+    augment_on: Literal["worker", "device"] = "worker"
+    max_failed_share: float = 0.01  # of the training episodes; more unreadable ones stop a run
 
 
 # Rows of the domain-specific tables. Real sources keep the released ids (X-VLA's data table); a

@@ -1,4 +1,4 @@
-"""Verbs on data: simulate, inspect, convert, pretrain-encoder."""
+"""Verbs on data: simulate, inspect, convert, prepare, pretrain-encoder."""
 
 import os
 import sys
@@ -60,6 +60,30 @@ def convert(arguments: Namespace) -> int:
         progress=not arguments.json,
     )
     show(arguments, document, as_json)
+    return 0
+
+
+def prepare(arguments: Namespace) -> int:
+    """Build the sample index, and a frame cache if asked, of every domain of a study."""
+    from dataclasses import replace
+
+    from scaling.commands.common import expand
+    from xvla.data.prepare import prepare_caches
+
+    rows = []
+    seen: set[str] = set()
+    for spec in expand(arguments):
+        new = [entry for entry in spec.data.mixture if entry.name not in seen]
+        seen |= {entry.name for entry in new}
+        if new:
+            rows += prepare_caches(
+                replace(spec.data, mixture=new, anchor_domain=new[0].name),
+                arguments.out,
+                frames=arguments.frames,
+                yes=arguments.yes,
+                say=lambda text: print(text, file=sys.stderr),
+            )
+    show(arguments, {"domains": rows, "written": arguments.yes}, as_json)
     return 0
 
 

@@ -15,8 +15,8 @@ from xvla.config import DataConfig
 from xvla.data.catalogue import Source, open_sources
 from xvla.data.keyed import keyed_generator
 from xvla.data.normalise import Normaliser
-from xvla.data.resample import allowed_starts
 from xvla.data.samples import SampleKey, SampleMaker
+from xvla.data.starts import candidate_starts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,7 +133,6 @@ def _anchor_first(config: DataConfig) -> list[Source]:
 def _even_starts(config: DataConfig, source: Source, episode: int) -> list[int]:
     is_anchor = source.name == config.anchor_domain
     wanted = config.eval_starts_per_episode if is_anchor else config.eval_starts_other
-    length = source.dataset.episodes[episode].length
-    count = allowed_starts(length, fps=source.dataset.fps, tail_s=config.start_tail_s)
-    places = np.linspace(0, count - 1, min(wanted, count))
-    return sorted({int(place) for place in np.round(places)})
+    candidates = candidate_starts(source.dataset, episode, config, evaluate=True)
+    places = np.linspace(0, len(candidates) - 1, min(wanted, len(candidates)))
+    return sorted({int(candidates[int(place)]) for place in np.round(places)})

@@ -11,9 +11,10 @@ from xvla.config import DataConfig
 from xvla.data.augment import Draws, crop_draws, jitter_draws
 from xvla.data.evaluation import eval_frames
 from xvla.data.failures import Failure, FailureCount, replacement_rows
+from xvla.data.keyed import keyed_generator
 from xvla.data.mixture import SampleOrder
 from xvla.data.normalise import Normaliser
-from xvla.data.options import LoaderOptions, open_caches
+from xvla.data.options import LoaderOptions, open_caches, options_of
 from xvla.data.sample_index import StartFrames
 from xvla.data.samples import SampleKey, SampleMaker, finished
 
@@ -77,14 +78,26 @@ class TrainBatches:
         keys = self.keys(first, self.maker.config.batch_size)
         failures: tuple[Failure, ...] = ()
         try:
-            batch = self.maker.raw(keys)
+            batch = self.maker.raw(keys, texts=self._texts(first, keys))
         except ValueError:
             keys, failures = self._readable(first, keys)
-            batch = self.maker.raw(keys)
+            batch = self.maker.raw(keys, texts=self._texts(first, keys))
         draws = self._draws(np.arange(first, first + len(keys)))
         if self.options.device:
             return Item(keys, batch, draws, failures)
         return Item(keys, finished(batch, draws), None, failures)
+
+    def _texts(self, first: int, keys: list[SampleKey]) -> list[str]:
+        """Return a wording of each sample's instruction, chosen by seed and place."""
+        texts = []
+        for position, key in enumerate(keys, start=first):
+            wordings = self.maker.wordings(key)
+            choice = 0
+            if len(wordings) > 1:
+                generator = keyed_generator("wording", self.seed, position)
+                choice = int(generator.integers(len(wordings)))
+            texts.append(wordings[choice])
+        return texts
 
     def _readable(
         self, first: int, keys: list[SampleKey]
@@ -202,8 +215,9 @@ def make_loader(
     config and seed alone; rank r takes rows [r * batch_size, (r + 1) * batch_size). "train" is
     endless and starts at sample `start_sample`; "val" and "test" give the frozen evaluation
     frames once, unaugmented (`seed` has no part in them).
-    `normaliser` is fitted on the training episodes unless given; `options` choose caches, the
-    device that augments and how many broken episodes are borne.
+    `normaliser` is fitted on the training episodes unless given; `options` (default: what the
+    configuration asks for) choose caches, the device that augments and how many broken episodes
+    are borne.
 
     Raises:
         ValueError: unknown split, a rank outside the world, or a defective mixture or dataset.
@@ -215,7 +229,7 @@ def make_loader(
             f"rank {rank} of {world_size}, batch_size {config.batch_size}, start_sample "
             f"{start_sample}; allowed: 0 <= rank < world_size, batch_size > 0, start_sample >= 0"
         )
-    options = options or LoaderOptions()
+    options = options or options_of(config)
     frames, indices = open_caches(config, options)
     maker = SampleMaker(config, normaliser, frames=frames, indices=indices)
     step = world_size * config.batch_size

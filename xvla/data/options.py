@@ -37,6 +37,26 @@ class LoaderOptions:
             raise ValueError(f"frames = {self.frames!r} needs `cache`, the folder of frame caches")
 
 
+def options_of(config: DataConfig, device: str = "") -> LoaderOptions:
+    """Return the options that the configuration asks for; `device` is where training runs.
+
+    Raw frames hold the videos' own pixels: they are used wherever they are prepared for every
+    domain.
+    """
+    frames: Literal["video", "raw", "jpeg"] = "video"
+    if config.pixels == "jpeg":
+        frames = "jpeg"
+    elif config.cache and all(_has_raw(config, source) for source in open_sources(config)):
+        frames = "raw"
+    return LoaderOptions(
+        cache=config.cache,
+        frames=frames,
+        random_crop=config.random_crop,
+        device=device if config.augment_on == "device" else "",
+        max_failed_share=config.max_failed_share,
+    )
+
+
 def open_caches(
     config: DataConfig, options: LoaderOptions
 ) -> tuple[dict[str, FrameCache], dict[str, SampleIndex]]:
@@ -67,14 +87,26 @@ def index_path(folder: str | Path, name: str) -> Path:
 def _frames(config: DataConfig, options: LoaderOptions, source: Source) -> FrameCache:
     """Open the cache of every start_stride-th frame, or else of all frames."""
     assert options.frames != "video"
-    specs = [
-        CacheSpec(
-            size=config.image_size, views=config.num_views, stride=stride, codec=options.frames
-        )
-        for stride in (config.start_stride, 1)
-    ]
-    folders = [cache_path(options.cache, source.name, spec) for spec in specs]
-    for spec, folder in zip(specs, folders, strict=True):
+    places = _places(config, source, options.cache, options.frames)
+    for spec, folder in places:
         if folder.is_dir():
             return FrameCache(source.dataset, folder, spec)
-    raise ValueError(f"no frame cache of {source.name} at {folders[0]}; build it first")
+    raise ValueError(
+        f"no {options.frames} frame cache of {source.name} at {places[0][1]}; build it with "
+        f"`scaling data prepare STUDY --out {options.cache} --frames {options.frames} --yes`"
+    )
+
+
+def _has_raw(config: DataConfig, source: Source) -> bool:
+    return any(folder.is_dir() for _, folder in _places(config, source, config.cache, "raw"))
+
+
+def _places(
+    config: DataConfig, source: Source, cache: str, codec: Literal["raw", "jpeg"]
+) -> list[tuple[CacheSpec, Path]]:
+    """Return where a frame cache may be: of every start_stride-th frame, or of all."""
+    specs = [
+        CacheSpec(size=config.image_size, views=config.num_views, stride=stride, codec=codec)
+        for stride in (config.start_stride, 1)
+    ]
+    return [(spec, cache_path(cache, source.name, spec)) for spec in specs]

@@ -114,12 +114,14 @@ def moving(chunks: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.abs(chunks[:, 1] - chunks[:, 0]).max(axis=-1) >= STATIC_TOLERANCE
 
 
-def training_starts(chunks: NDArray[np.float32], count: int, *, stride: int) -> NDArray[np.int64]:
-    """Return the start frames to train on: every `stride`-th of the first `count` that moves.
+def training_starts(
+    chunks: NDArray[np.float32], candidates: NDArray[np.int64], *, stride: int
+) -> NDArray[np.int64]:
+    """Return the start frames to train on: every `stride`-th candidate that moves.
 
     `chunks` [n, T + 1, A] are the anchors of all frames of the episode.
     """
-    starts = np.arange(0, count, stride)
+    starts = candidates[::stride]
     return starts[moving(chunks[starts])]
 
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from xvla.config import DataConfig
 from xvla.data.readers.base import STATE_DIM, Dataset, episode_lengths
-from xvla.data.resample import allowed_starts, episode_anchors, moving
+from xvla.data.resample import episode_anchors, moving
+from xvla.data.starts import candidate_starts
 
 # Start frames depend on these fields of the configuration and on nothing else.
 START_FIELDS = ("prediction_window_s", "num_anchors", "rotation", "start_tail_s", "start_stride")
@@ -177,7 +178,8 @@ def _write_starts(
     def write(temporary: Path) -> None:
         with temporary.open("wb") as stream:
             for number in range(len(dataset.episodes)):
-                starts = episode_starts(*index.episode(number), config, fps=dataset.fps)
+                candidates = candidate_starts(dataset, number, config)
+                starts = episode_starts(*index.episode(number), candidates, config)
                 sizes.append(len(starts))
                 stream.write(starts.astype(np.int32).tobytes())
 
@@ -186,11 +188,13 @@ def _write_starts(
 
 
 def episode_starts(
-    times: NDArray[np.float64], states: NDArray[np.float32], config: DataConfig, *, fps: float
+    times: NDArray[np.float64],
+    states: NDArray[np.float32],
+    candidates: NDArray[np.int64],
+    config: DataConfig,
 ) -> NDArray[np.int64]:
-    """Return the frames of an episode that training may start from, as `training_starts` does."""
-    count = allowed_starts(len(times), fps=fps, tail_s=config.start_tail_s)
-    starts = np.arange(0, count, config.start_stride)
+    """Return the candidates that training may start from, as `training_starts` does."""
+    starts = candidates[:: config.start_stride]
     chunks = episode_anchors(
         times,
         states,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from xvla.data.frame_cache import FrameCache
 from xvla.data.frames import STORE
 from xvla.data.images import finish
 from xvla.data.normalise import Normaliser, fit_normaliser
-from xvla.data.resample import allowed_starts, anchors, episode_anchors, training_starts
+from xvla.data.resample import anchors, episode_anchors, training_starts
 from xvla.data.sample_index import SampleIndex
+from xvla.data.starts import candidate_starts
 from xvla.data.text import build_tokenizer
 
 SampleKey = tuple[str, int, int]
@@ -66,14 +68,23 @@ class SampleMaker:
         """Return the batch of samples whose absolute poses are at hand."""
         return finished(self.raw(keys, poses), draws)
 
-    def raw(self, keys: Sequence[SampleKey], poses: Poses | None = None) -> Batch:
-        """Return the batch with its images still uint8, to be `finished` on any device."""
+    def raw(
+        self,
+        keys: Sequence[SampleKey],
+        poses: Poses | None = None,
+        texts: Sequence[str] | None = None,
+    ) -> Batch:
+        """Return the batch with its images still uint8, to be `finished` on any device.
+
+        `texts` replace the recorded instructions.
+        """
         names = [name for name, _, _ in keys]
+        texts = texts or [self.wordings(key)[0] for key in keys]
         poses = poses or self.poses(keys)
         proprio, action = self.normaliser.encode(names, poses.proprio, poses.action)
         view_mask = self._view_mask(names)
         return Batch(
-            input_ids=torch.from_numpy(np.stack([self._input_ids(key) for key in keys])),
+            input_ids=torch.from_numpy(np.stack([self._encode(text) for text in texts])),
             images=self._images(keys, view_mask),
             view_mask=torch.from_numpy(view_mask),
             domain_id=torch.tensor([domain_id(name) for name in names]),
@@ -97,8 +108,9 @@ class SampleMaker:
         key = (name, episode)
         if key in self._chunks:
             return self._chunks[key]
-        times, states = self._recorded(name, episode)
-        chunks = episode_anchors(times, states, np.arange(len(times)), **self._rules())
+        recorded = self._recorded(name, episode)
+        starts = np.arange(len(recorded["times"]))
+        chunks = episode_anchors(**recorded, starts=starts, **self._rules())
         if self._chunk_bytes + chunks.nbytes <= CHUNK_BUDGET:
             self._chunks[key] = chunks
             self._chunk_bytes += chunks.nbytes
@@ -106,17 +118,27 @@ class SampleMaker:
 
     def starts(self, name: str, episode: int) -> NDArray[np.int64]:
         """Return the frames of an episode that training may start from."""
-        dataset = self.sources[name].dataset
-        length = dataset.episodes[episode].length
-        count = allowed_starts(length, fps=dataset.fps, tail_s=self.config.start_tail_s)
+        candidates = candidate_starts(self.sources[name].dataset, episode, self.config)
         chunks = self.episode_chunks(name, episode)
-        return training_starts(chunks, count, stride=self.config.start_stride)
+        return training_starts(chunks, candidates, stride=self.config.start_stride)
 
-    def _recorded(self, name: str, episode: int) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    def wordings(self, key: SampleKey) -> list[str]:
+        """Return the instruction of a sample and other wordings that its source has for it."""
+        dataset = self.sources[key[0]].dataset
+        task = dataset.episodes[key[1]].task
+        return [task, *getattr(dataset, "instruction_variants", {}).get(task, [])]
+
+    def _recorded(self, name: str, episode: int) -> dict:
+        """Return times and states of an episode, and `arm_times` where arms have own clocks."""
+        dataset: Any = self.sources[name].dataset
+        if _has_arm_clocks(dataset):
+            poses = dataset.poses(episode)
+            return {"times": poses.times, "states": poses.arm_states, "arm_times": poses.arm_times}
         if name in self.indices:
-            return self.indices[name].episode(episode)
-        times, states, _ = self.sources[name].dataset.episode(episode)
-        return times, states
+            times, states = self.indices[name].episode(episode)
+        else:
+            times, states, _ = dataset.episode(episode)
+        return {"times": times, "states": states}
 
     def _rules(self) -> dict:
         return {
@@ -132,12 +154,10 @@ class SampleMaker:
         # With an index a sample costs one chunk, whatever the number of episodes.
         if self._chunk_bytes < CHUNK_BUDGET and name not in self.indices:
             return self.episode_chunks(name, episode)[start]
-        times, states = self._recorded(name, episode)
-        return anchors(times, states, start, **self._rules())
+        return anchors(**self._recorded(name, episode), start=start, **self._rules())
 
-    def _input_ids(self, key: SampleKey) -> NDArray[np.int64]:
-        task = self.sources[key[0]].dataset.episodes[key[1]].task
-        return self.tokenizer.encode(task, self.config.text_length)
+    def _encode(self, text: str) -> NDArray[np.int64]:
+        return self.tokenizer.encode(text, self.config.text_length)
 
     def _view_mask(self, names: Sequence[str]) -> NDArray[np.bool_]:
         """Return [B, V]: a domain's views come first, absent ones are False."""
@@ -167,6 +187,11 @@ class SampleMaker:
         dataset = self.sources[name].dataset
         size = self.config.image_size
         return STORE.get(dataset, episode, start, views=views, size=size, budget=budget)
+
+
+def _has_arm_clocks(dataset: Any) -> bool:
+    rule = getattr(dataset, "rule", None)
+    return rule is not None and any(arm.time_key for arm in rule.arms)
 
 
 def finished(batch: Batch, draws: Draws | None = None) -> Batch:

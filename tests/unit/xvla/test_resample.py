@@ -123,8 +123,8 @@ def test_static_starts_are_skipped() -> None:
     # Rows are 0.1 s apart: frame 18's first anchor is frame 19, still; frame 19's is frame 20.
     assert not moving(chunks)[:19].any()
     assert moving(chunks)[19:59].all()
-    assert training_starts(chunks, 50, stride=1).tolist() == list(range(19, 50))
-    assert training_starts(chunks, 50, stride=4).tolist() == list(range(20, 50, 4))
+    assert training_starts(chunks, np.arange(50), stride=1).tolist() == list(range(19, 50))
+    assert training_starts(chunks, np.arange(50), stride=4).tolist() == list(range(20, 50, 4))
 
 
 def test_one_moving_arm_or_a_gripper_is_motion() -> None:

@@ -1,0 +1,97 @@
+"""Samples follow the rules of their source: where they start, whose clock, which wording."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_official import LAYOUTS, TASK, write_meta, write_set
+
+from xvla.config import DataConfig, DomainEntry
+from xvla.data.catalogue import open_sources
+from xvla.data.evaluation import eval_frames
+from xvla.data.loader import make_loader
+from xvla.data.normalise import Normaliser
+from xvla.data.prepare import prepare_caches
+from xvla.data.resample import anchors
+from xvla.data.samples import SampleMaker
+
+DOMAIN, NAME = "air_agilex_hq", "AIR-AGILEX-HQ"  # two arms with clocks of their own
+EPISODES = 16  # eight of each task: three of them validate, three test
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> DataConfig:
+    root = write_set(tmp_path / DOMAIN, NAME, lengths=(80,) * EPISODES)
+    datalist = [f"episodes/{i}.hdf5" for i in range(EPISODES)]
+    write_meta(root, NAME, datalist, lang_aug_map={TASK: ["lift it up", "raise the thing"]})
+    return DataConfig(
+        mixture=[DomainEntry(name=DOMAIN, num_episodes=4)],
+        anchor_domain=DOMAIN,
+        root=str(tmp_path),
+        image_size=16,
+        text_length=24,
+        tokenizer="demo",
+        prediction_window_s=1.0,
+        batch_size=8,
+        augmentation="none",
+    )
+
+
+def test_samples_start_where_the_source_lets_them(config: DataConfig) -> None:
+    maker = SampleMaker(config, Normaliser())
+    allowed = set(range(80 - LAYOUTS[NAME].tail))
+    for episode in maker.sources[DOMAIN].episodes:
+        starts = maker.starts(DOMAIN, episode)
+        assert len(starts)
+        assert set(starts.tolist()) <= allowed
+    assert {frame for _, _, frame in eval_frames(config, "val")} <= allowed
+    sparse = SampleMaker(replace(config, start_stride=5), Normaliser())
+    assert set(sparse.starts(DOMAIN, episode).tolist()) <= set(range(0, 80, 5))
+
+
+def test_each_arm_is_read_by_its_own_clock(config: DataConfig, tmp_path: Path) -> None:
+    dataset = open_sources(config)[0].dataset
+    poses = dataset.poses(3)
+    expected = anchors(
+        poses.times, poses.arm_states, 7, window_s=1.0, num_anchors=30, arm_times=poses.arm_times
+    )
+    made = SampleMaker(config, Normaliser()).poses([(DOMAIN, 3, 7)])
+    np.testing.assert_array_equal(np.vstack([made.proprio, made.action[0]]), expected)
+    # A prepared index holds poses at the mean of the clocks and must not be used for these.
+    prepare_caches(config, tmp_path / "cache", yes=True, say=lambda _: None)
+    cached = replace(config, cache=str(tmp_path / "cache"))
+    loader = make_loader(cached, split="train", seed=0, normaliser=Normaliser())
+    batch = next(loader)
+    again = SampleMaker(config, Normaliser()).poses(loader.last_keys)
+    np.testing.assert_array_equal(batch.action.numpy(), again.action)
+
+
+def test_training_varies_the_wording_and_evaluation_does_not(config: DataConfig) -> None:
+    loader = make_loader(config, split="train", seed=0)
+    seen = {
+        tuple(row)
+        for _ in range(8)
+        for batch in [next(loader)]
+        for row, key in zip(batch.input_ids.tolist(), loader.last_keys, strict=True)
+        if key[1] % 2 == 0
+    }
+    assert len(seen) == 3
+    maker = SampleMaker(config, Normaliser())
+    assert {maker.wordings(key)[0] for key in eval_frames(config, "val")} == {TASK, "put it down"}
+    expected = {tuple(maker.tokenizer.encode(text, 24).tolist()) for text in (TASK, "put it down")}
+    fixed = make_loader(config, split="val", seed=0)
+    assert {tuple(row) for batch in fixed for row in batch.input_ids.tolist()} == expected
+
+
+def test_prepared_raw_frames_are_found_and_have_the_same_pixels(
+    config: DataConfig, tmp_path: Path
+) -> None:
+    plain = next(make_loader(config, split="train", seed=0))
+    prepare_caches(config, tmp_path / "cache", frames="raw", yes=True, say=lambda _: None)
+    cached = make_loader(replace(config, cache=str(tmp_path / "cache")), split="train", seed=0)
+    assert (next(cached).images == plain.images).all()
+    with pytest.raises(ValueError, match="no jpeg frame cache of air_agilex_hq"):
+        make_loader(
+            replace(config, cache=str(tmp_path / "cache"), pixels="jpeg"), split="train", seed=0
+        )
