@@ -33,8 +33,14 @@ def activation_bytes(
     return parts | {"total": sum(parts.values())}
 
 
-def image_bytes(config: ModelConfig, image_size: int) -> int:
-    """Return the bytes that the vision tower and the projection keep for one image."""
+def image_bytes(
+    config: ModelConfig, image_size: int, *, recomputed_stages: int = EARLY_STAGES
+) -> int:
+    """Return the bytes that the vision tower and the projection keep for one image.
+
+    The blocks of the first `recomputed_stages` run again in the backward pass: two on a CPU, none
+    on a GPU, all under activation checkpointing.
+    """
     vision, side, arriving = config.vision, image_size, 3 * image_size**2
     total = 0
     for stage, dim in enumerate(vision.dim_embed):
@@ -48,7 +54,7 @@ def image_bytes(config: ModelConfig, image_size: int) -> int:
         # Two halves; a channel block also keeps the weights between the channels of a group.
         pair = 2 * _half_block_floats(vision, stage, side) + dim * (dim // vision.num_groups[stage])
         depth = vision.depths[stage]
-        if stage < EARLY_STAGES:  # these blocks run again in the backward pass: inputs only
+        if stage < recomputed_stages:  # inputs only
             total += FLOAT * (floats + depth * side**2 * dim)
         else:
             # The order of tokens by window and the way back are kept once a stage.
