@@ -1,0 +1,395 @@
+"""The search controller on a simulated objective: restarts, duplicates, pruning, storage, answer.
+
+Run as a program (`test_search.py FOLDER TRIALS`) it is the controller that a test kills.
+"""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from scipy import stats
+
+from scaling.search import (
+    Executor,
+    Options,
+    Score,
+    Task,
+    check_task,
+    distributions,
+    make_sampler,
+    propose,
+    run_trials,
+)
+from scaling.search_plots import draw_search, importances
+from scaling.search_result import compare, counts, interval, render
+from scaling.search_storage import open_study, repair_journal, search_folder, sole_controller
+from scaling.spec import RunSpec
+from scaling.study import Choice, IntRange, Search, load_study
+
+STUDY = "sweeps.prompt_and_window"
+BEST = {"soft_prompt_length": 24, "prediction_window_s": 4.0}
+
+
+def simulated_error(spec: RunSpec) -> float:
+    """Return a bowl in (log length, log window) with its floor at BEST, and noise by seed."""
+    length = math.log(spec.model.soft_prompt_length / BEST["soft_prompt_length"])
+    window = math.log(spec.data.prediction_window_s / BEST["prediction_window_s"])
+    noise = random.Random(spec.run_id).gauss(0, 1e-4)
+    return 0.05 + 0.01 * length**2 + 0.02 * window**2 + (noise if spec.seeds.init else 0)
+
+
+class Simulated:
+    """An executor whose runs are files: submitted, then done at the next look."""
+
+    def __init__(self, folder: Path, *, reasons: dict[int, str] | None = None) -> None:
+        self.folder, self.reasons = folder, reasons or {}
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = folder / "submitted.txt"
+
+    def submit(self, specs: Sequence[RunSpec]) -> None:
+        with open(self.log, "a") as stream:
+            stream.writelines(f"{spec.run_id}\n" for spec in specs)
+        for spec in specs:
+            (self.folder / spec.run_id).touch()
+
+    def states(self, specs: Sequence[RunSpec]) -> dict[str, tuple[str, str | None]]:
+        found: dict[str, tuple[str, str | None]] = {}
+        for spec in specs:
+            there = (self.folder / spec.run_id).exists()
+            reason = self.reasons.get(spec.model.soft_prompt_length)
+            end = ("failed", reason) if reason else ("done", None)
+            found[spec.run_id] = end if there else ("planned", None)
+        return found
+
+    def submitted(self) -> list[str]:
+        return self.log.read_text().split() if self.log.exists() else []
+
+    def executor(self) -> Executor:
+        return Executor(submit=self.submit, states=self.states, cancel=lambda specs: None)
+
+
+def score(spec: RunSpec, step: int) -> Score | None:
+    return Score(value=simulated_error(spec), sem=0.001) if step == spec.num_steps else None
+
+
+def make_task(**changes: object) -> Task:
+    search = load_study(STUDY).search
+    assert search is not None
+    return Task(study=STUDY, scale="cpu", search=replace(search, **changes))
+
+
+def options(trials: int, **changes: object) -> Options:
+    return replace(Options(trials=trials, poll_s=0.0), **changes)
+
+
+def opened(folder: Path, task: Task) -> optuna.Study:
+    return open_study(task.study, folder, begun_with=task.begun_with("horizon_l1"))
+
+
+def params(study: optuna.Study) -> list[dict]:
+    return [trial.params for trial in study.get_trials() if trial.state.is_finished()]
+
+
+def test_a_search_begins_with_the_default_and_the_corners(tmp_path: Path) -> None:
+    task, simulated = make_task(), Simulated(tmp_path / "runs")
+    study = opened(tmp_path, task)
+    run_trials(study, task, options(12), executor=simulated.executor(), score=score)
+    assert params(study)[:5] == task.search.fixed_points("cpu")
+    assert len(study.get_trials()) == 12
+    assert study.study_name == STUDY
+    assert set(params(study)[5]) == {"soft_prompt_length", "prediction_window_s"}
+    # Done already: going on with the same number asks nothing and submits nothing.
+    before = simulated.submitted()
+    run_trials(study, task, options(12), executor=simulated.executor(), score=score)
+    assert (len(study.get_trials()), simulated.submitted()) == (12, before)
+    assert len(before) == len(set(before)) == counts(study)["runs"]
+
+
+def test_duplicates_cost_nothing(tmp_path: Path) -> None:
+    space = {"soft_prompt_length": Choice((4, 8)), "prediction_window_s": Choice((1.0, 4.0))}
+    task, simulated = make_task(space=space, first=()), Simulated(tmp_path / "runs")
+    study = opened(tmp_path, task)
+    run_trials(study, task, options(12), executor=simulated.executor(), score=score)
+    ids = [trial.user_attrs["run_id"] for trial in study.get_trials()]
+    assert sorted(simulated.submitted()) == sorted(set(ids))
+    assert len(set(ids)) <= 4
+    values = {trial.user_attrs["run_id"]: trial.value for trial in study.get_trials()}
+    assert all(trial.value == values[trial.user_attrs["run_id"]] for trial in study.get_trials())
+    assert counts(study)["duplicates"] == 12 - len(set(ids))
+
+
+def test_a_killed_controller_goes_on_where_it_was(tmp_path: Path) -> None:
+    straight = opened(tmp_path / "straight", make_task())
+    run_trials(straight, make_task(), options(14),
+               executor=Simulated(tmp_path / "straight_runs").executor(), score=score)  # fmt: skip
+    folder = tmp_path / "killed"
+    command = [sys.executable, __file__, str(folder), "14"]
+    pick, kills = random.Random(7), 0
+    for _ in range(40):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for _ in range(pick.randint(1, 4)):
+            process.stdout.readline()  # a storage operation was begun or ended
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        if process.returncode == 0 or kills == 8:
+            break
+    assert kills >= 4
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    study = opened(folder, make_task())
+    assert params(study) == params(straight)
+    assert len(study.get_trials()) == 14
+    submitted = Simulated(folder / "runs").submitted()
+    assert set(submitted) == {trial.user_attrs["run_id"] for trial in study.get_trials()}
+
+
+def test_a_trial_without_parameters_gets_them(tmp_path: Path) -> None:
+    task, simulated = make_task(), Simulated(tmp_path / "runs")
+    study = opened(tmp_path, task)
+    study.ask()  # killed before the parameters were drawn
+    run_trials(study, task, options(8), executor=simulated.executor(), score=score)
+    assert len(study.get_trials()) == 8
+    assert all(trial.value is not None for trial in study.get_trials())
+
+
+@pytest.mark.parametrize("torn", [b'{"op_code":5,"worker_id":"x","tri', b'{"op_code"', b"\x80abc"])
+@pytest.mark.parametrize("then_written", [False, True])
+def test_a_torn_journal_is_repaired(tmp_path: Path, torn: bytes, then_written: bool) -> None:
+    task, simulated = make_task(), Simulated(tmp_path / "runs")
+    study = opened(tmp_path, task)
+    run_trials(study, task, options(6), executor=simulated.executor(), score=score)
+    before, journal = params(study), tmp_path / "journal.log"
+    attribute = b'{"op_code":2,"worker_id":"y","study_id":0,"user_attr":{"note":"kept"}}\n'
+    with open(journal, "ab") as stream:
+        stream.write(torn + (attribute if then_written else b""))
+    again = opened(tmp_path, task)
+    assert params(again) == before
+    assert again.user_attrs.get("note") == ("kept" if then_written else None)
+    assert (tmp_path / "journal.broken").read_bytes().endswith(
+        attribute if then_written else torn
+    )
+    assert repair_journal(journal) == 0
+    run_trials(again, task, options(7), executor=simulated.executor(), score=score)
+    assert len(opened(tmp_path, task).get_trials()) == 7
+
+
+def test_out_of_memory_is_a_constraint_and_other_failures_are_failures(tmp_path: Path) -> None:
+    task = make_task()
+    reasons = {64: "out of memory", 4: "loss is not finite"}
+    simulated = Simulated(tmp_path / "runs", reasons=reasons)
+    study = opened(tmp_path, task)
+    run_trials(study, task, options(8), executor=simulated.executor(), score=score)
+    found = {
+        trial.params["soft_prompt_length"]: (trial.state.name, trial.user_attrs.get("constraint"))
+        for trial in study.get_trials()
+    }
+    assert found[64] == ("PRUNED", [1.0])
+    assert found[4] == ("FAIL", None)
+    assert (counts(study)["out_of_memory"], counts(study)["failed"]) == (2, 2)
+
+
+def test_the_worst_runs_are_stopped_at_a_rung(tmp_path: Path) -> None:
+    """A run is first seen at half way; a search without pruning lets all of them finish."""
+    task, cancelled = make_task(), []
+    for prune in (True, False):
+        simulated, seen = Simulated(tmp_path / f"runs{prune}"), set()
+
+        def states(specs, simulated=simulated, seen=seen):
+            found = simulated.states(specs)
+            for key, (state, _) in found.items():
+                if state == "done" and key not in seen:
+                    seen.add(key)
+                    found[key] = ("running", None)
+            return found
+
+        def at_step(spec, step):
+            value = simulated_error(spec)
+            return Score(value=value + (0.01 if step < spec.num_steps else 0), sem=0.001)
+
+        executor = Executor(
+            submit=simulated.submit,
+            states=states,
+            cancel=lambda specs: cancelled.extend(spec.run_id for spec in specs),
+        )
+        study = opened(tmp_path / str(prune), task)
+        run_trials(study, task, options(14, prune=prune, rungs=(0.5,)), executor=executor,
+                   score=at_step)  # fmt: skip
+        assert counts(study)["pruned"] == (len(cancelled) if prune else 0)
+        complete = [t for t in study.get_trials() if t.state.name == "COMPLETE"]
+        assert {step for t in complete for step in t.intermediate_values} == {250 * 16}
+    assert len(cancelled) >= 1
+
+
+def test_the_answer_says_when_nothing_is_separable(tmp_path: Path) -> None:
+    task, simulated = make_task(), Simulated(tmp_path / "runs")
+    study = opened(tmp_path, task)
+    run_trials(study, task, options(14), executor=simulated.executor(), score=score)
+    found = compare(study, task, options(14), executor=simulated.executor(), score=score)
+    assert found["default"]["params"] == {"soft_prompt_length": 8, "prediction_window_s": 4.0}
+    assert found["best"]["verdict"] == "better"  # noise is 1e-4, the default is 0.012 off
+    assert found["best"]["high"] < 0
+    assert len(found["best"]["repeats"]) == 3
+
+    def noisy(spec: RunSpec, step: int) -> Score:
+        return Score(value=random.Random(spec.run_id).gauss(0.05, 0.01), sem=0.01)
+
+    flat = compare(study, task, options(14), executor=simulated.executor(), score=noisy)
+    assert flat["best"]["verdict"] == "not separable"
+    assert flat["answer"].endswith("not separable from the default; the default stays")
+    document = {"study": STUDY, "scale": "cpu", "score": "x", "counts": counts(study), **flat}
+    assert "not separable" in render(document)
+    none = compare(study, task, options(14), executor=simulated.executor(), score=score, repeats=0)
+    assert none["best"]["verdict"] == "default" or none["best"]["mean"] is None
+
+
+def test_the_interval_is_welchs() -> None:
+    a, b = [0.1, 0.12, 0.11], [0.2, 0.24, 0.19]
+    delta, low, high = interval(a, b)
+    reference = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert (delta, low, high) == pytest.approx((-0.1, reference.low, reference.high), abs=1e-12)
+    wide = interval(a, b, comparisons=3)
+    assert wide[1] < low
+    assert wide[2] > high
+    assert interval([0.1], b) is None
+
+
+def test_figures_and_importance(tmp_path: Path) -> None:
+    task, simulated = make_task(), Simulated(tmp_path / "runs")
+    study = opened(tmp_path, task)
+    run_trials(study, task, options(12), executor=simulated.executor(), score=score)
+    shares = importances(study)
+    assert set(shares) == set(task.search.space)
+    assert sum(shares.values()) == pytest.approx(1)
+    figures = draw_search(study, tmp_path / "figures", score="horizon_l1")
+    assert set(figures) == {"history", "contour", "importance"}
+    for png, svg in figures.values():
+        assert Path(png).read_bytes()[:4] == b"\x89PNG"
+        assert b"<svg" in Path(svg).read_bytes()[:2000]
+
+
+def test_journals_of_others_and_changed_words_are_refused(tmp_path: Path) -> None:
+    task = make_task()
+    opened(tmp_path, task)
+    other = replace(task, study="sweeps.another")
+    with pytest.raises(ValueError, match=r"journal of study sweeps.prompt_and_window, not of"):
+        opened(tmp_path, other)
+    with pytest.raises(ValueError, match=r"begun with .*overrides=\[\] \(now \['num_steps=7'\]\)"):
+        opened(tmp_path, replace(task, overrides=("num_steps=7",)))
+    with sole_controller(tmp_path), pytest.raises(ValueError, match="another `scaling search`"):
+        with sole_controller(tmp_path):
+            pass
+    assert search_folder(tmp_path, STUDY) == tmp_path / "_search" / STUDY
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nowhere", "not of a known form"),
+        ("sqlite:////nonexistent/folder/x.db", "cannot be opened"),
+        ("postgresql+psycopg2://u:secret@127.0.0.1:9/x", "driver|cannot be opened"),
+    ],
+)
+def test_bad_storage_is_one_line(tmp_path: Path, url: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as error:
+        open_study(STUDY, tmp_path, begun_with={}, storage=url)
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_database_holds_the_search_too(tmp_path: Path) -> None:
+    task, simulated = make_task(), Simulated(tmp_path / "runs")
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    for trials in (3, 6):
+        study = open_study(STUDY, tmp_path, begun_with=task.begun_with("x"), storage=url)
+        run_trials(study, task, options(trials), executor=simulated.executor(), score=score)
+    assert len(study.get_trials()) == 6
+    assert not (tmp_path / "journal.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "words"),
+    [
+        ({"trials": 0}, (), "give at least 1"),
+        ({"sampler": "dice"}, (), "allowed: tpe, gp, random"),
+        ({}, ("model.soft_prompt_length=8",), "an override fixes"),
+    ],
+)
+def test_mistakes(changes: dict, overrides: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        check_task(replace(make_task(), overrides=overrides), options(**{"trials": 5, **changes}))
+    with pytest.raises(ValueError, match="not searched at scale 'moon'"):
+        check_task(replace(make_task(), scale="moon"), options(5))
+
+
+def regret(sampler: str, seed: int, *, trials: int = 40) -> float:
+    """Return how far the best of `trials` proposals is from the known optimum."""
+    task = make_task()
+    space = {"soft_prompt_length": IntRange(low=1, high=128),
+             "prediction_window_s": Choice((1.0, 2.0, 4.0, 8.0))}  # fmt: skip
+    search = Search(space=space, defaults={}, first=(), run={}, score="val_l1")
+    study = optuna.create_study(direction="minimize")
+    chosen = options(trials, seed=seed, sampler=sampler)
+    floor, best = 0.05, math.inf
+    for _ in range(trials):
+        trial = propose(study, search, chosen)
+        length = math.log(trial.params["soft_prompt_length"] / BEST["soft_prompt_length"])
+        window = math.log(trial.params["prediction_window_s"] / BEST["prediction_window_s"])
+        value = floor + 0.01 * length**2 + 0.02 * window**2
+        study.tell(trial, value)
+        best = min(best, value)
+    assert task.search.space.keys() == space.keys()
+    return best - floor
+
+
+def test_the_default_sampler_beats_random_search() -> None:
+    default = Options(trials=1).sampler
+    ours = np.array([regret(default, seed) for seed in range(20)])
+    chance = np.array([regret("random", seed + 1000) for seed in range(20)])
+    found = stats.wilcoxon(ours, chance, alternative="less", zero_method="zsplit")
+    assert np.median(ours) < np.median(chance)
+    assert found.pvalue < 0.05
+
+
+def test_samplers_and_distributions() -> None:
+    made = distributions(make_task().search)
+    assert made["soft_prompt_length"].log
+    assert made["prediction_window_s"].choices == (1.0, 2.0, 4.0, 8.0)
+    assert type(make_sampler("tpe", seed=0)).__name__ == "TPESampler"
+
+
+def main(folder: Path, trials: int) -> None:
+    """Search to the end, saying each operation, slowly enough to be killed within one."""
+    task, simulated = make_task(), Simulated(folder / "runs")
+
+    def submit(specs: Sequence[RunSpec]) -> None:
+        print("submit", flush=True)
+        time.sleep(0.02)
+        simulated.submit(specs)
+
+    def slowly(spec: RunSpec, step: int) -> Score | None:
+        print("score", flush=True)
+        time.sleep(0.02)
+        return score(spec, step)
+
+    executor = Executor(submit=submit, states=simulated.states, cancel=lambda specs: None)
+    with sole_controller(folder):
+        study = opened(folder, task)
+        run_trials(study, task, options(trials), executor=executor, score=slowly)
+    print(json.dumps(len(study.get_trials())))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
