@@ -16,6 +16,7 @@ from xvla.data.rotation import geodesic_angle, rot6d_to_matrix
 from xvla.params import action_dim
 
 ARM_WIDTH = 10  # xyz, rotation 6D, gripper
+KEYS = ("domain", "episode", "start")
 METRICS = ("l1", "l1_position_m", "l1_rotation_deg", "l1_gripper")
 
 
@@ -99,7 +100,7 @@ def evaluate_policy(
         noise = torch.from_numpy(frame_noise(item.keys, seed=spec.seeds.eval, shape=shape))
         chunk = act(item, noise).float().cpu()
         frames.append(_errors_of(item, normaliser.decode(_names(item), item.raw_proprio, chunk)))
-    return pd.concat(frames, ignore_index=True)
+    return _joined(frames)
 
 
 def evaluate_baselines(
@@ -111,10 +112,12 @@ def evaluate_baselines(
         hold.append(_errors_of(item, hold_chunk(item.raw_proprio, item.target.shape[1])))
         chunks = np.stack([mean_chunks[name] for name in _names(item)])
         mean.append(_errors_of(item, torch.from_numpy(chunks)))
-    return {
-        "hold": pd.concat(hold, ignore_index=True),
-        "mean_chunk": pd.concat(mean, ignore_index=True),
-    }
+    return {"hold": _joined(hold), "mean_chunk": _joined(mean)}
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return the tables as one; a rank may have had no frame."""
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(KEYS))
 
 
 def _names(item: EvalBatch) -> list[str]:
@@ -123,7 +126,7 @@ def _names(item: EvalBatch) -> list[str]:
 
 def _errors_of(item: EvalBatch, prediction: torch.Tensor) -> pd.DataFrame:
     errors = frame_errors(prediction.numpy(), item.target.numpy(), item.present.numpy())
-    keys = pd.DataFrame(item.keys, columns=["domain", "episode", "start"])
+    keys = pd.DataFrame(item.keys, columns=list(KEYS))
     return pd.concat([keys, errors], axis=1)
 
 

@@ -14,16 +14,20 @@ import torch
 import torch.distributed as dist
 
 from scaling import checkpoint
+from scaling.branch import branch_point
 from scaling.code_digest import code_digest
 from scaling.config import write_atomic
 from scaling.describe import describe
+from scaling.ema import Ema
 from scaling.engine import batch_plan, initialize, start_distributed
 from scaling.features import FeatureCache, can_cache
 from scaling.initial import build_model, check_initial
 from scaling.metrics import Attempt, RunLog, finite, total_gpu_hours
+from scaling.reshard import can_reshard
 from scaling.spec import RunSpec
 from scaling.trainer import Trainer
 from scaling.validation import Validation
+from scaling.watchdog import Watchdog
 from xvla.data.evaluation import EvalSplit, eval_digest, eval_frames
 from xvla.data.loader import make_loader
 from xvla.data.normalise import Normaliser, fit_normaliser
@@ -43,10 +47,20 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
     attempt = Attempt(folder, num_gpus=_gpus(spec)) if main else None
     log = RunLog(folder, num_steps=spec.num_steps, attempt=attempt.number) if attempt else None
     last_step, reason = 0, "error"
+    trainer: Trainer | None = None
+
+    def on_hang(why: str) -> None:
+        if attempt:
+            step = trainer.step if trainer else 0
+            attempt.close(reason=f"error: {why}", last_step=step)
+            failed = {"reason": why, "step": step, "time": time.time()}
+            write_atomic(folder / "FAILED", json.dumps(failed))
+
+    watchdog = Watchdog(spec.engine.hang_timeout_s, on_hang)
     try:
         if main:
             _forget_failure(folder)
-        trainer = _prepare(spec, folder, device, log)
+        trainer = _prepare(spec, folder, device, log=log, watchdog=watchdog)
         last_step = trainer.step
         if attempt:
             attempt.open(trainer.step)
@@ -65,6 +79,7 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
         reason = f"error: {type(error).__name__}: {error}"
         raise
     finally:
+        watchdog.stop()
         if attempt:
             attempt.close(reason=reason, last_step=last_step)
         if dist.is_initialized():
@@ -84,17 +99,21 @@ def _forget_failure(folder: Path) -> None:
         marker.unlink()
 
 
-def _prepare(spec: RunSpec, folder: Path, device: torch.device, log: RunLog | None) -> Trainer:
+def _prepare(
+    spec: RunSpec, folder: Path, device: torch.device, *, log: RunLog | None, watchdog: Watchdog
+) -> Trainer:
     """Build data, model, engine and trainer; resume from the newest valid checkpoint."""
     if log:
         log.beat(0, "start")
     normaliser = fit_normaliser(spec.data)
     torch.manual_seed(spec.seeds.init)
     model = build_model(spec).to(device)
-    cache = _feature_cache(spec, model, folder, log)
+    cache = _feature_cache(spec, model, folder, log=log, watchdog=watchdog)
     engine = initialize(spec, model)
+    ema = Ema(engine.module, spec.optim.ema_decay) if spec.optim.ema_decay else None
     torch.manual_seed(spec.seeds.data * 1_000_003 + dist.get_rank())
-    step, normaliser = _resume(spec, engine, folder, normaliser)
+    step, normaliser = _resume(spec, engine, folder, fitted=normaliser, ema=ema)
+    watchdog.touch(f"resuming at step {step}")
     if dist.get_rank() == 0:
         _write_environment(spec, folder)
     data = replace(spec.data, batch_size=batch_plan(spec)[0], num_workers=spec.engine.num_workers,
@@ -108,29 +127,58 @@ def _prepare(spec: RunSpec, folder: Path, device: torch.device, log: RunLog | No
         start_sample=step * spec.global_batch_size,
         normaliser=normaliser,
     )
-    validation = Validation(spec, engine, normaliser=normaliser, cache=cache, folder=folder)
+    validation = Validation(
+        spec,
+        engine,
+        normaliser=normaliser,
+        cache=cache,
+        folder=folder,
+        on_batch=watchdog.touch,
+    )
     return Trainer(
-        spec, engine, loader, log=log, validation=validation, cache=cache, folder=folder, step=step
+        spec,
+        engine,
+        loader,
+        log=log,
+        validation=validation,
+        cache=cache,
+        folder=folder,
+        watchdog=watchdog,
+        ema=ema,
+        step=step,
     )
 
 
 def _feature_cache(
-    spec: RunSpec, model: Any, folder: Path, log: RunLog | None
+    spec: RunSpec, model: Any, folder: Path, *, log: RunLog | None, watchdog: Watchdog
 ) -> FeatureCache | None:
     if not can_cache(spec):
         return None
+
+    def on_progress(*where: object) -> None:
+        watchdog.touch(f"computing features {where}")
+        if log:
+            log.beat(0, "features")
+
     model.eval()
     cache = FeatureCache(spec, model, folder.parent / "_features")
-    cache.prepare(lambda *_: log.beat(0, "features") if log else None)
+    cache.prepare(on_progress)
     return cache
 
 
-def _resume(spec: RunSpec, engine: Any, folder: Path, fitted: Normaliser) -> tuple[int, Normaliser]:
-    newest = checkpoint.newest_valid(folder / "checkpoints")
-    if newest is None:
+def _resume(
+    spec: RunSpec, engine: Any, folder: Path, *, fitted: Normaliser, ema: Ema | None
+) -> tuple[int, Normaliser]:
+    """Load the newest whole checkpoint; return the step and the normaliser to go on with."""
+    start = checkpoint.newest_for_all(folder / "checkpoints")
+    if start is not None:
+        _check_resumable(spec, start, owner=spec.run_id)
+    elif spec.init.trunk:
+        start = branch_point(spec, folder.parent)
+        _check_resumable(spec, start, owner=spec.init.trunk)
+    else:
         return 0, fitted
-    _check_resumable(spec, newest)
-    state = checkpoint.restore(engine, newest)
+    state = checkpoint.restore(engine, start, ema=ema)
     return state["step"], Normaliser.from_dict(state["normaliser"])
 
 
@@ -143,20 +191,29 @@ def _evaluate_start(trainer: Trainer, log: RunLog | None) -> None:
         log.log(0, 0, metrics)
 
 
-def _check_resumable(spec: RunSpec, path: Path) -> None:
-    """Raise ValueError for a checkpoint of another run, another world size or ZeRO stage."""
+def _check_resumable(spec: RunSpec, path: Path, *, owner: str) -> None:
+    """Raise ValueError for a checkpoint of another run, or one that cannot be dealt anew."""
     state = json.loads((path / "trainer.json").read_text())
-    if state["run_id"] != spec.run_id:
+    if state["run_id"] != owner:
         raise ValueError(
-            f"checkpoint {path} belongs to run {state['run_id']}, not to {spec.run_id}; "
+            f"checkpoint {path} belongs to run {state['run_id']}, not to {owner}; "
             "delete it or train in a folder of its own"
         )
     found = (state["world_size"], state["zero_stage"])
     wanted = (dist.get_world_size(), spec.engine.zero_stage)
-    if found != wanted:
+    if found == wanted:
+        return
+    if not can_reshard((found[1], wanted[1]), spec.precision):
         raise ValueError(
             f"checkpoint {path} was saved by {found[0]} ranks at ZeRO stage {found[1]}, this is "
-            f"{wanted[0]} at stage {wanted[1]}; resume with the former, or delete checkpoints/"
+            f"{wanted[0]} at stage {wanted[1]}; in bf16 only stages 1 and 2 change: set "
+            f"engine.zero_stage={found[1]} with {found[0]} ranks, or delete checkpoints/"
+        )
+    if dist.get_rank() == 0:
+        print(
+            f"resuming {path.name}, saved by {found[0]} ranks at ZeRO stage {found[1]}, on "
+            f"{wanted[0]} at stage {wanted[1]}; losses agree to rounding, not to the bit",
+            flush=True,
         )
 
 
@@ -167,7 +224,8 @@ def _final_metrics(spec: RunSpec, trainer: Trainer, log: RunLog | None) -> dict[
     for split in SPLITS:
         if log:
             log.beat(trainer.step, "evaluate", eta_s=0.0)
-        metrics |= trainer.validation.run(split, step=trainer.step)
+        with trainer.averaged():
+            metrics |= trainer.validation.run(split, step=trainer.step)
         metrics |= trainer.validation.baselines(split)
     if log:
         log.log(trainer.step, spec.num_samples_seen, metrics)

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from scaling.config import with_overrides, write_atomic
 from scaling.engine import prepare_environment
@@ -78,7 +78,7 @@ def _owned(folder: Path) -> Iterator[None]:
         return
     lock = folder / ".lock"
     is_new = not lock.exists()
-    with open(lock, "a") as stream:
+    with _opened(lock) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -92,6 +92,16 @@ def _owned(folder: Path) -> Iterator[None]:
             if is_new:  # a user's mistake leaves the folder as it was
                 lock.unlink(missing_ok=True)
             raise
+
+
+def _opened(lock: Path) -> IO[str]:
+    try:
+        return open(lock, "a")
+    except OSError as error:
+        raise ValueError(
+            f"cannot write into run folder {lock.parent} ({error.strerror.lower()}): it may be "
+            "read-only or another user's; name one you may write to with --runs"
+        ) from None
 
 
 class _StopFlag:

@@ -4,6 +4,7 @@ import math
 import resource
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.distributed as dist
 
 from scaling import checkpoint
 from scaling.describe import flops_per_step
+from scaling.ema import Ema
 from scaling.engine import batch_plan
 from scaling.features import FeatureCache
 from scaling.metrics import RunLog
@@ -19,13 +21,17 @@ from scaling.noise import step_noise
 from scaling.schedule import learning_rates
 from scaling.spec import RunSpec
 from scaling.validation import Validation
+from scaling.watchdog import Watchdog
 
 # Dense bf16 peaks from NVIDIA's data sheets.
 BF16_PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
 
 
+MAX_KEYS_NAMED = 8
+
+
 class NonFiniteLossError(RuntimeError):
-    """The loss became nan or infinite; the message names the step."""
+    """The loss became nan or infinite; the message names the step, the ranks and the samples."""
 
 
 class Trainer:
@@ -41,14 +47,18 @@ class Trainer:
         validation: Validation,
         cache: FeatureCache | None,
         folder: Path,
+        watchdog: Watchdog,
+        ema: Ema | None = None,
         step: int = 0,
     ) -> None:
+        self.watchdog, self.ema = watchdog, ema
         self.spec, self.engine, self.loader = spec, engine, loader
         self.log, self.validation, self.cache, self.folder = log, validation, cache, folder
         self.step = step
         self.micro_batch, self.accumulation = batch_plan(spec)
         self._batches = iter(loader)
         self._clock = _Clock()
+        self._val_l1: tuple[int, float | None] = (-1, None)
 
     def fit(self, stop_requested: Callable[[], bool]) -> bool:
         """Train to the last step; return False when stopped early (saved, resumable)."""
@@ -58,13 +68,14 @@ class Trainer:
             losses = self._optimizer_step()
             self.step += 1
             self._clock.steps += 1
+            stopping = self._agree(stop_requested(), losses)
+            if self.ema:
+                self.ema.update(self.step)
             if self._due(self.spec.engine.log_every) or self._last():
                 self._log(losses)
             if self._due(self.spec.engine.eval_every) and not self._last():
                 self._evaluate()
-            stopping = _any_rank(stop_requested())
-            if self._due(self.spec.engine.save_every) or self._last() or stopping:
-                self._mean_losses(losses)  # a state that diverged is never saved
+            if self._save_is_due() or stopping:
                 self._save()
             if stopping and not self._last():
                 return False
@@ -74,6 +85,7 @@ class Trainer:
     def _optimizer_step(self) -> dict[str, torch.Tensor]:
         """Run forward and backward over the micro-batches and one update; return mean losses."""
         totals: dict[str, torch.Tensor] = {}
+        self._seen = []
         time_all, noise_all = step_noise(self.spec, self.step)
         for micro in range(self.accumulation):
             batch = self._next_batch()
@@ -89,6 +101,7 @@ class Trainer:
                     features,
                 )
             total = torch.stack(list(losses.values())).sum()
+            self._seen.append((keys, total.detach()))
             self.engine.backward(total)
             for name, value in {"train": total, **losses}.items():
                 totals[name] = totals.get(name, 0.0) + value.detach() / self.accumulation
@@ -113,18 +126,42 @@ class Trainer:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = self._rates[group["name"]]
 
+    def _agree(self, stop: bool, losses: dict[str, torch.Tensor]) -> bool:
+        """Return whether any rank was asked to stop; raise if a loss of any rank is not finite.
+
+        One message a step carries both, so that no diverged state is ever saved or trained on.
+        """
+        bad = ~torch.isfinite(losses["train"])
+        if dist.get_world_size() > 1:
+            flags = torch.stack([bad.new_tensor(stop), bad]).to(torch.int32)
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+            stop, bad = bool(flags[0]), flags[1]
+        if bad:
+            raise NonFiniteLossError(self._blame())
+        return stop
+
+    def _blame(self) -> str:
+        """Return which ranks and samples gave a loss that is not finite."""
+        mine = [(keys, float(total)) for keys, total in self._seen if not torch.isfinite(total)]
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, mine)
+        named = [
+            f"rank {rank}: loss {loss} of samples {_named(keys)}"
+            for rank, batches in enumerate(found)
+            for keys, loss in batches
+        ]
+        return (
+            f"loss is not finite at step {self.step}; {'; '.join(named)}; lower optim.lr (now "
+            f"{self.spec.optim.lr}) or check the data with `scaling data inspect`; the last "
+            "checkpoint is kept"
+        )
+
     def _mean_losses(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Return the losses averaged over ranks; raise NonFiniteLossError naming the step."""
+        """Return the losses averaged over ranks."""
         names = list(losses)
         values = torch.stack([losses[name] for name in names]).float()
         dist.all_reduce(values)
-        means = dict(zip(names, (values / dist.get_world_size()).tolist(), strict=True))
-        if not math.isfinite(means["train"]):
-            raise NonFiniteLossError(
-                f"loss is {means['train']} at step {self.step}; lower optim.lr "
-                f"(now {self.spec.optim.lr}) or check the data with `scaling data inspect`"
-            )
-        return means
+        return dict(zip(names, (values / dist.get_world_size()).tolist(), strict=True))
 
     def _log(self, losses: dict[str, torch.Tensor]) -> None:
         means = self._mean_losses(losses)
@@ -138,23 +175,28 @@ class Trainer:
         self._samples_per_s = record["throughput/samples_per_s"]
         self.log.log(self.step, self.step * self.spec.global_batch_size, record)
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Hold the running mean in the weights, where the run keeps one."""
+        return self.ema.applied() if self.ema else nullcontext()
+
     def _evaluate(self) -> None:
         self._beat("evaluate")
-        with self._clock.paused():
+        with self._clock.paused(), self.averaged():
             metrics = self.validation.run("val", step=self.step, anchor_only=True)
             training_mode(self.spec, self.engine)
+        self._val_l1 = (self.step, metrics.get("val/l1"))
         if self.log:
             self.log.log(self.step, self.step * self.spec.global_batch_size, metrics)
 
     def _save(self) -> None:
         self._beat("save")
-        engine = self.spec.engine
         state = {
             "step": self.step,
             "num_samples_seen": self.step * self.spec.global_batch_size,
             "run_id": self.spec.run_id,
             "world_size": dist.get_world_size(),
             "zero_stage": self.spec.engine.zero_stage,
+            "val_l1": self._val_l1[1] if self._val_l1[0] == self.step else None,
             "loader": self.loader.state_dict(),
             "normaliser": self.validation.normaliser.to_dict(),
         }
@@ -163,11 +205,12 @@ class Trainer:
                 self.engine,
                 self.folder / "checkpoints",
                 state=state,
-                keep_last=engine.keep_last,
-                keep_every=engine.keep_every,
+                keep=self.spec.engine,
+                ema=self.ema,
             )
 
     def _beat(self, phase: str) -> None:
+        self.watchdog.touch(f"step {self.step} ({phase})")
         if self.log:
             rate = getattr(self, "_samples_per_s", 0.0)
             left = (self.spec.num_steps - self.step) * self.spec.global_batch_size
@@ -175,6 +218,10 @@ class Trainer:
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
+
+    def _save_is_due(self) -> bool:
+        branches = self.spec.engine.keep_steps
+        return self._due(self.spec.engine.save_every) or self.step in branches or self._last()
 
     def _last(self) -> bool:
         return self.step == self.spec.num_steps
@@ -230,14 +277,12 @@ def _group_norm(parameters: list[torch.nn.Parameter]) -> float:
     return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
 
-def _any_rank(flag: bool) -> bool:
-    if dist.get_world_size() == 1:
-        return flag
-    votes = torch.tensor([int(flag)])
-    if dist.get_backend() == "nccl":
-        votes = votes.cuda()
-    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-    return bool(votes.item())
+def _named(keys: list[Any]) -> str:
+    shown = ", ".join(
+        f"{domain}/{episode}@{start}" for domain, episode, start in keys[:MAX_KEYS_NAMED]
+    )
+    rest = len(keys) - MAX_KEYS_NAMED
+    return f"{shown} and {rest} more" if rest > 0 else shown
 
 
 class _Clock:

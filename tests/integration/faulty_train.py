@@ -1,0 +1,55 @@
+"""scaling.train with a fault asked for by $FAULT: `kind:rank:step`; a rank of -1 means all."""
+
+import importlib
+import os
+import time
+
+import scaling.trainer
+from scaling.forkserver import TRAINING_STACK
+from scaling.train import main as train
+
+for name in TRAINING_STACK:
+    importlib.import_module(name)
+importlib.import_module("torch").set_num_threads(1)
+step_noise = scaling.trainer.step_noise
+
+
+def main(argv: list[str]) -> int:
+    """Train with the fault in the source of each step's noise, or in the clock."""
+    kind, _, where = os.environ.get("FAULT", "").partition(":")
+    if kind:
+        rank, step = (int(number) for number in where.split(":"))
+        spoil = {"nan": _nan, "hang": _hang, "clock": _clock, "slow": _slow}[kind]
+        scaling.trainer.step_noise = _at(rank, step, spoil)
+    return train(argv)
+
+
+def _at(rank: int, step: int, spoil):
+    def noise_of(spec, now):
+        pair = step_noise(spec, now)
+        mine = rank in (-1, int(os.environ["RANK"]))
+        return spoil(spec, pair) if mine and now >= step else pair
+
+    return noise_of
+
+
+def _nan(spec, pair):
+    return pair[0], pair[1] * float("nan")
+
+
+def _hang(spec, pair):
+    time.sleep(10_000)
+    return pair
+
+
+def _slow(spec, pair):
+    time.sleep(0.05)
+    return pair
+
+
+def _clock(spec, pair):
+    """Set the wall clock of the process back by an hour, then forth by two, for good."""
+    real = scaling.trainer.__dict__.setdefault("_real_time", time.time)
+    jump = -3600 if real is time.time else 3600
+    time.time = lambda: real() + jump
+    return pair

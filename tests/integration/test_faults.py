@@ -1,0 +1,202 @@
+"""Two ranks of ZeRO-2 and what can befall them: kills, signals, nan, hangs, full disks, clocks."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.integration
+
+TWO = (
+    "optim.freeze_vlm=false",
+    "data.blind=true",
+    "engine.zero_stage=2",
+    "engine.keep_last=3",
+    "resources.processes_per_node=2",
+)
+STEPS = 24
+
+
+def lines(run_yaml: Path) -> list[dict]:
+    path = run_yaml.parent / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def losses(run_yaml: Path) -> dict[int, float]:
+    return {row["step"]: row["loss/train"] for row in lines(run_yaml) if "loss/train" in row}
+
+
+def weights(run_yaml: Path, step: int) -> dict[str, torch.Tensor]:
+    folder = run_yaml.parent / "checkpoints" / f"step_{step:07d}"
+    return load_file(str(folder / "model.safetensors"))
+
+
+def saved(run_yaml: Path) -> list[int]:
+    folder = run_yaml.parent / "checkpoints"
+    return sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_*"))
+
+
+def assert_same_weights(one: Path, other: Path, step: int) -> None:
+    ours, theirs = weights(one, step), weights(other, step)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Return the folder of the whole run, trained once; filled by the first test that asks."""
+    return tmp_path_factory.mktemp("undisturbed")
+
+
+@pytest.fixture
+def whole(undisturbed: Path, make_run, start_ranks) -> Path:
+    """The run.yaml of the run that nothing befell."""
+    kept = undisturbed / "run" / "run.yaml"
+    if not kept.exists():
+        run_yaml = make_run(*TWO, f"num_steps={STEPS}", folder="whole")
+        assert start_ranks(run_yaml).wait() == [0, 0]
+        shutil.copytree(run_yaml.parent, kept.parent)
+    return kept
+
+
+def killed_run(run_yaml: Path, start_ranks, *, seed: int, kills: int) -> None:
+    """Kill one rank or both at random moments, `kills` times, then let the run end."""
+    draw = random.Random(seed)
+    for _ in range(kills):
+        before = saved(run_yaml)
+        ranks = start_ranks(run_yaml, fault="slow:-1:0")
+        known = len(lines(run_yaml))
+        ranks.wait_for(lambda: len(lines(run_yaml)) > known or not ranks.running())  # noqa: B023
+        time.sleep(draw.uniform(0, 1.0))
+        ranks.signal(signal.SIGKILL, draw.choice([[0], [1], [0, 1]]))
+        ranks.wait(60)
+        assert saved(run_yaml)[-1:] >= before[-1:]
+        if (run_yaml.parent / "DONE").exists():
+            return
+    assert start_ranks(run_yaml).wait() == [0, 0]
+
+
+def assert_as_undisturbed(run_yaml: Path, whole: Path) -> None:
+    from scaling.records import read_points, thin
+
+    assert losses(run_yaml) == losses(whole)
+    assert_same_weights(run_yaml, whole, STEPS)
+    points, _ = read_points(run_yaml.parent / "metrics.jsonl")
+    published = thin(points, {}, num_steps=STEPS)
+    steps = [point.step for point in published if point.metric == "loss/train"]
+    assert steps == sorted(set(steps)) == sorted(losses(whole))
+
+
+def test_five_kills_change_nothing(make_run, start_ranks, whole) -> None:
+    run_yaml = make_run(*TWO, f"num_steps={STEPS}", folder="killed")
+    killed_run(run_yaml, start_ranks, seed=1, kills=5)
+    assert_as_undisturbed(run_yaml, whole)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(10, 20))
+def test_fifty_kills_change_nothing(make_run, start_ranks, whole, seed: int) -> None:
+    run_yaml = make_run(*TWO, f"num_steps={STEPS}", folder="killed")
+    killed_run(run_yaml, start_ranks, seed=seed, kills=5)
+    assert_as_undisturbed(run_yaml, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_one_rank_stops_both_in_time(make_run, start_ranks, whole, number) -> None:
+    run_yaml = make_run(*TWO, f"num_steps={STEPS}", "engine.save_every=0")
+    ranks = start_ranks(run_yaml, fault="slow:-1:0")
+    ranks.wait_for(lambda: len(losses(run_yaml)) >= 2)
+    began = time.monotonic()
+    ranks.signal(number, [1])
+    assert ranks.wait() == [85, 85]
+    assert time.monotonic() - began < 60  # half the least lead that is asked of Slurm
+    assert 0 < saved(run_yaml)[0] < STEPS
+    assert start_ranks(run_yaml).wait() == [0, 0]
+    assert_as_undisturbed(run_yaml, whole)
+
+
+def test_nan_names_step_rank_and_samples(make_run, start_ranks) -> None:
+    run_yaml = make_run(*TWO, f"num_steps={STEPS}", "engine.log_every=10")
+    ranks = start_ranks(run_yaml, fault="nan:1:6")
+    assert ranks.wait() == [1, 1]
+    reason = json.loads((run_yaml.parent / "FAILED").read_text())["reason"]
+    assert "not finite at step 7; rank 1: loss nan of samples sim_kinova3_dual/" in reason
+    assert "rank 0:" not in reason
+    assert saved(run_yaml) == [4]
+    assert "Traceback" not in ranks.output
+
+
+def test_a_hung_rank_ends_with_the_stack_of_each(make_run, start_ranks) -> None:
+    run_yaml = make_run(*TWO, f"num_steps={STEPS}", "engine.hang_timeout_s=6")
+    ranks = start_ranks(run_yaml, fault="hang:1:6")
+    assert ranks.wait(120) == [1, 1]
+    output = ranks.output
+    for rank in (0, 1):
+        assert f"hang: rank {rank} on " in output
+    assert "in _hang" in output  # where rank 1 sleeps
+    assert "in _agree" in output or "in step" in output or "in backward" in output  # rank 0 waits
+    failed = json.loads((run_yaml.parent / "FAILED").read_text())
+    assert "no progress for 6 s after step 6 (train)" in failed["reason"]
+    assert saved(run_yaml)[-1] == 4
+
+
+def test_a_clock_that_jumps_an_hour_either_way(make_run, start_ranks, whole) -> None:
+    run_yaml = make_run(*TWO, f"num_steps={STEPS}", "engine.hang_timeout_s=60")
+    ranks = start_ranks(run_yaml, fault="clock:-1:5")
+    assert ranks.wait() == [0, 0], ranks.output
+    assert_as_undisturbed(run_yaml, whole)
+
+
+def mounted(tmp_path: Path, script: str) -> subprocess.CompletedProcess:
+    """Run a shell script where it may mount file systems, or skip."""
+    probe = ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs tmpfs {tmp_path}"]
+    if subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("no right to mount a file system in a namespace of its own")
+    return subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, make_run) -> None:
+    """The first checkpoint fits, the second does not: ballast fills the disk in between."""
+    small = tmp_path / "small"
+    small.mkdir()
+    run_yaml = make_run(*TWO[:4], "num_steps=8", "engine.cache_features=false")
+    script = f"""
+        mount -t tmpfs -o size=400m tmpfs {small} && mkdir {small}/run
+        cp {run_yaml} {small}/run/run.yaml
+        (while [ ! -e {small}/run/checkpoints/step_0000004 ]; do sleep .01; done
+         dd if=/dev/zero of={small}/ballast bs=1M 2>/dev/null) &
+        {sys.executable} -m torch.distributed.run --standalone --nproc-per-node=2 \
+          -m scaling.train {small}/run/run.yaml resources.processes_per_node=2
+        code=$?
+        ls -a {small}/run/checkpoints
+        cd {small}/run/checkpoints/step_0000004 && {sys.executable} -c '
+from pathlib import Path
+from scaling.checkpoint import verify
+print("verified:", verify(Path(".")))'
+        exit $code
+    """
+    done = mounted(tmp_path, script)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "error: disk full while writing" in done.stderr
+    assert "verified: None" in done.stdout
+    assert "step_0000008" not in done.stdout
+
+
+def test_a_read_only_run_folder_is_refused(tmp_path: Path, make_run) -> None:
+    folder = make_run().parent
+    script = f"""
+        mount --bind {folder} {folder} && mount -o remount,bind,ro {folder}
+        {sys.executable} -m scaling.train {folder}/run.yaml
+    """
+    done = mounted(tmp_path, script)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "read-only" in done.stderr
+    assert done.stderr.count("\n") == 1
