@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 
 from scaling.commands import data as data_commands
-from scaling.commands import laws, reuse, study
+from scaling.commands import laws, machine, reuse, study
 from scaling.commands import search as search_command
 from scaling.commands.fitting import add_fit_arguments
 
@@ -104,7 +104,24 @@ def _add_run_verbs(verbs, common) -> None:
     train = verbs.add_parser("train", help="advance one run (what jobs start)")
     train.add_argument("run_yaml", help="runs/<id>/run.yaml")
     train.add_argument("overrides", nargs="*", metavar="key=value")
-    train.set_defaults(run=study.train)
+    train.add_argument(
+        "--fit-micro-batch", action="store_true", help="measure a sample, take what fits"
+    )
+    train.set_defaults(run=machine.train)
+    _add_machine_verbs(verbs, common)
+
+
+def _add_machine_verbs(verbs, common) -> None:
+    doctor = verbs.add_parser("doctor", parents=[common], help="is this machine fit for a run?")
+    doctor.add_argument("study", nargs="?", help="a study or run.yaml (default: a tiny run)")
+    doctor.add_argument("overrides", nargs="*", metavar="key=value")
+    doctor.add_argument("--ranks", type=int, default=2, help="processes for the gradient check")
+    doctor.set_defaults(run=machine.doctor)
+    trace = verbs.add_parser("profile", parents=[common], help="trace ten training steps of a run")
+    trace.add_argument("run_yaml", help="runs/<id>/run.yaml")
+    trace.add_argument("overrides", nargs="*", metavar="key=value")
+    trace.add_argument("--steps", type=int, default=10)
+    trace.set_defaults(run=machine.profile)
 
 
 def _add_analysis_verbs(verbs, common) -> None:
