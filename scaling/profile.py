@@ -71,9 +71,8 @@ def _trace(spec: RunSpec, scratch: Path, steps: int) -> Any:
         profiler.step()
         return False
 
-    with profiler:
-        with suppress(_Enough):
-            advance(_steady(spec, WARM_UP + steps), scratch, after_step)
+    with profiler, suppress(_Enough):
+        advance(_steady(spec, WARM_UP + steps), scratch, after_step)
     return profiler
 
 
