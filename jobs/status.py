@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from jobs.folder import (
 )
 from jobs.queue import Queued, read_queues
 from jobs.slurm_commands import Job
-from jobs.slurm_queue import GONE, UNREACHABLE, WAITING
+from jobs.slurm_queue import GONE, UNREACHABLE, WAITING, in_queue
 from scaling.spec import RunSpec
 
 State = Literal[
@@ -94,7 +94,10 @@ def run_state(run_dir: str | Path, *, queued: Queued | None = None) -> RunStatus
     attempt = (read_json(path) if path else None) or {}
     heartbeat = read_json(run_dir / "heartbeat.json") or {}
     facts = _known_facts(heartbeat, attempt) | {"run_id": run_dir.name, "attempts": count}
-    return _from_markers(run_dir, facts) or _from_processes(facts, heartbeat, attempt, queued)
+    marked = _from_markers(run_dir, facts)
+    if marked is not None and marked.state == "failed" and in_queue(queued.jobs.get(run_dir.name)):
+        return _ending(marked, queued.jobs[run_dir.name])
+    return marked or _from_processes(facts, heartbeat, attempt, queued)
 
 
 def study_status(specs: Iterable[RunSpec], runs_dir: str | Path) -> dict[str, Any]:
@@ -174,6 +177,15 @@ def _from_markers(run_dir: Path, facts: dict[str, Any]) -> RunStatus | None:
         state = "cancelled" if reason == CANCELLED else "failed"
         return RunStatus(**(facts | {"state": state, "reason": reason}))
     return None
+
+
+def _ending(marked: RunStatus, job: Job) -> RunStatus:
+    """Return the state of a run that failed while its job is there: the job has the last word.
+
+    A rank that lost its peer writes FAILED; the batch script then puts the run back into the queue.
+    """
+    state: State = "queued" if job.state in WAITING else "running"
+    return replace(marked, state=state, job_id=job.id, reason=f"ending: {marked.reason}")
 
 
 def _from_processes(

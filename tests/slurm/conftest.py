@@ -74,7 +74,8 @@ def finish(tmp_path) -> Callable[..., None]:
         folders = [tmp_path / spec.run_id for spec in specs]
 
         def through() -> bool:
-            return all((f / "DONE").exists() or (f / "FAILED").exists() for f in folders)
+            states = {run_state(folder).state for folder in folders}
+            return states <= {"done", "failed", "cancelled"}
 
         wait_until(through, timeout_s=timeout_s)
         for folder in folders:

@@ -15,7 +15,7 @@ from jobs.status import run_state
 from scaling.spec import ResourceConfig
 
 pytestmark = pytest.mark.slurm
-NUM_STEPS = 3000  # about twenty seconds, so that a fault finds the run at work
+NUM_STEPS = 1500  # about ten seconds, so that a fault finds the run at work
 
 
 def test_a_time_limit_saves_requeues_and_goes_on_exactly(
@@ -41,26 +41,26 @@ def test_preemption_by_requeue_and_by_cancel(
     slurm, start, finish, dev, same_as_undisturbed, partition
 ):
     spec = small_run(num_steps=NUM_STEPS)
-    run_dir = start(spec, replace(dev, partition=partition), steps=400)
+    run_dir = start(spec, replace(dev, partition=partition), steps=300)
     slurm.occupy()
     wait_until(lambda: run_state(run_dir).state in ("queued", "preempted"))
     finish(spec)
     tries = attempts(run_dir)
     assert len(tries) == 2
-    assert tries[1]["first_step"] >= 300
+    assert tries[1]["first_step"] >= 150
     same_as_undisturbed(spec, run_dir)
 
 
 def test_a_node_crash_under_two_ranks(slurm, start, finish):
     spec = replace(small_run(num_steps=NUM_STEPS), resources=ResourceConfig(nodes=2))
-    run_dir = start(spec, steps=400)
+    run_dir = start(spec, steps=300)
     slurm.do("kill-node", "node2")
     wait_until(lambda: run_state(run_dir).state != "running")
     slurm.do("start-node", "node2")
     finish(spec)
     tries = attempts(run_dir)
     assert len(tries) >= 2
-    assert tries[-1]["first_step"] >= 300
+    assert tries[-1]["first_step"] >= 150
     assert not (run_dir / "FAILED").exists()
 
 
@@ -77,7 +77,7 @@ def test_a_requeued_task_leaves_its_siblings_alone(slurm, tmp_path, dev, finish)
     specs = [small_run(seed, num_steps=NUM_STEPS) for seed in (0, 1)]
     submit(specs, tmp_path, dev)
     first, last = (tmp_path / spec.run_id for spec in specs)
-    wait_until(lambda: step_of(first) > 400 and step_of(last) > 400)
+    wait_until(lambda: step_of(first) > 300 and step_of(last) > 300)
     # The last task's own job id is the array's: requeueing it bare would restart both.
     pid = json.loads((last / "heartbeat.json").read_text())["pid"]
     os.kill(pid, signal.SIGKILL)
@@ -112,7 +112,7 @@ def test_three_attempts_without_a_new_step_are_enough(slurm, tmp_path, dev):
 def test_without_accounting_the_files_decide(slurm, tmp_path, dev, start, finish, monkeypatch):
     monkeypatch.setattr("jobs.slurm_queue.sacct", _no_accounting)
     spec = small_run(num_steps=NUM_STEPS)
-    run_dir = start(spec, steps=400)
+    run_dir = start(spec, steps=300)
     slurm.call("scancel", "-u", "0")
     wait_until(lambda: not slurm.jobs(), timeout_s=60)
     wait_until(lambda: run_state(run_dir).state == "preempted", timeout_s=90)

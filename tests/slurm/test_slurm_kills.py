@@ -43,7 +43,7 @@ def kill_some(specs: list[RunSpec], runs: Path, through: Callable[[], bool]) -> 
 
 def run_study(number: int, tmp_path: Path, dev) -> None:
     """Train the same specs under Slurm with kills and here without; compare them all."""
-    specs = [small_run(seed, num_steps=400) for seed in range(number)]
+    specs = [small_run(seed, num_steps=200) for seed in range(number)]
     runs, reference = tmp_path / "slurm", tmp_path / "here"
     submit(specs, runs, replace(dev, max_cpu_ranks=2))
 

@@ -74,14 +74,14 @@ def test_cancel_stops_a_running_and_a_waiting_run(slurm, tmp_path, dev, finish):
 def test_scancel_by_hand_is_seen_and_the_run_goes_on_when_asked(
     slurm, tmp_path, dev, start, finish
 ):
-    spec = small_run(num_steps=3000)
-    run_dir = start(spec, steps=400)
+    spec = small_run(num_steps=1500)
+    run_dir = start(spec, steps=300)
     slurm.call("scancel", "-u", "0")
     wait_until(lambda: not slurm.jobs(), timeout_s=60)
     wait_until(lambda: run_state(run_dir).state in ("cancelled", "preempted"), timeout_s=60)
     assert submit([spec], tmp_path, dev)["submitted"] == 1
     finish(spec)
-    assert attempts(run_dir)[1]["first_step"] >= 300
+    assert attempts(run_dir)[1]["first_step"] >= 150
 
 
 def test_the_chain_runs_behind_the_study(slurm, tmp_path, dev):

@@ -164,6 +164,19 @@ def test_markers_beat_the_queue(one):
     assert run_state(run_dir).state == "done"
 
 
+def test_a_failure_is_final_when_its_job_has_gone(one):
+    run_dir, fake = one
+    (run_dir / "FAILED").write_text('{"reason": "RuntimeError: peer"}')
+    fake.set(jobs={"1_0": ["RUNNING", "None"]})
+    status = run_state(run_dir)
+    assert (status.state, status.reason) == ("running", "ending: RuntimeError: peer")
+    fake.set(squeue="")
+    assert run_state(run_dir).state == "failed"
+    (run_dir / "FAILED").write_text('{"reason": "cancelled"}')
+    fake.set(jobs={"1_0": ["RUNNING", "None"]})
+    assert run_state(run_dir).state == "cancelled"
+
+
 def test_a_finished_submission_is_not_read_again(one):
     run_dir, fake = one
     (run_dir / "DONE").write_text("{}")

@@ -190,7 +190,8 @@ def test_the_chain_starts_when_all_runs_are_done(task, monkeypatch):
 
 
 def test_the_chain_stops_when_a_run_failed(task, capsys):
-    run_dir, submission, _ = task
+    run_dir, submission, fake = task
     (run_dir / "FAILED").write_text('{"reason": "diverged"}')
+    fake.end("1_0")
     assert wait(submission) == FAILURE
     assert "1 of 1 runs are not done" in capsys.readouterr().out
