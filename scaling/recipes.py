@@ -20,7 +20,8 @@ class Recipe:
     num_steps: int
     precision: Literal["fp32", "bf16"] = "bf16"
     augmentation: Literal["none", "color_jitter"] = "color_jitter"
-    target: Literal["absolute", "delta"] = "absolute"
+    random_crop: bool = False
+    target: Literal["absolute", "delta", "delta_xyz"] = "absolute"
     proprio_norm: Literal["none", "standardise"] = "none"
 
 
@@ -83,7 +84,14 @@ RECIPES: dict[str, Recipe] = {
     "finetune_robotwin2": FINETUNE_PAPER,
     "finetune_vlabench": FINETUNE_PAPER,
     "finetune_bridge": FINETUNE_PAPER,
-    "finetune_fractal": replace(FINETUNE_PAPER, global_batch_size=256, num_steps=50_000),
+    # Fractal (RT-1) alone crops its images and moves relative to the current position.
+    "finetune_fractal": replace(
+        FINETUNE_PAPER,
+        global_batch_size=256,
+        num_steps=50_000,
+        random_crop=True,
+        target="delta_xyz",
+    ),
     "finetune_softfold": replace(FINETUNE_PAPER, global_batch_size=256, num_steps=400_000),
     "finetune_peft": replace(FINETUNE_PAPER, num_steps=40_000),
 }
@@ -97,6 +105,7 @@ def with_recipe(spec: RunSpec, name: str) -> RunSpec:
     data: DataConfig = replace(
         spec.data,
         augmentation=recipe.augmentation,
+        random_crop=recipe.random_crop,
         target=recipe.target,
         proprio_norm=recipe.proprio_norm,
     )

@@ -31,6 +31,7 @@ from scaling.watchdog import Watchdog
 from xvla.data.evaluation import EvalSplit, eval_digest, eval_frames
 from xvla.data.loader import make_loader
 from xvla.data.normalise import Normaliser, fit_normaliser
+from xvla.data.options import options_of
 from xvla.data.verify import verify_mixture
 
 SPLITS: tuple[EvalSplit, ...] = ("val", "test")
@@ -126,6 +127,7 @@ def _prepare(
         world_size=dist.get_world_size(),
         start_sample=step * spec.global_batch_size,
         normaliser=normaliser,
+        options=options_of(data, device=str(device)),
     )
     validation = Validation(
         spec,

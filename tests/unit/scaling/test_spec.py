@@ -14,7 +14,10 @@ from scaling.spec import (
 )
 from xvla.config import DataConfig, DomainEntry
 
-ENGINE_DATA_FIELDS = {"root", "batch_size", "num_workers", "decode_images", "frame_cache_gib"}
+ENGINE_DATA_FIELDS = {
+    "root", "batch_size", "num_workers", "decode_images", "frame_cache_gib", "cache", "augment_on",
+    "max_failed_share",
+}  # fmt: skip
 
 
 def make(**changes) -> RunSpec:
