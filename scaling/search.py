@@ -21,7 +21,7 @@ Sampler = Literal["tpe", "gp", "random"]
 SAMPLERS: tuple[Sampler, ...] = ("tpe", "gp", "random")
 STARTUP_TRIALS = 8
 OUT_OF_MEMORY = "out of memory"
-CONSTRAINT = "constraint"  # above 0: the point does not fit
+CONSTRAINT = "memory"  # above 0: the point does not fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,25 +186,18 @@ def make_sampler(name: Sampler, *, seed: int) -> Any:
         if name == "random":
             return RandomSampler(seed=seed)
         if name == "gp":
-            return GPSampler(
-                seed=seed, n_startup_trials=STARTUP_TRIALS, constraints_func=_constraint
-            )
+            return GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
         return TPESampler(
             seed=seed,
             n_startup_trials=STARTUP_TRIALS,
             multivariate=True,
             constant_liar=True,
-            constraints_func=_constraint,
         )
 
 
 def point_of(trial: "FrozenTrial", search: Search) -> Point | None:
     """Return a trial's point, or None while parameters are missing."""
     return dict(trial.params) if search.space.keys() <= trial.params.keys() else None
-
-
-def _constraint(trial: "FrozenTrial") -> Sequence[float]:
-    return trial.user_attrs.get(CONSTRAINT, [0.0])
 
 
 def _trial_seed(study: "optuna.Study", options: Options) -> int:
@@ -315,7 +308,7 @@ class _Looks:
         self._label(trial, spec, reason=reason)
         pruned = reason == "cancelled" and spec.run_id in self._pruned_runs()
         if OUT_OF_MEMORY in reason.lower():
-            trial.set_user_attr(CONSTRAINT, [1.0])
+            trial.set_constraint(CONSTRAINT, 1.0)
             pruned = True
         self.study.tell(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
 

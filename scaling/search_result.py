@@ -123,7 +123,7 @@ def counts(study: "optuna.Study") -> dict[str, int]:
         "trials": len(trials),
         "complete": sum(trial.state.name == "COMPLETE" for trial in trials),
         "pruned": sum(bool(trial.user_attrs.get("pruned")) for trial in trials),
-        "out_of_memory": sum(CONSTRAINT in trial.user_attrs for trial in trials),
+        "out_of_memory": sum(trial.constraints.get(CONSTRAINT, 0) > 0 for trial in trials),
         "failed": sum(trial.state.name == "FAIL" for trial in trials),
         "running": sum(trial.state.name == "RUNNING" for trial in trials),
         "runs": len(set(named)),

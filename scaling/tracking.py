@@ -20,6 +20,7 @@ from scaling.mlflow_client import (
 )
 from scaling.records import file_state
 from scaling.spec import RunSpec
+from scaling.tracking_ledger import Ledger
 from scaling.tracking_run import ENDED, Describe, Sweep, mirror_status, publish_run
 
 if TYPE_CHECKING:
@@ -112,6 +113,15 @@ def _publish_once(
     }
     if not started:
         return total
+    ledger = Ledger(runs_dir, tracking_uri, described=describe is not None)
+    prints = {spec.run_id: ledger.fingerprint(spec) for spec in started}
+    experiments = ledger.experiments({spec.study for spec in started})
+    known = {} if experiments is None else ledger.statuses(prints)
+    total["unfinished"] = sum(status not in ENDED for status in known.values())
+    if experiments is not None and len(known) == len(prints):
+        # Nothing to do: MLflow is not even imported.
+        total["pages"] = {name: page(key, tracking_uri) for name, key in experiments.items()}
+        return total
     client = connect(tracking_uri)
     by_study = sorted(started, key=lambda spec: spec.study)
     with store_errors(tracking_uri), locked(runs_dir / ".publish.lock"):
@@ -119,13 +129,16 @@ def _publish_once(
             sweep = _open_sweep(client, study, tracking_uri)
             total["pages"][study] = page(sweep.experiment_id, tracking_uri)
             statuses = {key: run.info.status for key, run in sweep.children.items()}
-            for spec in _with_progress(list(group), f"MLflow {study}", progress):
+            todo = [spec for spec in group if spec.run_id not in known]
+            for spec in _with_progress(todo, f"MLflow {study}", progress):
                 outcome = publish_run(sweep, spec, runs_dir / spec.run_id, describe=describe)
                 statuses[spec.run_id] = outcome.status
                 total["values"] += outcome.num_values
                 total["new_runs"] += outcome.new
                 total["unfinished"] += outcome.status not in ENDED
             mirror_status(client, sweep.parent, _sweep_status(statuses.values()))
+            done = {spec.run_id: statuses[spec.run_id] for spec in started if spec.study == study}
+            ledger.remember({key: (prints[key], status) for key, status in done.items()}, [study])
     return total
 
 

@@ -19,6 +19,7 @@ from scaling.records import (
     thin,
 )
 from scaling.spec import RunSpec, canonical_json
+from scaling.tracking_ledger import PUBLISHED
 from xvla.config import DomainEntry
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ BLOCK = 900  # metrics a request: MLflow takes 1,000 entries, tags and params in
 DIGEST_LENGTH = 36  # the longest that MLflow stores
 ENDED = ("FINISHED", "FAILED", "KILLED")
 FILES = ("metrics.jsonl", "run.yaml", "env.json")
-# What is published already, kept on the MLflow run so that it stays true when a database or a run
-# folder is moved or deleted. Tags under "mlflow." are not shown as columns.
-PUBLISHED = "mlflow.scaling.published"
 STATUS = {
     "queued": "SCHEDULED",
     "running": "RUNNING",
@@ -68,18 +66,17 @@ def publish_run(
     """Bring the child run of one folder up to date, creating it where there is none."""
     client, state = sweep.client, file_state(run_dir)
     new = spec.run_id not in sweep.children
-    run = _create(sweep, spec, run_dir) if new else sweep.children[spec.run_id]
+    tags = _tags(sweep, spec, run_dir)
+    run = _create(sweep, spec, run_dir, tags) if new else sweep.children[spec.run_id]
     before = json.loads(run.data.tags.get(PUBLISHED, "{}"))
     params = _missing_params(spec, run, describe)
     flops = {**run.data.params, **params}.get("compute_flops")
     points, now = _new_points(spec, run_dir, before, flops=flops)
-    _log_points(client, run, points)
     now["inputs"] = before.get("inputs") or _log_inputs(client, spec, run, run_dir)
     now["files"] = before.get("files")
     if STATUS[state] in ENDED and now["files"] != [state, now["offset"]]:
         now["files"] = _log_files(client, run, run_dir, [state, now["offset"]])
-    tags = {**_tags(sweep, spec, run_dir), PUBLISHED: canonical_json(now)}
-    _log_labels(client, run, params, tags)
+    _log(client, run, points, params=params, tags={**tags, PUBLISHED: canonical_json(now)})
     mirror_status(client, run, STATUS[state], end_time_s=_end_time(run_dir))
     return Outcome(status=STATUS[state], new=new, num_values=len(points))
 
@@ -104,13 +101,13 @@ def run_name(spec: RunSpec) -> str:
     return " ".join([spec.run_id, spec.size, *values])
 
 
-def _create(sweep: Sweep, spec: RunSpec, run_dir: Path) -> "Run":
+def _create(sweep: Sweep, spec: RunSpec, run_dir: Path, tags: Mapping[str, str]) -> "Run":
     attempts = read_attempts(run_dir)
     return sweep.client.create_run(
         sweep.experiment_id,
         run_name=run_name(spec),
         start_time=round(1000 * attempts[0]["start"]) if attempts else None,
-        tags={"run_key": spec.run_id, "mlflow.parentRunId": sweep.parent.info.run_id},
+        tags={name: value for name, value in tags.items() if value},
     )
 
 
@@ -174,32 +171,37 @@ def _new_points(
     return points, {"offset": offset, "last": {**last, **reached}}
 
 
-def _log_points(client: "MlflowClient", run: "Run", points: list[Point]) -> None:
-    """Log in blocks. A block sent twice (a crash before the record is kept) is stored once."""
-    from mlflow.entities import Metric
+def _log(
+    client: "MlflowClient",
+    run: "Run",
+    points: list[Point],
+    *,
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+) -> None:
+    """Log in blocks, labels and the record of what is published with the last of them.
 
-    for start in range(0, len(points), BLOCK):
+    MLflow stores the tags of a request after its metrics, so a crash leaves values without their
+    record, never a record without its values; a block sent twice is stored once.
+    """
+    from mlflow.entities import Metric, Param, RunTag
+
+    changed = [RunTag(key, tags[key]) for key in tags if run.data.tags.get(key, "") != tags[key]]
+    new = [Param(name, value) for name, value in params.items()]
+    blocks = [points[start : start + BLOCK] for start in range(0, len(points), BLOCK)] or [[]]
+    for number, block in enumerate(blocks, start=1):
         metrics = [
             Metric(_metric_name(point.metric), point.value, point.time_ms, point.step)
-            for point in points[start : start + BLOCK]
+            for point in block
         ]
-        client.log_batch(run.info.run_id, metrics=metrics)
+        labels = {"params": new, "tags": changed} if number == len(blocks) else {}
+        if metrics or any(labels.values()):
+            client.log_batch(run.info.run_id, metrics=metrics, **labels)
 
 
 def _metric_name(name: str) -> str:
     """Return the name with what MLflow refuses (% and parentheses, among others) made `_`."""
     return re.sub(r"[^\w\-. :/]", "_", name)
-
-
-def _log_labels(
-    client: "MlflowClient", run: "Run", params: Mapping[str, str], tags: Mapping[str, str]
-) -> None:
-    from mlflow.entities import Param, RunTag
-
-    changed = [RunTag(key, tags[key]) for key in tags if run.data.tags.get(key, "") != tags[key]]
-    new = [Param(name, value) for name, value in params.items()]
-    if changed or new:
-        client.log_batch(run.info.run_id, params=new, tags=changed)
 
 
 def _log_inputs(client: "MlflowClient", spec: RunSpec, run: "Run", run_dir: Path) -> bool:

@@ -193,11 +193,11 @@ def test_out_of_memory_is_a_constraint_and_other_failures_are_failures(tmp_path:
     study = opened(tmp_path, task)
     run_trials(study, task, options(8), executor=simulated.executor(), score=score)
     found = {
-        trial.params["soft_prompt_length"]: (trial.state.name, trial.user_attrs.get("constraint"))
+        trial.params["soft_prompt_length"]: (trial.state.name, trial.constraints)
         for trial in study.get_trials()
     }
-    assert found[64] == ("PRUNED", [1.0])
-    assert found[4] == ("FAIL", None)
+    assert found[64] == ("PRUNED", {"memory": 1.0})
+    assert found[4] == ("FAIL", {})
     assert (counts(study)["out_of_memory"], counts(study)["failed"]) == (2, 2)
 
 

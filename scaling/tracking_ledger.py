@@ -1,0 +1,125 @@
+"""Remembers what was published, so that a sync with nothing to do answers without MLflow.
+
+`runs/_publish/<digest of the address>.json` holds a fingerprint of each run folder and of what the
+store held afterwards. It only saves time: without it, or with a store that looks different, the
+publisher asks MLflow itself.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from scaling.config import write_atomic
+from scaling.mlflow_client import database_path, is_http
+from scaling.spec import RunSpec, canonical_json
+
+# What is published already, kept on the MLflow run so that it stays true when a database or a run
+# folder is moved or deleted. Tags under "mlflow." are not shown as columns.
+PUBLISHED = "mlflow.scaling.published"
+WATCHED = ("run.yaml", "env.json", "metrics.jsonl", "attempts", "DONE", "FAILED")
+HTTP_TIMEOUT_S = 5
+
+
+class Ledger:
+    """Fingerprints of run folders as they were when they were published to one store."""
+
+    def __init__(self, runs_dir: Path, tracking_uri: str, *, described: bool) -> None:
+        self._uri, self._runs_dir, self._described = tracking_uri, runs_dir, described
+        digest = hashlib.sha256(tracking_uri.encode()).hexdigest()[:12]
+        self._path = runs_dir / "_publish" / f"{digest}.json"
+        self._kept = _read(self._path)
+
+    def fingerprint(self, spec: RunSpec) -> str:
+        """Return what changes when a run has something new to publish; take it before reading."""
+        run_dir = str(self._runs_dir / spec.run_id)
+        seen = [_stat(f"{run_dir}/{name}") for name in WATCHED]
+        labels = [spec.study, spec.scale, spec.axes, self._described]
+        return hashlib.sha256(canonical_json([labels, seen]).encode()).hexdigest()[:16]
+
+    def statuses(self, prints: Mapping[str, str]) -> dict[str, str]:
+        """Return run id -> MLflow status of the runs that are published as they stand."""
+        kept = self._kept.get("runs", {})
+        found = {key: kept[key] for key, value in prints.items() if key in kept}
+        return {key: status for key, (value, status) in found.items() if value == prints[key]}
+
+    def experiments(self, studies: Iterable[str]) -> dict[str, str] | None:
+        """Return study -> experiment id when the store holds what it held, else None."""
+        kept = self._kept.get("studies", {})
+        found = {}
+        for study in studies:
+            now = contents(self._uri, study)
+            if now is None or now != kept.get(study):
+                return None
+            found[study] = str(now["experiment_id"])
+        return found
+
+    def remember(self, published: Mapping[str, tuple[str, str]], studies: Iterable[str]) -> None:
+        """Keep (fingerprint, status) of published runs and what the store now holds."""
+        held = {study: contents(self._uri, study) for study in studies}
+        runs = {**self._kept.get("runs", {}), **published}
+        kept = {"runs": runs, "studies": {**self._kept.get("studies", {}), **held}}
+        write_atomic(self._path, json.dumps(kept))
+        self._kept = json.loads(json.dumps(kept))
+
+
+def contents(tracking_uri: str, study: str) -> dict[str, Any] | None:
+    """Return what tells one state of an experiment from another, None where it cannot be asked.
+
+    A SQLite file is read directly (counts of its runs and of their records); a server is asked
+    for the experiment only.
+    """
+    path = database_path(tracking_uri)
+    try:
+        if path is not None:
+            return _of_database(path, study) if path.exists() else None
+        return _of_server(tracking_uri, study) if is_http(tracking_uri) else None
+    except (OSError, ValueError, KeyError, sqlite3.Error):
+        return None
+
+
+def _of_database(path: Path, study: str) -> dict[str, Any] | None:
+    where = "FROM experiments WHERE name = ? AND lifecycle_stage = 'active'"
+    count = (
+        "SELECT count(*), sum(length(t.value)) FROM runs r LEFT JOIN tags t "
+        "ON t.run_uuid = r.run_uuid AND t.key = ? "
+        "WHERE r.experiment_id = ? AND r.lifecycle_stage = 'active'"
+    )
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as database:
+        row = database.execute(f"SELECT experiment_id, creation_time {where}", (study,)).fetchone()
+        if row is None:
+            return None
+        runs, length = database.execute(count, (PUBLISHED, row[0])).fetchone()
+    return {"experiment_id": row[0], "created": row[1], "runs": runs, "records": length}
+
+
+def _of_server(tracking_uri: str, study: str) -> dict[str, Any] | None:
+    query = urllib.parse.urlencode({"experiment_name": study})
+    url = f"{tracking_uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?{query}"
+    with urllib.request.urlopen(url, timeout=HTTP_TIMEOUT_S) as reply:
+        found = json.load(reply)["experiment"]
+    if found.get("lifecycle_stage") != "active":
+        return None
+    return {"experiment_id": found["experiment_id"], "created": found.get("creation_time")}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _stat(path: str) -> list[int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return [found.st_mtime_ns, found.st_size, found.st_ino]
