@@ -9,10 +9,10 @@ from scaling.commands.common import as_json, show
 
 
 def simulate(arguments: Namespace) -> int:
-    """Record simulated episodes of a domain (extra `sim`)."""
+    """Record simulated episodes of a domain (extra `sim`); DOMAIN:TASK+TASK chooses tasks."""
     from xvla.sim.collect import simulate as record
 
-    domain = arguments.domain or arguments.name
+    domain, _, tasks = (arguments.domain or arguments.name or "").partition(":")
     if not domain:
         raise ValueError("no domain given; e.g. `scaling data simulate sim_panda_left --out DIR`")
     document = record(
@@ -22,6 +22,7 @@ def simulate(arguments: Namespace) -> int:
         seed=arguments.seed,
         workers=arguments.workers,
         size=arguments.size,
+        tasks=tuple(filter(None, tasks.split("+"))),
         progress=not arguments.json,
     )
     show(arguments, document, as_json)

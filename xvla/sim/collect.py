@@ -1,12 +1,13 @@
 """Owns collecting demonstrations with several processes and writing them as one data set."""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from xvla.data.lerobot_writer import EpisodeRecord, VideoOptions, write_dataset
-from xvla.sim.domains import find_domain
+from xvla.sim.domains import Domain, find_domain
 from xvla.sim.record import OBJECT_NAMES, RECORD_HZ, STATE_NAMES, render, roll_out
 from xvla.sim.render import ViewRenderer
 from xvla.sim.scene import Scene, load_robosuite
 
 MAX_ATTEMPTS = 10
+LONG_S = 8.0  # shorter demonstrations make "hold the pose" a strong predictor
 RECORDER_VERSION = 1  # raise when the same seed would give other episodes
 VIDEO = VideoOptions(crf=26, gop=20)  # 33-37 dB; seeking decodes 20 small pictures at most
 
@@ -29,13 +31,18 @@ _stage: dict[tuple[str, str, int], tuple[Scene, ViewRenderer]] = {}  # one set a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeJob:
-    """One episode to record; its random stream is a function of (seed, domain, index, attempt)."""
+    """One episode to record; its random stream is a function of (seed, domain, index, attempt).
+
+    A `task` that was asked for by name is part of the stream too: sets of other tasks never
+    share an episode with the domain's own order.
+    """
 
     domain: str
     index: int
     seed: int
     size: int
     path: str
+    task: str = "auto"
 
 
 def stage(domain: str, task: str, size: int) -> tuple[Scene, ViewRenderer]:
@@ -49,7 +56,16 @@ def stage(domain: str, task: str, size: int) -> tuple[Scene, ViewRenderer]:
 
 def episode_rng(job: EpisodeJob, attempt: int) -> np.random.Generator:
     """Return the random stream of one attempt at one episode."""
-    return np.random.default_rng([job.seed, zlib.crc32(job.domain.encode()), job.index, attempt])
+    asked = [] if job.task == "auto" else [zlib.crc32(job.task.encode())]
+    return np.random.default_rng(
+        [job.seed, zlib.crc32(job.domain.encode()), job.index, attempt, *asked]
+    )
+
+
+def job_task(job: EpisodeJob) -> str:
+    """Return the task of an episode: the one asked for, or the domain's own for its index."""
+    tasks = find_domain(job.domain).tasks
+    return tasks[job.index % len(tasks)] if job.task == "auto" else job.task
 
 
 def record_episode(job: EpisodeJob) -> str:
@@ -58,18 +74,19 @@ def record_episode(job: EpisodeJob) -> str:
     if target.exists():
         return job.path
     began = time.process_time()
-    tasks = find_domain(job.domain).tasks
-    scene, renderer = stage(job.domain, tasks[job.index % len(tasks)], job.size)
+    scene, renderer = stage(job.domain, job_task(job), job.size)
     for attempt in range(MAX_ATTEMPTS):
         trajectory = roll_out(scene, episode_rng(job, attempt))
         if trajectory.success:
             break
     else:
         raise RuntimeError(
-            f"{job.domain}: the expert failed {MAX_ATTEMPTS} times at episode {job.index}"
+            f"{job.domain}: the expert failed {MAX_ATTEMPTS} times at episode {job.index} "
+            f"({scene.task.name})"
         )
     frames = render(scene, renderer, trajectory)
-    partial = target.with_suffix(".partial.npz")
+    # by process: a killed call's worker may still be at the episode that the next call redoes
+    partial = target.with_suffix(f".{os.getpid()}.partial.npz")
     np.savez(
         partial,
         states=trajectory.states,
@@ -96,37 +113,45 @@ def simulate(
     seed: int,
     workers: int,
     size: int,
+    tasks: Sequence[str] = (),
     progress: bool = True,
     raw: str | None = None,
 ) -> dict[str, Any]:
     """Record simulated demonstrations of one domain as a LeRobot v3.0 data set at `out`.
 
-    `episodes` is a number or counts by split in order ({"train": 40, "val": 8}); `size` is the
-    pictures' side in pixels. Finished episodes wait in `raw` (default: a hidden folder beside
-    `out`, removed at the end), so an interrupted call goes on where it stopped. Returns a
-    JSON-able summary. ValueError: unknown domain, counts below 1, an existing `out`.
-    ImportError: the extra `sim` is missing.
+    `episodes` is a number or counts by split in order ({"train": 40, "val": 8}); `tasks` are
+    taken in turn, by default the domain's own; `size` is the pictures' side in pixels. Finished
+    episodes wait in `raw` (default: a hidden folder beside `out`, removed at the end; 50 KB a
+    picture at 128 pixels), so an interrupted call goes on where it stopped. Returns a JSON-able
+    summary. ValueError: unknown domain or task, counts below 1, an existing `out`. ImportError:
+    the extra `sim` is missing.
     """
     spec = find_domain(domain)
     splits = {"train": episodes} if isinstance(episodes, int) else dict(episodes)
     _check_request(splits, workers=workers, size=size, out=Path(out))
+    _check_tasks(spec, tasks)
     load_robosuite()
     began = time.time()
-    key = json.dumps([RECORDER_VERSION, domain, seed, size])
-    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-    folder = Path(raw or Path(out).parent / f".{Path(out).name}.raw") / f"{domain}-{digest}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _raw_folder(Path(raw or Path(out).parent / f".{Path(out).name}.raw"), spec, seed, size)
     jobs = [
-        EpisodeJob(domain=domain, index=i, seed=seed, size=size, path=str(folder / f"{i:05d}.npz"))
-        for i in range(sum(splits.values()))
+        EpisodeJob(
+            domain=domain,
+            index=i,
+            seed=seed,
+            size=size,
+            path=str(folder / (f"{i:05d}-{task}.npz" if tasks else f"{i:05d}.npz")),
+            task=task,
+        )
+        for i, task in zip(range(sum(splits.values())), itertools.cycle(tasks or ("auto",)))
     ]
-    run_jobs(record_episode, jobs, workers=workers, label=domain if progress else None)
+    kept = sum(Path(job.path).exists() for job in jobs)
+    recorded = in_order(record_episode, jobs, workers=workers, label=domain if progress else None)
     info = write_dataset(
         out,
         fps=RECORD_HZ,
         robot_type=spec.robot_type,
         views=dict.fromkeys(spec.views, (size, size)),
-        episodes=(_load(job.path, spec.views) for job in jobs),
+        episodes=(_load(path, spec.views) for path in recorded),
         splits=splits,
         video=VIDEO,
         names={
@@ -134,12 +159,29 @@ def simulate(
             "action": STATE_NAMES,
             "observation.environment_state": OBJECT_NAMES,
         },
-        extra_info={"simulated": True, "domain": domain, "seed": seed},
+        extra_info={"simulated": True, "domain": domain, "seed": seed}
+        | ({"tasks": list(tasks)} if tasks else {}),
     )
-    summary = _summary(jobs, info, out=out, seconds=time.time() - began)
+    summary = _summary(jobs, info, out=out, seconds=time.time() - began, resumed=kept)
     if raw is None:
         shutil.rmtree(folder.parent)
     return summary
+
+
+def _raw_folder(root: Path, spec: Domain, seed: int, size: int) -> Path:
+    """Return (made) where finished episodes of one recipe wait, so that none is mixed up."""
+    recipe = json.dumps([RECORDER_VERSION, spec.name, spec.tasks, seed, size])
+    folder = root / f"{spec.name}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _check_tasks(spec: Domain, tasks: Sequence[str]) -> None:
+    """Refuse tasks that the domain's expert has not been seen to master."""
+    allowed = [*dict.fromkeys(spec.tasks), *spec.more_tasks]
+    for task in tasks:
+        if task not in allowed:
+            raise ValueError(f"{spec.name} has no task {task!r}; allowed: {', '.join(allowed)}")
 
 
 def _check_request(splits: dict[str, int], *, workers: int, size: int, out: Path) -> None:
@@ -154,20 +196,17 @@ def _check_request(splits: dict[str, int], *, workers: int, size: int, out: Path
         raise ValueError(f"{out} already exists; give another path or remove it first")
 
 
-def run_jobs(
+def in_order(
     work: Callable[[Any], Any], jobs: list[Any], *, workers: int, label: str | None
-) -> list[Any]:
-    """Run `work` over `jobs` in fresh processes, with a progress bar if `label` is given.
-
-    Results come back in no particular order.
-    """
+) -> Iterator[Any]:
+    """Yield `work` of each job, in order, from fresh processes; a progress bar with a `label`."""
     with get_context("spawn").Pool(min(workers, len(jobs))) as pool:
-        done: Iterable[Any] = pool.imap_unordered(work, jobs)
+        done: Iterable[Any] = pool.imap(work, jobs)
         if label is not None:
             from rich.progress import track
 
             done = track(done, total=len(jobs), description=label)
-        return list(done)
+        yield from done
 
 
 def _load(path: str, views: tuple[str, ...]) -> EpisodeRecord:
@@ -191,8 +230,16 @@ def _metas(jobs: list[EpisodeJob]) -> Iterator[dict[str, Any]]:
             yield {**json.loads(str(stored["meta"])), "length": len(stored["states"])}
 
 
+def _rates(metas: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the share of attempts that succeeded, by task."""
+    tried: dict[str, list[int]] = {}
+    for meta in metas:
+        tried.setdefault(meta["task"], []).append(meta["attempts"])
+    return {task: round(len(tries) / sum(tries), 4) for task, tries in tried.items()}
+
+
 def _summary(
-    jobs: list[EpisodeJob], info: dict[str, Any], *, out: str, seconds: float
+    jobs: list[EpisodeJob], info: dict[str, Any], *, out: str, seconds: float, resumed: int
 ) -> dict[str, Any]:
     """Return what the caller prints and the manifest keeps."""
     metas = list(_metas(jobs))
@@ -211,6 +258,7 @@ def _summary(
             for task in dict.fromkeys(meta["task"] for meta in metas)
         },
         "attempts": attempts,
+        "success_rate_by_task": _rates(metas),
         "success_rate": round(len(metas) / attempts, 4),
         "length_s": {
             "min": float(lengths.min()),
@@ -218,5 +266,8 @@ def _summary(
             "max": float(lengths.max()),
         },
         "cpu_s_per_episode": round(sum(meta["cpu_s"] for meta in metas) / len(metas), 2),
+        "resumed": resumed,
         "seconds": round(seconds, 1),
+        "episodes_per_hour": round((len(jobs) - resumed) / seconds * 3600, 1),
+        "of_8_s_or_more": int((lengths >= LONG_S).sum()),
     }

@@ -26,20 +26,26 @@ class Camera:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimObject:
-    """A movable object: its MuJoCo names, its colours, and the range of its half size in m."""
+    """A movable object: its MuJoCo names, its colours, and the range of its half size in m.
+
+    `shape` is the half extent along x, y, z in half sizes; `geom_size` what MuJoCo calls size.
+    """
 
     body: str
     joint: str
     colours: tuple[str, ...]
     coloured_geoms: tuple[str, ...]
     half_size: Range | None = None
+    shape: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    geom_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """A task: robosuite environment, objects, ranges of placement (m, rad) and instructions.
 
-    `{0}` and `{1}` in a template are the colours of the objects.
+    `{0}` and `{1}` in a template are the colours of the objects, then one of `goals` by name.
+    `framing` is the main camera's distance and look-at point where the scene is wider.
     """
 
     name: str
@@ -50,11 +56,15 @@ class Task:
     place_yaw: Range
     templates: tuple[str, ...]
     min_gap: float = 0.0
+    goals: tuple[str, ...] = ()
+    framing: tuple[float, tuple[float, float, float]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
     """One embodiment seen by one set of cameras; episode i does `tasks[i % len(tasks)]`.
+
+    `more_tasks` are those the expert also masters here, recorded on request only.
 
     `start` is the box (m, in the arm's base frame, around its home pose) from which episodes
     begin; `start_turn` (rad about the vertical) turns the hands first, so that of two equal
@@ -68,6 +78,7 @@ class Domain:
     start: tuple[Range, Range, Range] = ((-0.06, 0.10), (-0.12, 0.12), (-0.06, 0.06))
     start_turn: float = 0.0
     speed: float = 1.0
+    more_tasks: tuple[str, ...] = ()
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -148,6 +159,36 @@ TASKS: dict[str, Task] = {
     ),
 }
 
+# Tasks beyond the shipped set's; apart, as the shipped tokenizer is made of the words above.
+MORE_TASKS: dict[str, Task] = {
+    "pick_place": Task(
+        name="pick_place",
+        env="PlaceInBin",
+        objects=(
+            SimObject(
+                body="can_main",
+                joint="can_joint0",
+                colours=tuple(COLOURS),
+                coloured_geoms=("can_g0_vis",),
+                half_size=(0.019, 0.025),
+                shape=(1.0, 1.0, 1.8),
+                geom_size=(1.0, 1.8, 0.0),
+            ),
+        ),
+        place_x=(-0.15, 0.03),
+        place_y=(-0.38, -0.14),
+        place_yaw=(-0.6, 0.6),
+        templates=(
+            "put the {0} can into the {1} compartment",
+            "move the {0} can from the tray to the {1} corner of the box",
+            "pick up the {0} can and place it in the {1} compartment",
+            "take the {0} can off the tray and drop it {1}",
+        ),
+        goals=("near right", "far right", "near left", "far left"),
+        framing=(1.35, (-0.10, 0.01, 0.97)),
+    ),
+}
+
 _MIXED = ("lift", "stack", "lift", "stack", "lift")
 _DUAL_CAMERA = Camera(azimuth=180.0, elevation=-35.0, distance=0.95, lookat=(-0.04, 0.0, 0.95))
 _DUAL_START = ((-0.14, -0.02), (-0.10, 0.10), (0.0, 0.10))  # away from the pot and each other
@@ -165,12 +206,26 @@ DOMAINS: dict[str, Domain] = {
             start_turn=-np.pi / 2,
         ),
         Domain(
-            name="sim_panda_left", robots=("Panda",), tasks=_MIXED, camera=Camera(azimuth=215.0)
+            name="sim_panda_left",
+            robots=("Panda",),
+            tasks=_MIXED,
+            camera=Camera(azimuth=215.0),
+            more_tasks=("pick_place",),
         ),
         Domain(
-            name="sim_panda_right", robots=("Panda",), tasks=_MIXED, camera=Camera(azimuth=145.0)
+            name="sim_panda_right",
+            robots=("Panda",),
+            tasks=_MIXED,
+            camera=Camera(azimuth=145.0),
+            more_tasks=("pick_place",),
         ),
-        Domain(name="sim_panda", robots=("Panda",), tasks=_MIXED, camera=_FRONT),
+        Domain(
+            name="sim_panda",
+            robots=("Panda",),
+            tasks=_MIXED,
+            camera=_FRONT,
+            more_tasks=("pick_place",),
+        ),
         Domain(
             name="sim_panda_dual",
             robots=("Panda", "Panda"),
@@ -179,7 +234,13 @@ DOMAINS: dict[str, Domain] = {
             start=_DUAL_START,
             start_turn=-np.pi / 2,
         ),
-        Domain(name="sim_ur5e", robots=("UR5e",), tasks=_MIXED, camera=_FRONT),
+        Domain(
+            name="sim_ur5e",
+            robots=("UR5e",),
+            tasks=_MIXED,
+            camera=_FRONT,
+            more_tasks=("pick_place",),
+        ),
         Domain(
             name="sim_ur5e_dual",
             robots=("UR5e", "UR5e"),
@@ -194,10 +255,26 @@ DOMAINS: dict[str, Domain] = {
             tasks=_MIXED,
             camera=_FRONT,
             start=((0.0, 0.14), (-0.12, 0.12), (-0.16, -0.04)),  # its home is high and far back
+            more_tasks=("pick_place",),
         ),
-        Domain(name="sim_iiwa", robots=("IIWA",), tasks=("lift",), camera=_FRONT, speed=0.9),
+        Domain(
+            name="sim_iiwa",
+            robots=("IIWA",),
+            tasks=_MIXED,
+            camera=_FRONT,
+            speed=0.9,
+            more_tasks=("pick_place",),
+        ),
     )
 }
+
+
+def find_task(name: str) -> Task:
+    """Return the task of this name; an unknown name raises ValueError with the list."""
+    tasks = TASKS | MORE_TASKS
+    if name not in tasks:
+        raise ValueError(f"unknown simulated task {name!r}; allowed: {', '.join(tasks)}")
+    return tasks[name]
 
 
 def find_domain(name: str) -> Domain:

@@ -12,6 +12,7 @@ SETTLE_STEPS = 8
 SETTLED_M = 0.006
 FOLLOW_M, FOLLOW_RAD = 4.0, 2.0  # share of the error asked of the controller each step
 NOISE_M, NOISE_TAU_S = 0.006, 0.6
+MISS_SHARE = 1 / 3  # of pick-and-place demonstrations show a correction
 
 Pose = tuple[np.ndarray, np.ndarray]
 
@@ -108,6 +109,36 @@ def stack(scene: Scene, style: Style) -> Iterator[Phase]:
     yield Phase(targets=[(_up(rest, 0.12), down)], grip=0, speed_m_s=0.11)
 
 
+def pick_place(scene: Scene, style: Style) -> Iterator[Phase]:
+    """Fetch the can from the tray, carry it over the walls, set it down in its compartment.
+
+    In a third of the demonstrations the hand first comes in beside the can and has to correct.
+    """
+    arm = scene.arms[0]
+    place, yaw = scene.object_pose(0)
+    down = grasp_rotation(style.home[0][1], yaw, np.pi / 2)
+    above = _up(place, style.clearance_m + 0.04)
+    if style.rng.random() < MISS_SHARE:
+        angle, away = style.rng.uniform(-np.pi, np.pi), style.rng.uniform(0.025, 0.05)
+        beside = above + away * np.array([np.cos(angle), np.sin(angle), 0.0])
+        yield Phase(targets=[(beside, down)], grip=0, speed_m_s=0.16, noise=1.0)
+        above = _up(place, style.clearance_m)
+    yield Phase(targets=[(above, down)], grip=0, speed_m_s=0.16, noise=1.0)
+    yield Phase(targets=[(place, down)], grip=0, speed_m_s=0.08)
+    yield Phase(targets=[(place, down)], grip=1, seconds=0.7, settle=False)
+    carry = place[2] + style.lift_m
+    yield Phase(targets=[(_up(place, style.lift_m), down)], grip=1, speed_m_s=0.12)
+    held = scene.object_pose(0)[0] - arm.pose()[0]
+    goal = scene.compartment() - held
+    over = np.array([goal[0], goal[1], carry])
+    yield Phase(targets=[(over, down)], grip=1, speed_m_s=0.17, noise=0.5)
+    bottom = scene.sizes[0] * scene.task.objects[0].shape[2] + 0.012
+    yield Phase(targets=[(_up(goal, bottom), down)], grip=1, speed_m_s=0.09)
+    rest = arm.pose()[0]
+    yield Phase(targets=[(rest, down)], grip=0, seconds=0.7, settle=False)
+    yield Phase(targets=[(_up(rest, 0.14), down)], grip=0, speed_m_s=0.13)
+
+
 def two_arm_lift(scene: Scene, style: Style) -> Iterator[Phase]:
     """Bring each hand above its handle, descend, close both, raise together, hold."""
     ends = scene.handles()
@@ -128,6 +159,7 @@ def two_arm_lift(scene: Scene, style: Style) -> Iterator[Phase]:
 EXPERTS: dict[str, Callable[[Scene, Style], Iterator[Phase]]] = {
     "lift": lift,
     "stack": stack,
+    "pick_place": pick_place,
     "two_arm_lift": two_arm_lift,
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xvla.sim.collect import run_jobs, stage
+from xvla.sim.collect import in_order, stage
 from xvla.sim.domains import find_domain
 from xvla.sim.record import Trajectory, read_state, roll_out, show
 from xvla.sim.render import ViewRenderer
@@ -108,7 +108,7 @@ def _collect(
             for i in range(len(tables), len(tables) + count)
         ]
         label = f"{first.domain} frames" if progress else None
-        run_jobs(frame_table, jobs, workers=workers, label=label)
+        list(in_order(frame_table, jobs, workers=workers, label=label))
         for job in jobs:
             with np.load(job.path) as stored:
                 tables.append(dict(stored))
@@ -174,7 +174,7 @@ def _labelled(
         **{view: renderer.frame(view) for view in scene.domain.views},
         **_labels(scene, grip),
         **_keypoints(scene, renderer),
-        "instruction": np.array(words.format(*colours)),
+        "instruction": np.array(scene.instruction(words, colours)),
         "task": np.array(scene.task.name),
     }
 

@@ -92,7 +92,7 @@ def roll_out(scene: Scene, rng: np.random.Generator) -> Trajectory:
     perform(scene, EXPERTS[scene.task.name](scene, style), style=style, before_step=record)
     return Trajectory(
         task=scene.task.name,
-        instruction=template.format(*colours),
+        instruction=scene.instruction(template, colours),
         colours=colours,
         sizes=list(scene.sizes),
         states=np.stack(states),

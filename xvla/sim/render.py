@@ -84,7 +84,7 @@ def _cameras(scene: Scene, mujoco: Any) -> dict[str, Any]:
     main = mujoco.MjvCamera()
     main.type = mujoco.mjtCamera.mjCAMERA_FREE
     main.azimuth, main.elevation = wanted.azimuth, wanted.elevation
-    main.distance = wanted.distance
-    main.lookat[:] = wanted.lookat
+    distance, lookat = scene.task.framing or (wanted.distance, wanted.lookat)
+    main.distance, main.lookat[:] = distance, lookat
     first, *wrists = scene.domain.views
     return {first: main, **{view: f"robot{i}_eye_in_hand" for i, view in enumerate(wrists)}}

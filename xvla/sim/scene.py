@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xvla.sim.domains import COLOURS, TASKS, Domain, SimObject, Task
+from xvla.sim.domains import COLOURS, Domain, SimObject, Task, find_task
 
 CONTROL_HZ = 20
 PHYSICS_STEP_S = 0.005  # stable for every domain here, and 2.5 times cheaper than robosuite's 0.002
@@ -77,8 +77,10 @@ class Scene:
         robosuite = load_robosuite()
         from robosuite.controllers import load_composite_controller_config
 
+        import xvla.sim.bins  # noqa: F401  makes PlaceInBin known to robosuite
+
         self.domain = domain
-        self.task: Task = TASKS[task]
+        self.task: Task = find_task(task)
         self.env = robosuite.make(
             self.task.env,
             robots=list(domain.robots),
@@ -130,7 +132,14 @@ class Scene:
         self.env.reset()
         colours = [self._dress(o, rng) for o in self.task.objects]
         self.place(self.sample_placements(rng))
+        if self.task.goals:
+            self.env.goal = int(rng.integers(len(self.task.goals)))
         return colours
+
+    def instruction(self, template: str, colours: list[str]) -> str:
+        """Return a template with the objects' colours and the goal's name filled in."""
+        goal = [self.task.goals[self.env.goal]] if self.task.goals else []
+        return template.format(*colours, *goal)
 
     def _dress(self, item: SimObject, rng: np.random.Generator) -> str:
         """Give an object a colour and a size; return the colour's name."""
@@ -143,7 +152,7 @@ class Scene:
         return colour
 
     def apply_look(self, item: SimObject, *, colour: str, half_size: float) -> None:
-        """Set an object's colour, and where it is a cube its half size in m, mass and inertia."""
+        """Set an object's colour, and where it has one its half size in m, mass and inertia."""
         model = self.model
         for name in item.coloured_geoms:
             geom = model.geom(name)
@@ -155,12 +164,13 @@ class Scene:
         ratio = half_size / built
         body = model.body(item.body)
         body.mass[0], body.inertia[:] = mass * ratio**3, inertia * ratio**5
+        extent = half_size * np.array(item.shape)
         for geom_id in range(body.geomadr[0], body.geomadr[0] + body.geomnum[0]):
-            model.geom_size[geom_id] = half_size
-            model.geom_rbound[geom_id] = half_size * np.sqrt(3.0)
-            model.geom_aabb[geom_id, 3:] = half_size
+            model.geom_size[geom_id] = half_size * np.array(item.geom_size)
+            model.geom_rbound[geom_id] = half_size * np.linalg.norm(item.shape)
+            model.geom_aabb[geom_id, 3:] = extent
         first, count = model.body_bvhadr[body.id], model.body_bvhnum[body.id]
-        model.bvh_aabb[first : first + count, 3:] = half_size
+        model.bvh_aabb[first : first + count, 3:] = extent
 
     def sample_placements(self, rng: np.random.Generator) -> np.ndarray:
         """Return [objects, 3] table x, y in m and yaw in rad, at least `min_gap` apart."""
@@ -177,7 +187,8 @@ class Scene:
     def place(self, placements: np.ndarray) -> None:
         """Put every object on the table; placements [objects, 3]: x, y in m and yaw in rad."""
         for item, size, (x, y, yaw) in zip(self.task.objects, self.sizes, placements, strict=True):
-            height = self.table_height + size + 0.001 if item.half_size else self._pot_height
+            rest = self.table_height + size * item.shape[2] + 0.001
+            height = rest if item.half_size else self._pot_height
             # robosuite's pot stands with its green handle towards robot 0 at a yaw of pi
             half_yaw = (yaw if item.half_size else yaw + np.pi) / 2.0
             pose = [x, y, height, np.cos(half_yaw), 0.0, 0.0, np.sin(half_yaw)]
@@ -204,6 +215,10 @@ class Scene:
     def handles(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the pot's two handles in the world, [3] m each; only for two_arm_lift."""
         return self.env._handle0_xpos.copy(), self.env._handle1_xpos.copy()
+
+    def compartment(self) -> np.ndarray:
+        """Return the wanted compartment's floor in the world, [3] m; only for pick_place."""
+        return self.env.compartment()
 
     def step(self, action: np.ndarray) -> None:
         """Advance one control period (1 / CONTROL_HZ)."""
