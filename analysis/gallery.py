@@ -41,7 +41,7 @@ def draw_all(
     with plots.style():
         drawn = [*_panel(document, folder), *_axes(document, folder)]
         drawn += [*_diagnostics(document, folder), *_isoflop(document, folder)]
-        drawn += _outcomes(document, folder)
+        drawn += [*_outcomes(document, folder), *_prompts(document, folder)]
         if curves is not None and len(curves):
             drawn += _curves(document, folder, curves)
     return drawn
@@ -209,6 +209,25 @@ def _outcomes(document: Mapping[str, Any], folder: Path) -> Iterator[Drawn]:
             paths=plots.save(figure, folder, "success"),
             hover={"marks": {"runs-success": document["success"]["marks"]}},
         )
+
+
+def _prompts(document: Mapping[str, Any], folder: Path) -> Iterator[Drawn]:
+    result = document.get("soft_prompts")
+    if not result:
+        return
+    figure = _new(4.8, 3.6)
+    plots.soft_prompts(figure.subplots(), result)
+    shared = 100 * sum(result["explained"][:2])
+    yield Drawn(
+        name="soft_prompts",
+        section="Soft prompts",
+        caption=(
+            f"Tokens of the best run's soft prompts in two principal components ({shared:.0f} % of "
+            f"the variance); silhouette of the domains {result['silhouette']:.3f}, with shuffled "
+            f"labels {result['silhouette_shuffled']:.3f} (p = {result['p_value']:.3f})"
+        ),
+        paths=plots.save(figure, folder, "soft_prompts"),
+    )
 
 
 def _curves(document: Mapping[str, Any], folder: Path, curves: pd.DataFrame) -> Iterator[Drawn]:

@@ -143,18 +143,22 @@ class _Profiler:
         inner = jac.T @ (jac * self.reg.data_.weights[:, None])
         centre = float(self.theta[self.j])
         if not np.isfinite(centre):  # a term at its bound: begin where it would just be seen
-            level = np.median(self.reg._objective.log_prediction(self.reg._theta[None]))
-            return float(level) - 6.0, 2.0, 6.0
+            return self._log_error() - 6.0, 2.0, 6.0
         diagonal = float(np.linalg.pinv(inner, rcond=1e-12)[self.j, self.j])
         width = 3.0 * self.reg.sigma_ * np.sqrt(max(diagonal, 0.0))
         width = float(np.clip(width, 1e-6, 1.0)) if np.isfinite(width) else 1.0
         return centre, width, width
 
+    def _log_error(self) -> float:
+        """Return the middle of the fitted errors, in logarithm."""
+        return float(np.median(self.reg._objective.log_prediction(self.reg._theta[None])))
+
     def _both_ways(self, grid: np.ndarray) -> np.ndarray:
         """Solve on the grid [k] from the fit, then again from both neighbours; return costs."""
         base = self.reg._theta.copy()
         base = self.objective.to_centred(self.reg._objective.from_centred(base))
-        base = np.where(np.isneginf(base), np.log(1e-3) + np.nanmax(base), base)
+        # A term at its bound begins at a thousandth of the error, where it can still move.
+        base = np.where(np.isneginf(base), self._log_error() + np.log(1e-3), base)
         cost, theta = self.cost(grid, np.tile(base, (len(grid), 1)))
         beside = np.concatenate([np.roll(theta, 1, axis=0), np.roll(theta, -1, axis=0)])
         again = self.cost(np.tile(grid, 2), beside)[0].reshape(2, -1).min(axis=0)

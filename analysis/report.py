@@ -79,9 +79,9 @@ def build_report(
         axes: axes to fit, or "auto".
         baselines: errors of trivial predictors by name ("mean_chunk", "hold", "blind"); by
             default what the table's `baseline_*` columns and blind runs say.
-        extra: `simulated` (bool), and blocks shown under their titles: `blind`, `finetune`,
-            `best`, `next_runs` (text, a mapping, or a list of mappings); any other key is a block
-            under its own name.
+        extra: `simulated` (bool), `soft_prompts` (`PromptMap.to_dict()`, drawn), and blocks shown
+            under their titles: `blind`, `finetune`, `best`, `next_runs` (text, a mapping, or a list
+            of mappings); any other key is a block under its own name.
         options: see `FitOptions` (y, n_column, loss, delta, level, seed, ...); single fields may
             be given as keywords instead.
 
@@ -101,6 +101,7 @@ def build_report(
     document["success"] = jsonable(success_data(clean, how))
     document["software"] = _software()
     out, facts = Path(out_dir), dict(extra or {})
+    document["soft_prompts"] = facts.pop("soft_prompts", None)
     figures = draw_all(document, out / "figures", curves=curves)
     document["paths"] = {
         "report": str(out / "report.html"),

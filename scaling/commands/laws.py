@@ -142,6 +142,7 @@ def beside_the_laws(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
     extra: dict[str, Any] = {"simulated": all(name.startswith("sim_") for name in names)}
     if any(not spec.data.blind for spec in done):
         extra["best"] = best(specs, folder)
+        extra |= _soft_prompts(done, folder)
     blind = _blind_against_sighted(done, folder)
     if blind:
         extra["blind"] = blind
@@ -152,6 +153,27 @@ def beside_the_laws(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
             for spec, run_dir in tuned
         ]
     return extra
+
+
+def _soft_prompts(done: list[RunSpec], folder: Path) -> dict[str, Any]:
+    """Return where the soft prompts of the best run on the most domains lie."""
+    from safetensors import safe_open
+
+    from analysis.prompts import map_prompts
+    from scaling.best import best
+    from xvla.config import DOMAIN_IDS
+
+    most = max(len(spec.data.mixture) for spec in done)
+    able = [s for s in done if len(s.data.mixture) == most and s.model.soft_prompt_length > 1]
+    if most < 2 or not any(not spec.data.blind for spec in able):
+        return {}
+    found = best(able, folder)
+    spec = next(spec for spec in able if spec.run_id == found["run_id"])
+    names, length = [e.name for e in spec.data.mixture], spec.model.soft_prompt_length
+    with safe_open(Path(found["checkpoint"]) / "model.safetensors", framework="numpy") as file:
+        table = file.get_tensor("transformer.soft_prompt_hub.weight")
+    rows = table[[DOMAIN_IDS[name] for name in names]].reshape(len(names), length, -1)
+    return {"soft_prompts": map_prompts(rows, names).to_dict()}
 
 
 def _blind_against_sighted(done: list[RunSpec], folder: Path) -> list[dict[str, Any]]:
