@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from scaling import checkpoint
-from scaling.branch import branch_point
+from scaling.branch import branch_point, wait_for_trunk
 from scaling.code_digest import code_digest
 from scaling.config import write_atomic
 from scaling.describe import describe
@@ -61,6 +61,15 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
     try:
         if main:
             _forget_failure(folder)
+        if spec.init.trunk and not _gpus(spec):  # a machine of GPUs is not kept waiting
+
+            def going_on() -> bool:
+                watchdog.touch("waiting for the trunk")
+                if log:
+                    log.beat(0, "start")
+                return not stop_requested()
+
+            wait_for_trunk(spec, folder.parent, going_on)
         trainer = _prepare(spec, folder, device, log=log, watchdog=watchdog)
         last_step = trainer.step
         if attempt:

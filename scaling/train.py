@@ -99,7 +99,7 @@ def _opened(lock: Path) -> IO[str]:
         return open(lock, "a")
     except OSError as error:
         raise ValueError(
-            f"cannot write into run folder {lock.parent} ({error.strerror.lower()}): it may be "
+            f"cannot write into run folder {lock.parent} ({error.strerror}): it may be "
             "read-only or another user's; name one you may write to with --runs"
         ) from None
 

@@ -198,5 +198,5 @@ def test_a_read_only_run_folder_is_refused(tmp_path: Path, make_run) -> None:
     """
     done = mounted(tmp_path, script)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "read-only" in done.stderr
+    assert "Read-only file system" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from scaling.evaluate import clustered_mean, frame_errors, per_episode, summarise
+from scaling.validation import rank_parts
 
 IDENTITY_6D = [1, 0, 0, 1, 0, 0]  # interleaved: R00, R01, R10, R11, R20, R21
 QUARTER_TURN_6D = [0, -1, 1, 0, 0, 0]
@@ -65,3 +66,22 @@ def test_per_episode_rows() -> None:
                                   "l1_rotation_deg", "l1_gripper", "num_frames"]  # fmt: skip
     first = rows.iloc[0]
     assert (first["l1"], first["num_frames"]) == (pytest.approx(0.2), 2)
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(500, 1), (500, 2), (500, 16), (3, 8), (0, 2)])
+def test_ranks_share_the_frames(count: int, ranks: int) -> None:
+    frames = [("a", 0, start) for start in range(count)]
+    parts = [rank_parts(frames, 64, rank=rank, world_size=ranks) for rank in range(ranks)]
+    batches = [batch for part in parts for batch in part]
+    assert sorted(frame for batch in batches for frame in batch) == frames
+    assert max((len(batch) for batch in batches), default=0) <= 64
+    loads = [sum(map(len, part)) for part in parts]
+    assert max(loads) - min(loads) <= 64
+    assert sum(load > 0 for load in loads) == min(ranks, count)
+
+
+def test_two_ranks_cut_many_frames_into_the_batches_of_one() -> None:
+    frames = [("a", 0, start) for start in range(500)]
+    one = rank_parts(frames, 64, rank=0, world_size=1)
+    two = [rank_parts(frames, 64, rank=rank, world_size=2) for rank in (0, 1)]
+    assert sorted([*two[0], *two[1]]) == one
