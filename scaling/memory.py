@@ -21,9 +21,9 @@ Device = Literal["cpu", "gpu"]
 GIB = 2**30
 BUCKET_NUMBERS = 200_000_000  # reduce and all-gather buckets of our DeepSpeed config
 PLAIN_BUCKET_NUMBERS = 500_000_000  # DeepSpeed's own for gradients at stage 0
-# Half precision halves what matrix products keep; norms and losses stay in fp32 under autocast.
-# Bytes that autograd was seen to keep, bf16 over fp32 (tests/unit/scaling/test_memory.py).
-BF16_ACTIVATIONS = 0.75
+# Half precision halves what matrix products keep; norms stay in fp32 under autocast. Bytes that
+# autograd was seen to keep at 50m and 0.26b, bf16 over fp32; blocks' inputs are all in bf16.
+BF16_ACTIVATIONS, BF16_INPUTS = 0.73, 0.5
 PROCESS_BYTES = 0.15e9  # what the first step loads on a CPU: kernels, their caches, gloo
 HEADROOM = 0.92  # share of a device that a run may fill: the rest is fragmentation
 
@@ -111,18 +111,28 @@ def activation_bytes(spec: RunSpec, micro_batch: int, *, device: Device) -> floa
     """Return the bytes of activations that a micro-batch keeps for its backward pass.
 
     A frozen encoder keeps none. Under activation checkpointing only the blocks' inputs stay, and
-    one block at a time is there whole. Exact in fp32 on a CPU (xvla.activations).
+    the largest block is there whole. Exact in fp32 on a CPU (xvla.activations).
     """
+    kept, block = kept_bytes(spec, device=device)
+    again = spec.engine.activation_checkpointing
+    whole, inputs = (BF16_ACTIVATIONS, BF16_INPUTS) if spec.precision == "bf16" else (1.0, 1.0)
+    return micro_batch * (inputs * kept + whole * block if again else whole * kept)
+
+
+def kept_bytes(spec: RunSpec, *, device: Device) -> tuple[int, int]:
+    """Return fp32 bytes kept of one sample after its forward pass, and of the largest block."""
     model, data = spec.model, spec.data
     image = num_view_tokens(model.vision, data.image_size)
     merged, aux = image + data.text_length, (data.num_views - 1) * image
     again = spec.engine.activation_checkpointing
-    kept = _policy_bytes(model, merged, aux, again=again)
+    parts = [_policy_bytes(model, merged, aux, again=again)]
     if not spec.optim.freeze_vlm:
         stages = len(model.vision.depths) if again else EARLY_STAGES if device == "cpu" else 0
-        kept += data.num_views * image_bytes(model, data.image_size, recomputed_stages=stages)
-        kept += _text_bytes(model, merged, again=again)
-    return micro_batch * kept * (BF16_ACTIVATIONS if spec.precision == "bf16" else 1.0)
+        views = data.num_views
+        tower = image_bytes(model, data.image_size, recomputed_stages=stages)
+        parts.append((views * tower, views * _vision_block_bytes(model, data.image_size)))
+        parts.append(_text_bytes(model, merged, again=again))
+    return sum(kept for kept, _ in parts), max(block for _, block in parts)
 
 
 def fit_micro_batch(
@@ -229,17 +239,36 @@ def _update_bytes(spec: RunSpec, groups: dict[str, int], device: Device) -> floa
     return FLOAT * (1 + temporaries) * largest / spec.resources.world_size
 
 
-def _policy_bytes(model: ModelConfig, merged: int, aux: int, *, again: bool) -> int:
-    kept = policy_bytes(model, merged=merged, aux=aux)
-    if not again or model.depth < 2:
-        return kept
-    block = kept - policy_bytes(replace(model, depth=model.depth - 1), merged=merged, aux=aux)
-    tokens = model.num_anchors + merged + aux + model.soft_prompt_length
-    return kept - (model.depth - 1) * block + model.depth * FLOAT * tokens * model.hidden_size
-
-
-def _text_bytes(model: ModelConfig, tokens: int, *, again: bool) -> int:
+def _policy_bytes(model: ModelConfig, merged: int, aux: int, *, again: bool) -> tuple[int, int]:
+    """Return the bytes that the policy keeps of a sample and those of one of its blocks."""
+    whole, one, two = (
+        policy_bytes(replace(model, depth=depth), merged=merged, aux=aux)
+        for depth in (model.depth, 1, 2)
+    )
     if not again:
-        return text_bytes(model.text, tokens)
-    embedding = text_bytes(replace(model.text, encoder_layers=0), tokens)
-    return embedding + model.text.encoder_layers * FLOAT * tokens * model.text.d_model
+        return whole, two - one
+    tokens = model.num_anchors + merged + aux + model.soft_prompt_length
+    inputs = FLOAT * tokens * model.hidden_size
+    # Of the last block, which runs for the few action tokens, four tensors are of full length.
+    return one - 4 * inputs + model.depth * inputs, two - one
+
+
+def _text_bytes(model: ModelConfig, tokens: int, *, again: bool) -> tuple[int, int]:
+    """Return the bytes that the text encoder keeps of a sample and those of one of its layers."""
+    layers = model.text.encoder_layers
+    whole = text_bytes(model.text, tokens)
+    outside = text_bytes(replace(model.text, encoder_layers=0), tokens)
+    kept = outside + layers * FLOAT * tokens * model.text.d_model if again else whole
+    return kept, (whole - outside) // max(1, layers)
+
+
+def _vision_block_bytes(model: ModelConfig, image_size: int) -> int:
+    """Return the bytes of the tower's largest block for one image."""
+    stages = range(len(model.vision.depths))
+
+    def with_depths(depths: list[int]) -> int:
+        vision = replace(model.vision, depths=depths)
+        return image_bytes(replace(model, vision=vision), image_size, recomputed_stages=0)
+
+    none = with_depths([0 for _ in stages])
+    return max(with_depths([int(i == stage) for i in stages]) - none for stage in stages)

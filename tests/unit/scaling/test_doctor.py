@@ -1,0 +1,100 @@
+"""The doctor: versions that are refused, a shrunk model, and an error it must find."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scaling import doctor, doctor_rank
+from scaling.config import with_overrides
+from scaling.doctor_rank import shrink, shrink_model
+from scaling.sizes import LADDER, SIZES
+from scaling.spec import RunSpec
+from xvla.params import num_params
+
+
+def run(*overrides: str) -> RunSpec:
+    fields = ("data.mixture=[{name: agibot}]", "data.anchor_domain=agibot", *overrides)
+    return with_overrides(RunSpec(size="0.9b", model=SIZES["0.9b"]), list(fields)).validate()
+
+
+@pytest.mark.parametrize(
+    ("version", "bad"),
+    [("0.18.2", False), ("0.18.3", True), ("0.19.0+cu126", True), ("0.19.3", True),
+     ("0.19.4", False), ("0.19.8", False), ("0.20.0", False)],
+)  # fmt: skip
+def test_suspect_deepspeed_is_refused(version: str, bad: bool) -> None:
+    assert (doctor.deepspeed_problem(version) is not None) == bad
+
+
+@pytest.mark.parametrize("size", list(LADDER))
+def test_every_rung_shrinks(size: str) -> None:
+    from xvla.model import build_on_meta
+
+    small = shrink_model(SIZES[size])
+    build_on_meta(small)
+    assert num_params(small)["total"] < 5e6
+    assert len(small.vision.dim_embed) == len(SIZES[size].vision.dim_embed)
+    assert small.soft_prompt_length == SIZES[size].soft_prompt_length
+
+
+def test_the_runs_accumulation_and_recipe_are_kept() -> None:
+    spec = run("global_batch_size=12", "engine.micro_batch_size=2",
+               "resources.processes_per_node=2", "optim.freeze_vlm=true")  # fmt: skip
+    small = shrink(spec, ranks=2)
+    assert small.validate().global_batch_size == 2 * 3
+    assert small.optim == spec.optim
+    assert small.engine.zero_stage == spec.engine.zero_stage
+
+
+def test_machine_checks(tmp_path: Path) -> None:
+    spec = run("resources.gpus_per_node=8", "precision=bf16", "global_batch_size=8")
+    assert doctor.check_environment().state == "ok"
+    assert doctor.check_attention(run()).values["kernel"] == "sdpa"
+    disk = doctor.check_disk(run(), tmp_path)
+    assert disk.values["checkpoint_gb"] == pytest.approx(0.879 * (8 + 12), rel=0.01)
+    assert disk.values["checkpoint_s"] > 0
+    assert not list(tmp_path.iterdir())
+    import torch
+
+    if not torch.cuda.is_available():
+        assert doctor.check_devices(spec).state == "warning"
+
+
+def test_a_run_that_cannot_fit_is_named() -> None:
+    spec = replace(run("global_batch_size=4096"), precision="fp32")
+    check = doctor.check_memory(spec, spec)
+    assert check.state == "failed"
+    assert "engine.micro_batch_size" in check.message
+
+
+def test_wrong_gradients_are_found(monkeypatch) -> None:
+    good = {"gradient_error": 1e-6, "update_error": 1e-5, "accumulation": 2,
+            "all_reduce_gb_per_s": 1.0, "startup_cpu_s": 5.0, "gradient_worst": "vlm.a",
+            "update_worst": "vlm.b"}  # fmt: skip
+    monkeypatch.setattr(doctor, "run_ranks", lambda *_: good)
+    assert doctor.check_ranks(run(), 2).state == "ok"
+    monkeypatch.setattr(doctor, "run_ranks", lambda *_: good | {"gradient_error": 0.5})
+    check = doctor.check_ranks(run(), 2)
+    assert check.state == "failed"
+    assert "vlm.a" in check.message
+
+
+def test_errors_are_relative_to_each_parameter() -> None:
+    import torch
+
+    wanted = {"large": torch.full((4,), 100.0), "small": torch.full((4,), 0.1)}
+    found = {"large": torch.full((4,), 100.1), "small": torch.full((4,), 0.11)}
+    error, worst = doctor_rank._largest_error(found, wanted)
+    assert worst == "small"
+    assert error == pytest.approx(0.1, rel=1e-3)
+
+
+def test_the_engine_against_autograd_on_one_rank(tmp_path: Path) -> None:
+    """The real thing, one rank of ZeRO-2 with two micro-batches; a child process."""
+    spec = run("global_batch_size=2", "engine.micro_batch_size=1")
+    found = doctor.run_ranks(spec, 1)
+    assert found["gradient_error"] < 1e-4
+    assert found["update_error"] < 1e-4
+    assert found["accumulation"] == 2
+    assert found["engine_norm"] == pytest.approx(found["gradient_norm"], rel=1e-5)
