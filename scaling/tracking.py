@@ -101,21 +101,22 @@ def _publish_once(
     describe: Describe | None,
     progress: bool,
 ) -> dict[str, Any]:
-    started = [spec for spec in specs if file_state(runs_dir / spec.run_id) != "planned"]
+    ids = {spec.run_id: spec for spec in specs}
+    started = {key: spec for key, spec in ids.items() if file_state(runs_dir / key) != "planned"}
     total: dict[str, Any] = {
         "tracking_uri": shown(tracking_uri),
         "runs": len(started),
         "new_runs": 0,
         "values": 0,
-        "planned": len(specs) - len(started),
+        "planned": len(ids) - len(started),
         "unfinished": 0,
         "pages": {},
     }
     if not started:
         return total
     ledger = Ledger(runs_dir, tracking_uri, described=describe is not None)
-    prints = {spec.run_id: ledger.fingerprint(spec) for spec in started}
-    experiments = ledger.experiments({spec.study for spec in started})
+    prints = {key: ledger.fingerprint(spec, key) for key, spec in started.items()}
+    experiments = ledger.experiments({spec.study for spec in started.values()})
     known = {} if experiments is None else ledger.statuses(prints)
     total["unfinished"] = sum(status not in ENDED for status in known.values())
     if experiments is not None and len(known) == len(prints):
@@ -123,22 +124,22 @@ def _publish_once(
         total["pages"] = {name: page(key, tracking_uri) for name, key in experiments.items()}
         return total
     client = connect(tracking_uri)
-    by_study = sorted(started, key=lambda spec: spec.study)
+    by_study = sorted(started.items(), key=lambda item: item[1].study)
     with store_errors(tracking_uri), locked(runs_dir / ".publish.lock"):
-        for study, group in groupby(by_study, key=lambda spec: spec.study):
+        for study, group in groupby(by_study, key=lambda item: item[1].study):
             sweep = _open_sweep(client, study, tracking_uri)
             total["pages"][study] = page(sweep.experiment_id, tracking_uri)
             statuses = {key: run.info.status for key, run in sweep.children.items()}
-            todo = [spec for spec in group if spec.run_id not in known]
-            for spec in _with_progress(todo, f"MLflow {study}", progress):
-                outcome = publish_run(sweep, spec, runs_dir / spec.run_id, describe=describe)
-                statuses[spec.run_id] = outcome.status
+            runs = dict(group)
+            todo = [key for key in runs if key not in known]
+            for key in _with_progress(todo, f"MLflow {study}", progress):
+                outcome = publish_run(sweep, runs[key], runs_dir / key, describe=describe)
+                statuses[key] = outcome.status
                 total["values"] += outcome.num_values
                 total["new_runs"] += outcome.new
                 total["unfinished"] += outcome.status not in ENDED
             mirror_status(client, sweep.parent, _sweep_status(statuses.values()))
-            done = {spec.run_id: statuses[spec.run_id] for spec in started if spec.study == study}
-            ledger.remember({key: (prints[key], status) for key, status in done.items()}, [study])
+            ledger.remember({key: (prints[key], statuses[key]) for key in runs}, [study])
     return total
 
 
@@ -179,13 +180,13 @@ def _sweep_status(statuses: Iterable[str]) -> str:
     return "FINISHED" if seen == {"FINISHED"} else "FAILED"
 
 
-def _with_progress(specs: list[RunSpec], label: str, wanted: bool) -> Iterable[RunSpec]:
+def _with_progress(run_ids: list[str], label: str, wanted: bool) -> Iterable[str]:
     if not wanted:
-        return specs
+        return run_ids
     from rich.console import Console
     from rich.progress import track
 
-    return track(specs, description=label, console=Console(stderr=True))
+    return track(run_ids, description=label, console=Console(stderr=True))
 
 
 def _from_here(path: Path) -> str:

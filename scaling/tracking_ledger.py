@@ -36,9 +36,9 @@ class Ledger:
         self._path = runs_dir / "_publish" / f"{digest}.json"
         self._kept = _read(self._path)
 
-    def fingerprint(self, spec: RunSpec) -> str:
+    def fingerprint(self, spec: RunSpec, run_id: str) -> str:
         """Return what changes when a run has something new to publish; take it before reading."""
-        run_dir = str(self._runs_dir / spec.run_id)
+        run_dir = f"{self._runs_dir}/{run_id}"
         seen = [_stat(f"{run_dir}/{name}") for name in WATCHED]
         labels = [spec.study, spec.scale, spec.axes, self._described]
         return hashlib.sha256(canonical_json([labels, seen]).encode()).hexdigest()[:16]

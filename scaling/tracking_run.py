@@ -3,10 +3,13 @@
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from scaling.records import (
     CANCELLED,
@@ -65,9 +68,10 @@ def publish_run(
 ) -> Outcome:
     """Bring the child run of one folder up to date, creating it where there is none."""
     client, state = sweep.client, file_state(run_dir)
-    new = spec.run_id not in sweep.children
+    run_id = run_dir.name
+    new = run_id not in sweep.children
     tags = _tags(sweep, spec, run_dir)
-    run = _create(sweep, spec, run_dir, tags) if new else sweep.children[spec.run_id]
+    run = _create(sweep, spec, run_dir, tags) if new else sweep.children[run_id]
     before = json.loads(run.data.tags.get(PUBLISHED, "{}"))
     params = _missing_params(spec, run, describe)
     flops = {**run.data.params, **params}.get("compute_flops")
@@ -94,18 +98,18 @@ def mirror_status(
         client.update_run(run.info.run_id, status)
 
 
-def run_name(spec: RunSpec) -> str:
+def run_name(spec: RunSpec, run_id: str) -> str:
     """Return the name shown for a run: its id (the folder), its size and axis values."""
     axes = {**spec.axes, "seed": spec.seeds.init}
     values = [f"{name}={value}" for name, value in axes.items() if name != "size"]
-    return " ".join([spec.run_id, spec.size, *values])
+    return " ".join([run_id, spec.size, *values])
 
 
 def _create(sweep: Sweep, spec: RunSpec, run_dir: Path, tags: Mapping[str, str]) -> "Run":
     attempts = read_attempts(run_dir)
     return sweep.client.create_run(
         sweep.experiment_id,
-        run_name=run_name(spec),
+        run_name=run_name(spec, run_dir.name),
         start_time=round(1000 * attempts[0]["start"]) if attempts else None,
         tags={name: value for name, value in tags.items() if value},
     )
@@ -117,7 +121,7 @@ def _tags(sweep: Sweep, spec: RunSpec, run_dir: Path) -> dict[str, str]:
     environment = read_json(run_dir / "env.json") or {}
     failed = read_json(run_dir / "FAILED") or {}
     return {
-        "run_key": spec.run_id,
+        "run_key": run_dir.name,
         "mlflow.parentRunId": sweep.parent.info.run_id,
         "study": spec.study,
         "scale": spec.scale,
@@ -241,9 +245,16 @@ def _input(name: str, digest: str, context: str, content: Mapping[str, Any]) -> 
 
 def _log_files(client: "MlflowClient", run: "Run", run_dir: Path, mark: list[Any]) -> list[Any]:
     """Upload the run's own records, whole, and return `mark`."""
-    for name in FILES:
-        if (run_dir / name).exists():
-            client.log_artifact(run.info.run_id, str(run_dir / name))
+    found = [run_dir / name for name in FILES if (run_dir / name).exists()]
+    place = run.info.artifact_uri or ""
+    if place.startswith("file://"):  # a folder: MLflow would look the run up once a file
+        folder = Path(url2pathname(urlsplit(place).path))
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in found:
+            shutil.copyfile(path, folder / path.name)
+        return mark
+    for path in found:
+        client.log_artifact(run.info.run_id, str(path))
     return mark
 
 

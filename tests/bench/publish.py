@@ -23,7 +23,7 @@ from scaling.study import load_study
 from scaling.tracking import publish
 
 NUM_RUNS = int(os.environ.get("BENCH_RUNS", "1000"))
-BLOCK = 100
+BLOCK = 50
 LINES, METRICS = 25, 14  # log_every 20 over 500 steps; what a run logs each time
 START = 1_700_000_000.0
 
@@ -55,9 +55,10 @@ def simulated_runs(folder: Path, count: int) -> list[RunSpec]:
 
 def bare(uri: str, specs: list[RunSpec], folder: Path) -> int:
     """Log the same values without labels, inputs, files or records; return how many."""
+    from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-    client, total = connect(uri), 0
+    client, total = MlflowClient(uri), 0
     found = client.get_experiment_by_name("bare")
     experiment = found.experiment_id if found else client.create_experiment("bare")
     for spec in specs:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -267,11 +268,12 @@ def test_publishing_again_changes_nothing(store: Store, published: tuple) -> Non
 def test_a_lost_record_does_not_double_points(store: Store, published: tuple) -> None:
     from mlflow import MlflowClient
 
-    from scaling.tracking_run import PUBLISHED
+    from scaling.tracking_ledger import PUBLISHED
 
     runs_dir, specs, _ = published
     before = content(store.uri)[specs[0].run_id]
     MlflowClient(store.uri).delete_tag(before["id"], PUBLISHED)
+    shutil.rmtree(runs_dir / "_publish")  # as for a folder of runs moved elsewhere
     again = publish(specs, runs_dir, tracking_uri=store.uri, describe=describe)
     assert again["values"] > 0
     assert content(store.uri)[specs[0].run_id]["curves"] == before["curves"]

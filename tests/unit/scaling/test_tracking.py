@@ -126,7 +126,7 @@ def test_refused_characters_leave_metric_names() -> None:
 
 def test_run_name_starts_with_the_folder() -> None:
     spec = RunSpec(size="tiny", axes={"size": "tiny", "num_domains": 3})
-    assert run_name(spec) == f"{spec.run_id} tiny num_domains=3 seed=0"
+    assert run_name(spec, spec.run_id) == f"{spec.run_id} tiny num_domains=3 seed=0"
 
 
 def test_publishing_what_has_not_started_touches_nothing(tmp_path: Path) -> None:
