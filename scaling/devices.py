@@ -39,7 +39,7 @@ def peak_flops(device: Any, precision: str) -> float | None:
 
 
 @cache
-def measured_peak(precision: str = "fp32", *, size: int = 1024, repeats: int = 5) -> float:
+def measured_peak(precision: str = "fp32", *, size: int = 512, repeats: int = 5) -> float:
     """Return the best FLOP/s of a square matrix product on this CPU with torch's threads."""
     import torch
 

@@ -69,6 +69,11 @@ def start_distributed(spec: RunSpec) -> Any:
     _check_version(deepspeed.__version__)
     if spec.resources.gpus_per_node:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.index >= torch.cuda.device_count():
+            raise ValueError(
+                f"resources.gpus_per_node={spec.resources.gpus_per_node}, but this machine has "
+                f"{torch.cuda.device_count()} CUDA devices; ask for fewer, or set it to 0 for CPU"
+            )
         torch.cuda.set_device(device)
         deepspeed.init_distributed(dist_backend="nccl", verbose=False)
         return device

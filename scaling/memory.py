@@ -76,12 +76,13 @@ def memory(spec: RunSpec, *, micro_batch: int = 0, device: Device | None = None)
     trained, number = sum(groups.values()), bytes_of(spec.precision)
     stage, ranks = spec.engine.zero_stage, spec.resources.world_size
     micro = micro_batch or _own_micro_batch(spec)
+    mean = 4 * trained / ranks if spec.optim.ema_decay else 0.0  # a running mean, in fp32
     gradient_share = ranks if stage == 2 else 1
     state_share = ranks if stage else 1
     return Memory(
         weights=number * num_params(spec.model)["total"],
         gradients=number * trained / gradient_share,
-        optimizer=optimizer_bytes(spec) * trained / state_share,
+        optimizer=optimizer_bytes(spec) * trained / state_share + mean,
         buckets=_bucket_bytes(spec, trained, where),
         activations=activation_bytes(spec, micro, device=where),
         update=_update_bytes(spec, groups, where),

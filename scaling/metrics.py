@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import write_atomic
+from scaling.describe import flops_per_step
+from scaling.flops import policy_flops
+from scaling.spec import RunSpec
 
 HEARTBEAT_EVERY_S = 2.0
 
@@ -53,6 +56,21 @@ class RunLog:
         self._beat |= {"step": step, "num_steps": self.num_steps, "phase": phase}
         self._beat |= {"eta_s": eta_s, "attempt": self.attempt}
         write_atomic(self.run_dir / "heartbeat.json", json.dumps(self._beat))
+
+
+def mfu_percent(spec: RunSpec, samples_per_s: float, peak_flops: float, *, cached: bool) -> float:
+    """Return the model's FLOPs as a percentage of what all ranks could do (PaLM, appendix B).
+
+    `peak_flops`: one rank's; `cached`: a frozen encoder's features are looked up, not computed.
+    """
+    flops = flops_per_step(spec)
+    if cached:
+        data = spec.data
+        views, size, words = data.num_views, data.image_size, data.text_length
+        policy = policy_flops(spec.model, views=views, image_size=size, text_len=words)
+        flops = 3 * policy * spec.global_batch_size
+    rate = flops * samples_per_s / spec.global_batch_size
+    return 100 * rate / (peak_flops * spec.resources.world_size)
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float]:

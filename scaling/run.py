@@ -3,6 +3,7 @@
 import json
 import platform
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from scaling.branch import branch_point, wait_for_trunk
 from scaling.code_digest import code_digest
 from scaling.config import write_atomic
 from scaling.describe import describe
+from scaling.devices import bf16_warning
 from scaling.ema import Ema
 from scaling.engine import batch_plan, initialize, start_distributed
 from scaling.features import FeatureCache, can_cache
@@ -45,6 +47,8 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
     check_inputs(spec)
     device = start_distributed(spec)
     main = dist.get_rank() == 0
+    if main and (warning := bf16_warning(device, spec.precision)):
+        print(f"warning: {warning}", file=sys.stderr)
     attempt = Attempt(folder, num_gpus=_gpus(spec)) if main else None
     log = RunLog(folder, num_steps=spec.num_steps, attempt=attempt.number) if attempt else None
     last_step, reason = 0, "error"

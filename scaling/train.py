@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from scaling.config import with_overrides, write_atomic
 from scaling.engine import prepare_environment
+from scaling.memory import explain_out_of_memory
 from scaling.spec import RunSpec, load_spec
 
 EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 85
@@ -61,11 +62,13 @@ def _advance(spec: RunSpec, folder: Path) -> int:
             _fail(spec, folder, str(error))
         raise
     except Exception as error:
-        _fail(spec, folder, _one_line(error))
-        if os.environ.get("SCALING_DEBUG") or not _is_expected(error):
+        memory = explain_out_of_memory(error, spec)
+        reason = memory or _one_line(error)
+        _fail(spec, folder, reason)
+        if os.environ.get("SCALING_DEBUG") or not (memory or _is_expected(error)):
             traceback.print_exc()
         else:
-            print(f"error: {_one_line(error)}", file=sys.stderr)
+            print(f"error: {reason}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_DONE if finished else EXIT_STOPPED
 

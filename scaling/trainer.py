@@ -12,20 +12,16 @@ import torch
 import torch.distributed as dist
 
 from scaling import checkpoint
-from scaling.describe import flops_per_step
+from scaling.devices import peak_flops
 from scaling.ema import Ema
 from scaling.engine import batch_plan
 from scaling.features import FeatureCache
-from scaling.metrics import RunLog
+from scaling.metrics import RunLog, mfu_percent
 from scaling.noise import step_noise
 from scaling.schedule import learning_rates
 from scaling.spec import RunSpec
 from scaling.validation import Validation
 from scaling.watchdog import Watchdog
-
-# Dense bf16 peaks from NVIDIA's data sheets.
-BF16_PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
-
 
 MAX_KEYS_NAMED = 8
 
@@ -57,6 +53,7 @@ class Trainer:
         self.step = step
         self.micro_batch, self.accumulation = batch_plan(spec)
         self._batches = iter(loader)
+        self._peak = peak_flops(engine.device, spec.precision) if log else None
         self._clock = _Clock()
         self._val_l1: tuple[int, float | None] = (-1, None)
 
@@ -171,7 +168,10 @@ class Trainer:
         record |= {f"lr/{name}": rate for name, rate in self._rates.items()}
         record |= {f"grad_norm/{name}": value for name, value in self._gradient_norms.items()}
         record |= self._clock.read(self.spec.global_batch_size, self.spec.resources.world_size)
-        record |= model_flops_utilisation(self.spec, record)
+        if self._peak:
+            rate = record["throughput/samples_per_s"]
+            cached = self.cache is not None
+            record["mfu_percent"] = mfu_percent(self.spec, rate, self._peak, cached=cached)
         self._samples_per_s = record["throughput/samples_per_s"]
         self.log.log(self.step, self.step * self.spec.global_batch_size, record)
 
@@ -230,19 +230,6 @@ class Trainer:
         after = self.step + 1
         every = self.spec.engine.log_every
         return after == self.spec.num_steps or (every > 0 and after % every == 0)
-
-
-def model_flops_utilisation(spec: RunSpec, record: dict[str, float]) -> dict[str, float]:
-    """Return mfu_percent from exact model FLOPs; nothing where the device's peak is unknown."""
-    if not torch.cuda.is_available() or spec.precision != "bf16":
-        return {}
-    name = torch.cuda.get_device_name()
-    peak = next((peak for kind, peak in BF16_PEAK_FLOPS.items() if kind in name), None)
-    if peak is None:
-        return {}
-    steps_per_s = record["throughput/samples_per_s"] / spec.global_batch_size
-    rate = flops_per_step(spec) * steps_per_s / spec.resources.world_size
-    return {"mfu_percent": 100 * rate / peak}
 
 
 def training_mode(spec: RunSpec, engine: Any) -> None:

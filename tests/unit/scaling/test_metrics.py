@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from scaling.metrics import Attempt, RunLog, total_gpu_hours
 
 
@@ -39,3 +41,16 @@ def test_attempts_are_numbered_and_the_killed_one_is_closed(tmp_path) -> None:
     record = json.loads((tmp_path / "attempts" / "0002.json").read_text())
     assert (record["first_step"], record["last_step"], record["reason"]) == (3, 9, "done")
     assert total_gpu_hours(tmp_path) == record["gpu_hours"] + killed["gpu_hours"] >= 0
+
+
+def test_utilisation_counts_what_is_computed() -> None:
+    from scaling.describe import flops_per_step
+    from scaling.metrics import mfu_percent
+    from sweeps._mixtures import simulated_run
+
+    spec = simulated_run("tiny")
+    peak = flops_per_step(spec)  # a device that does one step a second
+    whole = mfu_percent(spec, spec.global_batch_size, peak, cached=False)
+    assert whole == pytest.approx(100.0)
+    assert mfu_percent(spec, spec.global_batch_size / 2, peak, cached=False) == whole / 2
+    assert 0 < mfu_percent(spec, spec.global_batch_size, peak, cached=True) < whole
