@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -189,7 +190,9 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     programs = _postgres_folder()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
-    pytest.importorskip("psycopg2", reason="no driver: pip install psycopg2-binary")
+    driver = next((name for name in ("psycopg", "psycopg2") if find_spec(name)), None)
+    if driver is None:
+        pytest.skip("no PostgreSQL driver (pip install psycopg2-binary)")
     if os.geteuid() == 0 and shutil.which("runuser") is None:
         pytest.skip("PostgreSQL refuses to run as root and there is no runuser")
     folder = tmp_path_factory.mktemp("postgres")
@@ -219,7 +222,10 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         uri = f"http://127.0.0.1:{free_port()}"
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
         command += ["--port", uri.rpartition(":")[2], "--workers", "1"]
-        command += ["--backend-store-uri", f"postgresql://mlflow@127.0.0.1:{port}/postgres"]
+        command += [
+            "--backend-store-uri",
+            f"postgresql+{driver}://mlflow@127.0.0.1:{port}/postgres",
+        ]
         command += ["--artifacts-destination", str(folder / "artifacts")]
         with open(folder / "server.log", "wb") as log:
             server = subprocess.Popen(command, cwd=folder, env=os.environ | QUIET, stdout=log,
