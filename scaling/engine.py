@@ -100,6 +100,9 @@ def initialize(spec: RunSpec, model: Any) -> Any:
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=deepspeed_config(spec)
     )
+    if spec.resources.world_size == 1 and spec.engine.zero_stage == 0 and spec.precision == "fp32":
+        # Alone there is nothing to sum, and DeepSpeed would copy all gradients out and back.
+        engine.enable_backward_allreduce = False
     return engine
 
 

@@ -128,12 +128,15 @@ def tiny(args: argparse.Namespace) -> Pair:
 
 
 def fifty_million(args: argparse.Namespace) -> Pair:
-    """Our loop at stage 0 against a bare PyTorch loop, the whole model, two samples."""
-    spec = run_spec("50m", "engine.zero_stage=0", "global_batch_size=2", "engine.log_every=2")
+    """Our loop at stage 0 against a bare PyTorch loop, the whole model, two samples.
+
+    Metrics are logged every 5 steps here, four times as often as in any recipe.
+    """
+    spec = run_spec("50m", "engine.zero_stage=0", "global_batch_size=2", "engine.log_every=5")
     start(spec)
     batches = make_batches(spec)
     base = bare_step(spec, fresh_model(spec), batches)
-    return against_trainer("50m", spec, base, batches, blocks=args.repeats or 8)
+    return against_trainer("50m", spec, base, batches, blocks=args.repeats or 6)
 
 
 def one_million(args: argparse.Namespace) -> Pair:
