@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -87,22 +88,27 @@ def record_episode(job: EpisodeJob) -> str:
     frames = render(scene, renderer, trajectory)
     # by process: a killed call's worker may still be at the episode that the next call redoes
     partial = target.with_suffix(f".{os.getpid()}.partial.npz")
-    np.savez(
-        partial,
-        states=trajectory.states,
-        objects=trajectory.objects,
-        meta=json.dumps(
-            {
-                "task": trajectory.task,
-                "instruction": trajectory.instruction,
-                "attempts": attempt + 1,
-                "cpu_s": time.process_time() - began,
-            }
-        ),
-        **frames,
-    )
+    meta = {
+        "task": trajectory.task,
+        "instruction": trajectory.instruction,
+        "attempts": attempt + 1,
+        "cpu_s": time.process_time() - began,
+    }
+    recorded = {"states": trajectory.states, "objects": trajectory.objects, **frames}
+    _save(partial, {**recorded, "meta": np.array(json.dumps(meta))})
     os.replace(partial, target)
     return job.path
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays as np.load reads them, lightly packed: a third of the size for 0.1 s.
+
+    NumPy's own savez_compressed takes five times as long for a sixth less.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as pack:
+        for name, values in arrays.items():
+            with pack.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, values, allow_pickle=False)
 
 
 def simulate(
@@ -121,10 +127,10 @@ def simulate(
 
     `episodes` is a number or counts by split in order ({"train": 40, "val": 8}); `tasks` are
     taken in turn, by default the domain's own; `size` is the pictures' side in pixels. Finished
-    episodes wait in `raw` (default: a hidden folder beside `out`, removed at the end; 50 KB a
-    picture at 128 pixels), so an interrupted call goes on where it stopped. Returns a JSON-able
-    summary. ValueError: unknown domain or task, counts below 1, an existing `out`. ImportError:
-    the extra `sim` is missing.
+    episodes wait in `raw` (default: a hidden folder beside `out`, removed at the end; about
+    20 KB a picture at 128 pixels), so an interrupted call goes on where it stopped. Returns a
+    JSON-able summary. ValueError: unknown domain or task, counts below 1, an existing `out`.
+    ImportError: the extra `sim` is missing.
     """
     spec = find_domain(domain)
     splits = {"train": episodes} if isinstance(episodes, int) else dict(episodes)

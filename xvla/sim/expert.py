@@ -115,6 +115,7 @@ def pick_place(scene: Scene, style: Style) -> Iterator[Phase]:
     In a third of the demonstrations the hand first comes in beside the can and has to correct.
     """
     arm = scene.arms[0]
+    style.speed *= style.rng.uniform(0.8, 1.15)
     place, yaw = scene.object_pose(0)
     down = grasp_rotation(style.home[0][1], yaw, np.pi / 2)
     above = _up(place, style.clearance_m + 0.04)
