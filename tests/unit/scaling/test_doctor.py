@@ -90,9 +90,10 @@ def test_errors_are_relative_to_each_parameter() -> None:
     assert error == pytest.approx(0.1, rel=1e-3)
 
 
-def test_the_engine_against_autograd_on_one_rank(tmp_path: Path) -> None:
-    """The real thing, one rank of ZeRO-2 with two micro-batches; a child process."""
-    spec = run("global_batch_size=2", "engine.micro_batch_size=1")
+@pytest.mark.parametrize("stage", [0, 2])
+def test_the_engine_against_autograd_on_one_rank(stage: int) -> None:
+    """The real thing, one rank with two micro-batches; a child process."""
+    spec = run("global_batch_size=2", "engine.micro_batch_size=1", f"engine.zero_stage={stage}")
     found = doctor.run_ranks(spec, 1)
     assert found["gradient_error"] < 1e-4
     assert found["update_error"] < 1e-4
