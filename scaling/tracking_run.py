@@ -198,9 +198,11 @@ def _log(
             Metric(_metric_name(point.metric), point.value, point.time_ms, point.step)
             for point in block
         ]
-        labels = {"params": new, "tags": changed} if number == len(blocks) else {}
-        if metrics or any(labels.values()):
-            client.log_batch(run.info.run_id, metrics=metrics, **labels)
+        last = number == len(blocks)
+        if metrics or (last and (new or changed)):
+            client.log_batch(
+                run.info.run_id, metrics, params=new if last else [], tags=changed if last else []
+            )
 
 
 def _metric_name(name: str) -> str:

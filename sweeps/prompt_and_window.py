@@ -17,7 +17,10 @@ from sweeps._preliminary import (
     with_window,
 )
 
-SPACE = {"soft_prompt_length": IntRange(low=1, high=128), "prediction_window_s": Choice(WINDOWS_S)}
+SPACE: dict[str, IntRange | Choice] = {
+    "soft_prompt_length": IntRange(low=1, high=128),
+    "prediction_window_s": Choice(WINDOWS_S),
+}
 CORNERS = product({"soft_prompt_length": (4, 64), "prediction_window_s": (1.0, 8.0)})
 
 
