@@ -14,11 +14,11 @@ from jobs.pricing import (
     checkpoint_bytes,
     gpu_hours,
     measured_rate,
-    memory_gib,
     num_checkpoints,
 )
 from jobs.queue import read_queues
 from jobs.status import run_state
+from scaling.memory import memory as needed_memory
 from scaling.spec import RunSpec
 
 Describe = Callable[[RunSpec], dict[str, Any]]
@@ -76,11 +76,7 @@ def plan_row(
     memory: float | None = None
     cost: tuple[float | None, ...] = (None, None, None)
     if asked.gpus_per_node:
-        memory = memory_gib(
-            spec,
-            num_params=numbers["num_params_total"],
-            num_trainable=numbers["num_params_trainable"],
-        )
+        memory = needed_memory(spec, device="gpu").total / GIB
         rate = rate or assumed_rate(spec.precision)
         cost = (hours,) * 3 if hours else gpu_hours(numbers["compute_flops"], rate)
     return {

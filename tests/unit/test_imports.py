@@ -9,15 +9,16 @@ import pytest
 
 OURS = ("xvla", "scaling", "sweeps", "jobs", "analysis")
 TORCH_FREE = ("scaling.spec", "scaling.study", "scaling.config", "scaling.sizes", "scaling.flops",
-              "scaling.recipes", "scaling.describe", "scaling.cli", "xvla.config", "xvla.params",
-              "sweeps.demo", "sweeps.model_size", "jobs.resources", "jobs.status",
-              "analysis.fit")  # fmt: skip
+              "scaling.recipes", "scaling.describe", "scaling.memory", "scaling.cli",
+              "xvla.config", "xvla.params", "sweeps.demo", "sweeps.model_size", "jobs.resources",
+              "jobs.status", "analysis.fit")  # fmt: skip
 ALLOWED: dict[str, tuple[str, ...]] = {
     "xvla": ("xvla",),
     "scaling": ("xvla", "scaling"),
     "sweeps": ("sweeps", "scaling.spec", "scaling.study", "scaling.sizes", "scaling.flops",
                "scaling.recipes", "xvla.config"),
-    "jobs": ("jobs", "scaling.spec", "scaling.study", "scaling.config", "scaling.flops"),
+    "jobs": ("jobs", "scaling.spec", "scaling.study", "scaling.config", "scaling.flops",
+             "scaling.memory"),
     "analysis": ("analysis",),
 }  # fmt: skip
 # The roof: the command line sees every package.

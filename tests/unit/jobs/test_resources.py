@@ -44,42 +44,6 @@ def gpu_spec(make_spec):
     )
 
 
-@pytest.mark.parametrize(
-    ("precision", "stage", "ranks", "expected"),
-    [
-        ("bf16", 2, 8, 2 + (2 + 12) / 8),
-        ("bf16", 1, 8, 2 + 2 + 12 / 8),
-        ("bf16", 0, 8, 16),
-        ("fp32", 2, 2, 4 + (4 + 8 + 4) / 2),
-        ("fp32", 0, 2, 16),
-    ],
-)
-def test_bytes_a_parameter(precision, stage, ranks, expected):
-    found = pricing.state_bytes(
-        num_params=1000, num_trainable=1000, precision=precision, zero_stage=stage, world_size=ranks
-    )
-    assert found == pytest.approx(1000 * expected)
-
-
-def test_frozen_parameters_cost_their_weights_only():
-    found = pricing.state_bytes(
-        num_params=1000, num_trainable=400, precision="bf16", zero_stage=2, world_size=4
-    )
-    assert found == pytest.approx(1000 * 2 + 400 * (2 + 12) / 4)
-
-
-def test_activations_of_a_layer():
-    """Korthikanti et al.: s h (34 + 5 a s / h); s = 10, h = 8, a = 2: 2720 + 5 * 2 * 100."""
-    assert pricing.layer_bytes(10, 8, 32) == 34 * 80
-    assert pricing.layer_bytes(10, 8, 32, heads=2) == 34 * 80 + 1000
-    assert pricing.layer_bytes(10, 8, 32, checkpointing=True) == 160
-
-
-def test_buckets_are_no_larger_than_the_model():
-    assert pricing.bucket_bytes(num_trainable=10**9, precision="bf16", overlap=True) == 3.6e9
-    assert pricing.bucket_bytes(num_trainable=1000, precision="fp32", overlap=False) == 8000
-
-
 def test_gpu_hours_of_an_exaflop_hour():
     """312e12 * 3600 * 0.5 FLOPs are one hour at 50 % MFU, and 3.33 at 15 %."""
     likely, low, high = pricing.gpu_hours(312e12 * 3600 * 0.5, pricing.assumed_rate("bf16"))
@@ -109,22 +73,6 @@ def test_checkpoints_kept(num_steps, save_every, keep_last, keep_every, expected
         num_steps=num_steps, save_every=save_every, keep_last=keep_last, keep_every=keep_every
     )
     assert found == expected
-
-
-def test_memory_of_the_released_size(gpu_spec):
-    params = {"num_params": 900_000_000, "num_trainable": 900_000_000}
-    sixteen = pricing.memory_gib(gpu_spec, **params)
-    eight = pricing.memory_gib(
-        replace(gpu_spec, engine=replace(gpu_spec.engine, micro_batch_size=8)), **params
-    )
-    fixed = (9e8 * (2 + 14 / 8) + 3.6e9) / 2**30
-    assert sixteen - eight == pytest.approx(eight - fixed)  # activations are linear in the batch
-    assert eight > fixed
-    policy = pricing.activation_bytes(
-        replace(gpu_spec, optim=replace(gpu_spec.optim, freeze_vlm=True)), 1
-    )
-    # 30 anchors + 50 text + 3 x 50 image tokens + 32 prompts = 262 tokens, 24 layers of width 1024
-    assert policy == 24 * 262 * 34 * 1024 + 2 * 200 * 1024
 
 
 def test_the_plan_on_gpus(tmp_path, gpu_spec):
