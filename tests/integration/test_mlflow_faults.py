@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -184,9 +185,17 @@ def _postgres_folder() -> Path | None:
     return found[-1].parent if found else None
 
 
+@dataclass(frozen=True)
+class Servers:
+    """An MLflow server's address, and the URL of an empty database beside its own."""
+
+    uri: str
+    database: str
+
+
 @pytest.fixture(scope="module")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start PostgreSQL from the system's packages and an MLflow server on it; yield its address."""
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Start PostgreSQL from the system's packages and an MLflow server on it."""
     programs = _postgres_folder()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
@@ -219,6 +228,9 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         options = f"-p {port} -k {data} -c listen_addresses=127.0.0.1"
         start = [*control, "-o", options, "-l", str(data / "log"), "start"]
         subprocess.run(start, check=True, stdout=subprocess.DEVNULL, cwd=data)
+        create = [str(programs / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow"]
+        subprocess.run([*create, "optuna"], check=True, cwd=data)
+        address = f"postgresql+{driver}://mlflow@127.0.0.1:{port}"
         uri = f"http://127.0.0.1:{free_port()}"
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
         command += ["--port", uri.rpartition(":")[2], "--workers", "1"]
@@ -231,7 +243,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             server = subprocess.Popen(command, cwd=folder, env=os.environ | QUIET, stdout=log,
                                       stderr=log, start_new_session=True)  # fmt: skip
         _await_health(uri, server, folder / "server.log")
-        yield uri
+        yield Servers(uri=uri, database=f"{address}/optuna")
     finally:
         if server is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -252,7 +264,40 @@ def _await_health(uri: str, server: subprocess.Popen[bytes], log: Path) -> None:
     pytest.fail(f"the server did not answer: {log.read_text()[-2000:]}")
 
 
-def test_a_study_through_a_server_with_postgresql(postgres_server: str, tmp_path: Path) -> None:
+def test_a_search_in_postgresql_goes_on_after_a_restart(postgres: Servers, tmp_path: Path) -> None:
+    from scaling.search import Executor, Options, Score, Task, run_trials
+    from scaling.search_storage import open_study
+    from scaling.study import load_study
+
+    name = "sweeps.prompt_and_window"
+    search, handed_over = load_study(name).search, []
+    assert search is not None
+    task = Task(study=name, scale="cpu", search=search)
+    executor = Executor(
+        submit=handed_over.extend,
+        states=lambda specs: {
+            s.run_id: ("done" if s in handed_over else "planned", None) for s in specs
+        },
+        cancel=lambda specs: None,
+    )
+
+    def score(spec: RunSpec, step: int) -> Score:
+        return Score(value=1 / spec.model.soft_prompt_length, sem=0.0)
+
+    for trials in (3, 7):
+        words = task.begun_with("val_l1")
+        study = open_study(name, tmp_path, begun_with=words, storage=postgres.database)
+        run_trials(study, task, Options(trials=trials, poll_s=0), executor=executor, score=score)
+    assert len(study.get_trials()) == 7
+    assert len({spec.run_id for spec in handed_over}) == len(handed_over)
+    other = Task(study=name, scale="cpu", search=search, overrides=("num_steps=7",))
+    words = other.begun_with("val_l1")
+    with pytest.raises(ValueError, match="begun with default_run="):
+        open_study(name, tmp_path, begun_with=words, storage=postgres.database)
+
+
+def test_a_study_through_a_server_with_postgresql(postgres: Servers, tmp_path: Path) -> None:
+    postgres_server = postgres.uri
     from safetensors.numpy import save_file
 
     specs = [make_spec(seed) for seed in range(3)]
