@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 
 from jobs.folder import DONE, read_json, run_folder
@@ -18,6 +19,7 @@ from jobs.pricing import (
 )
 from jobs.queue import read_queues
 from jobs.status import run_state
+from scaling.memory import gpu_table
 from scaling.memory import memory as needed_memory
 from scaling.spec import RunSpec
 
@@ -60,6 +62,10 @@ def plan(
         "scale": specs[0].scale if specs else "",
         "runs": rows,
         "totals": _totals(rows, disk=disk, max_gpus=max_gpus),
+        # One run of each size, as it would be on 1 to 64 GPUs.
+        "memory_by_gpus": gpu_table(
+            {spec.size: spec for spec in specs if spec.resources.gpus_per_node}
+        ),
     }
 
 
@@ -116,7 +122,30 @@ def disk_bytes(spec: RunSpec, numbers: dict[str, Any]) -> float:
     )
 
 
-def render_plan(document: dict[str, Any], *, max_rows: int = 200) -> Table:
+def render_plan(document: dict[str, Any], *, max_rows: int = 200) -> Group:
+    """Return what `scaling plan` prints: the runs and, for GPUs, the memory of each size."""
+    tables = [_render_runs(document, max_rows)]
+    if document["memory_by_gpus"]:
+        tables.append(_render_memory(document["memory_by_gpus"]))
+    return Group(*tables)
+
+
+def _render_memory(rows: list[dict[str, Any]]) -> Table:
+    """Return a row a size, a column a number of GPUs, GiB in between."""
+    counts = sorted({row["gpus"] for row in rows})
+    table = Table(title="GiB a GPU by number of GPUs, by the memory model")
+    table.add_column("size")
+    table.add_column("micro-batch", justify="right")
+    for count in counts:
+        table.add_column(str(count), justify="right")
+    for size in dict.fromkeys(row["size"] for row in rows):
+        found = {row["gpus"]: row for row in rows if row["size"] == size}
+        micro = str(found[counts[0]]["micro_batch"])
+        table.add_row(size, micro, *(f"{found[count]['total']:.1f}" for count in counts))
+    return table
+
+
+def _render_runs(document: dict[str, Any], max_rows: int) -> Table:
     """Return the table that `scaling plan` prints, its last line the totals."""
     totals, rows = document["totals"], document["runs"]
     table = Table(title=f"{document['study']} at scale {document['scale']}", show_footer=True)

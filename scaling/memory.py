@@ -6,6 +6,7 @@ Without torch, for planners. N parameters, b bytes a number (2 bf16, 4 fp32), dp
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from scaling.sizes import SIZES
 from scaling.spec import ResourceConfig, RunSpec
 from xvla.activations import (
     EARLY_STAGES,
@@ -26,6 +27,7 @@ PLAIN_BUCKET_NUMBERS = 500_000_000  # DeepSpeed's own for gradients at stage 0
 # autograd was seen to keep at 50m and 0.26b, bf16 over fp32; blocks' inputs are all in bf16.
 BF16_ACTIVATIONS, BF16_INPUTS = 0.73, 0.5
 PROCESS_BYTES = 0.15e9  # what the first step loads on a CPU: kernels, their caches, gloo
+REFERENCES = ("0.9b", "2b")  # the released size and the largest rung
 HEADROOM = 0.92  # share of a device that a run may fill: the rest is fragmentation
 
 
@@ -192,9 +194,10 @@ def gpu_table(
 ) -> list[dict[str, Any]]:
     """Return rows {size, gpus, micro_batch, GiB by part, total} for each model on 1 to 64 GPUs.
 
-    The micro-batch is the run's share of its global batch, at most its own `micro_batch_size`.
+    The 0.9b and the 2b are always among them, with activation checkpointing where no run says
+    otherwise. The micro-batch is the run's own, or less where its global batch is.
     """
-    rows = []
+    rows, specs = [], _with_references(specs)
     for size, spec in specs.items():
         for count in gpus:
             per_node = min(8, count)
@@ -203,6 +206,16 @@ def gpu_table(
             estimate = memory(replace(spec, resources=there), micro_batch=micro, device="gpu")
             rows.append({"size": size, "gpus": count, "micro_batch": micro, **estimate.to_dict()})
     return rows
+
+
+def _with_references(specs: dict[str, RunSpec]) -> dict[str, RunSpec]:
+    """Add the sizes of REFERENCES, otherwise like the last run; nothing to no run at all."""
+    found = dict(specs)
+    for name in REFERENCES if specs else ():
+        last = next(reversed(specs.values()))
+        engine = replace(last.engine, activation_checkpointing=True)
+        found.setdefault(name, replace(last, size=name, model=SIZES[name], engine=engine))
+    return found
 
 
 def _own_micro_batch(spec: RunSpec) -> int:

@@ -85,6 +85,10 @@ def test_the_plan_on_gpus(tmp_path, gpu_spec):
     assert totals["wall_hours"] == pytest.approx(row["gpu_hours"] / 8)
     assert totals["disk_gib"] == pytest.approx(9e8 * 16 / 2**30)
     assert (row["num_samples_seen"], row["num_unique_episodes"]) == (1_024_000, 10)
+    table = [row for row in document["memory_by_gpus"] if row["size"] == gpu_spec.size]
+    by_gpus = {row["gpus"]: row["total"] for row in table}
+    assert list(by_gpus) == [1, 2, 4, 8, 16, 32, 64]
+    assert by_gpus[8] == row["memory_gib_per_gpu"]
     throttled = plan([gpu_spec], tmp_path, describe, max_gpus=4)["totals"]
     assert throttled["wall_hours"] == pytest.approx(row["gpu_hours"] / 4)
 
