@@ -157,7 +157,8 @@ def _add_data(verbs, common) -> None:
     actions = data.add_subparsers(dest="action", required=True, parser_class=_Parser)
     simulate = actions.add_parser("simulate", parents=[common], help="record simulated episodes")
     simulate.add_argument("name", nargs="?", help="domain, e.g. sim_panda_left")
-    simulate.add_argument("--domain", help="the same, as an option")
+    simulate.add_argument("--domain", help="the same, as an option; DOMAIN:TASK+TASK names tasks")
+    simulate.add_argument("--task", help="tasks in turn, e.g. lift+pick_place")
     simulate.add_argument("--out", required=True, help="folder of the new dataset")
     simulate.add_argument(
         "--episodes", default="train=40,val=8,test=8", help="N, or a number a split"

@@ -22,7 +22,7 @@ def simulate(arguments: Namespace) -> int:
         seed=arguments.seed,
         workers=arguments.workers,
         size=arguments.size,
-        tasks=tuple(filter(None, tasks.split("+"))),
+        tasks=tuple(filter(None, (arguments.task or tasks).split("+"))),
         progress=not arguments.json,
     )
     show(arguments, document, as_json)
