@@ -6,8 +6,11 @@ import socket
 import sys
 from typing import Any
 
+from scaling.devices import return_freed_memory
 from scaling.spec import RunSpec
+from xvla.params import num_params
 
+LARGE_MODEL = 100_000_000  # parameters from which a CPU run's freed memory goes back at once
 SUSPECT_DEEPSPEED = ("0.18.3", "0.19.3")  # wrong ZeRO-2 gradients reported, DeepSpeed #8224
 
 
@@ -78,6 +81,8 @@ def start_distributed(spec: RunSpec) -> Any:
         deepspeed.init_distributed(dist_backend="nccl", verbose=False)
         return device
     torch.set_num_threads(spec.engine.threads)
+    if num_params(spec.model)["total"] > LARGE_MODEL:
+        return_freed_memory()
     # Not `import deepspeed.comm.torch`: that name is torch itself inside the package.
     importlib.import_module("deepspeed.comm.torch")
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]

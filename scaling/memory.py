@@ -160,6 +160,18 @@ def fit_micro_batch(
     )
 
 
+def check_states_fit(spec: RunSpec, capacity: float) -> None:
+    """Raise ValueError where weights, gradients and optimizer alone exceed a rank's bytes."""
+    found = memory(spec, micro_batch=1)
+    needed = found.weights + found.gradients + found.optimizer
+    if needed > capacity:
+        raise ValueError(
+            f"run {spec.run_id} ({spec.size}) cannot fit: weights, gradients and optimizer take "
+            f"{needed / GIB:.1f} GiB a rank, {capacity / GIB:.1f} GiB are free; "
+            f"{what_to_change(spec, micro_batch=1)}"
+        )
+
+
 def what_to_change(spec: RunSpec, *, micro_batch: int = 0) -> str:
     """Return the settings that would save memory, the cheapest first."""
     micro = micro_batch or _own_micro_batch(spec)

@@ -19,11 +19,12 @@ from scaling.branch import branch_point, wait_for_trunk
 from scaling.code_digest import code_digest
 from scaling.config import write_atomic
 from scaling.describe import describe
-from scaling.devices import bf16_warning
+from scaling.devices import bf16_warning, memory_available
 from scaling.ema import Ema
 from scaling.engine import batch_plan, initialize, start_distributed
 from scaling.features import FeatureCache, can_cache
 from scaling.initial import build_model, check_initial
+from scaling.memory import check_states_fit
 from scaling.metrics import Attempt, RunLog, finite, total_gpu_hours
 from scaling.reshard import can_reshard
 from scaling.spec import RunSpec
@@ -47,6 +48,8 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
     check_inputs(spec)
     device = start_distributed(spec)
     main = dist.get_rank() == 0
+    local_ranks = spec.resources.processes_per_node
+    check_states_fit(spec, memory_available(device, ranks=local_ranks))
     if main and (warning := bf16_warning(device, spec.precision)):
         print(f"warning: {warning}", file=sys.stderr)
     attempt = Attempt(folder, num_gpus=_gpus(spec)) if main else None

@@ -13,6 +13,7 @@ from scaling.memory import (
     BF16_INPUTS,
     GIB,
     activation_bytes,
+    check_states_fit,
     explain_out_of_memory,
     fit_micro_batch,
     gpu_table,
@@ -78,6 +79,13 @@ def test_the_largest_divisor_that_fits_is_taken() -> None:
 def test_what_cannot_fit_says_what_to_change() -> None:
     with pytest.raises(ValueError, match=r"needs .* GiB .*activation_checkpointing=true"):
         fit_micro_batch(run("2b"), 8 * GIB, device="cpu")
+
+
+def test_states_that_cannot_fit_are_refused() -> None:
+    spec = run("2b", "global_batch_size=2", "resources.processes_per_node=2")
+    check_states_fit(spec, 24 * GIB)
+    with pytest.raises(ValueError, match=r"2b\) cannot fit: .* take 22\.1 GiB a rank, 12\.0"):
+        check_states_fit(spec, 12 * GIB)
 
 
 @pytest.mark.parametrize(
