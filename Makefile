@@ -36,9 +36,15 @@ test: $(VENV)/.installed
 test-integration: $(VENV)/.installed
 	$(BIN)/pytest -m "not long and not slurm" tests/integration
 
-# Runs go to one machine so far; the Slurm backend brings its tests.
-test-slurm:
-	@echo "no Slurm tests yet: this version runs studies on one machine"
+# The tests start and stop a private two-node Slurm; Debian's packages are installed the first time.
+test-slurm: $(VENV)/.installed
+	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then \
+	  echo "test-slurm: SKIPPED, an emulated Slurm needs root and apt"; \
+	elif ! bash jobs/slurm_dev_cluster.sh install; then \
+	  echo "test-slurm: SKIPPED, Slurm's packages cannot be installed here"; \
+	else \
+	  $(BIN)/pytest -m "slurm and not long" tests/slurm; \
+	fi
 
 test-long: $(VENV)/.installed-sim
 	$(BIN)/pytest -m long tests
