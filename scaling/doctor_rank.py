@@ -101,6 +101,7 @@ def check_gradients(spec: RunSpec, device: Any) -> dict[str, Any]:
         "gradient_worst": worst,
         "update_error": update,
         "update_worst": worst_update,
+        "update_norm": sum(float(value.norm()) ** 2 for value in moved.values()) ** 0.5,
         "gradient_norm": norm,
         "engine_norm": engine_norm,
         "clipped": 0 < plain.optim.grad_clip < norm,
