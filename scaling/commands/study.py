@@ -25,6 +25,8 @@ def plan(arguments: Namespace) -> int:
         max_gpus=cluster.max_gpus or None,
         peak_tflops=cluster.peak_tflops,
     )
+    if arguments.json:  # its keys are fixed; the table over GPU counts is for people
+        document.pop("memory_by_gpus")
     show(arguments, document, render_plan)
     return 0
 

@@ -138,7 +138,7 @@ def test_what_does_not_fit_is_refused(config: DataConfig, dataset: Dataset, tmp_
     other = open_dataset(write_set(tmp_path / "sim_panda", SetSpec(lengths=[12] * 6)))
     with pytest.raises(ValueError, match="has files_sha256 = "):
         build_frame_cache(other, tmp_path / "c", spec)
-    with pytest.raises(ValueError, match="no frame cache of sim_panda at"):
+    with pytest.raises(ValueError, match="no jpeg frame cache of sim_panda at"):
         _batches(config, 1, cache=str(tmp_path / "none"), frames="jpeg")
     with pytest.raises(ValueError, match="needs `cache`"):
         LoaderOptions(frames="jpeg")

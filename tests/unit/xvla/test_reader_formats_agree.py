@@ -51,6 +51,7 @@ def write_hdf5(root: Path, source: Dataset, name: str) -> None:
         "observation_key": list(source.views),
         "language_instruction_key": "text",
         "freq": 10,
+        "tail_margin": 10,
         "rotation": "rot6d_interleaved",
         "splits": {"train": f"0:{EPISODES}"},
     }
