@@ -67,16 +67,27 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_study_verbs(verbs, common) -> None:
-    _study(verbs, common, "plan", study.plan, "price the runs of a study; nothing is started")
+    plan = _study(verbs, common, "plan", study.plan, "price the runs of a study; starts nothing")
+    plan.add_argument("--on", default=None, help="a cluster: its GPU kind and ceiling set the time")
     submit = _study(verbs, common, "submit", study.submit, "run what is not done yet")
-    submit.add_argument("--on", default="local", help="where: local")
+    submit.add_argument("--on", default="local", help="local, a100, dev, or a cluster's YAML file")
     submit.add_argument("--parallel", type=int, default=0, help="at once (default: cores)")
     submit.add_argument("--detach", action="store_true", help="return at once, run in background")
+    submit.add_argument("--max-gpu-hours", type=float, default=None, help="refuse above this")
+    submit.add_argument("--dry-run", action="store_true", help="show the jobs, submit none")
+    submit.add_argument("--then", default=None, help="verbs after the study, e.g. fit,report")
     status = _study(verbs, common, "status", study.status, "state of every run")
     status.add_argument("--select", default="", help="e.g. size=tiny,state=failed")
     status.add_argument("--watch", action="store_true", help="refresh until nothing runs")
-    _study(verbs, common, "cancel", study.cancel, "stop running and queued runs of a study")
-    _study(verbs, common, "retry", study.retry, "forget failures, so that submit runs them again")
+    for name, function, text in (
+        ("cancel", study.cancel, "stop running and queued runs of a study"),
+        ("retry", study.retry, "forget failures, so that submit runs them again"),
+        ("prune", study.prune, "delete checkpoints that nothing needs; says what it would delete"),
+    ):
+        verb = _study(verbs, common, name, function, text)
+        verb.add_argument("--select", default="", help="e.g. size=tiny,state=failed")
+        if name == "prune":
+            verb.add_argument("--yes", action="store_true", help="delete")
     sync = _study(verbs, common, "sync", study.sync, "publish runs to MLflow")
     sync.add_argument("--tracking-uri", default=None)
     sync.add_argument("--follow", action="store_true", help="publish until the study is finished")
