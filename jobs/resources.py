@@ -49,11 +49,15 @@ def plan(
     rate = measured_rate(list(done.values())) if done else None
     states = _states(ids, runs_dir)
     rows, disk = [], 0.0
+    known: dict[tuple[Any, ...], tuple[dict[str, Any], float | None]] = {}
     for spec, run_id in zip(specs, ids, strict=True):
-        numbers = describe(spec)
+        alike = _price_key(spec)
+        if alike not in known:
+            known[alike] = describe(spec), memory_gib(spec)
+        numbers, memory = known[alike]
         hours = done[run_id][1] if run_id in done else None
         speed = rate or assumed_rate(spec.precision, peak_tflops=peak_tflops)
-        row = plan_row(spec, numbers, run_id=run_id, rate=speed, hours=hours)
+        row = plan_row(spec, numbers, run_id=run_id, memory=memory, rate=speed, hours=hours)
         rows.append({**row, "state": states[run_id]})
         disk += disk_bytes(spec, numbers)
     return {
@@ -74,15 +78,14 @@ def plan_row(
     numbers: dict[str, Any],
     *,
     run_id: str,
+    memory: float | None = None,
     rate: Rate | None = None,
     hours: float | None = None,
 ) -> dict[str, Any]:
     """Return one run's row without its state; `hours` are GPU-hours measured, not estimated."""
     asked = spec.resources
-    memory: float | None = None
     cost: tuple[float | None, ...] = (None, None, None)
     if asked.gpus_per_node:
-        memory = needed_memory(spec, device="gpu").total / GIB
         rate = rate or assumed_rate(spec.precision)
         cost = (hours,) * 3 if hours else gpu_hours(numbers["compute_flops"], rate)
     return {
@@ -103,6 +106,11 @@ def plan_row(
         "memory_gib_per_gpu": memory,
         **dict(zip(GPU_HOURS, cost, strict=True)),
     }
+
+
+def memory_gib(spec: RunSpec) -> float | None:
+    """Return the estimated peak GiB on each GPU, None on CPU."""
+    return needed_memory(spec, device="gpu").total / GIB if spec.resources.gpus_per_node else None
 
 
 def disk_bytes(spec: RunSpec, numbers: dict[str, Any]) -> float:
@@ -180,6 +188,16 @@ def _render_runs(document: dict[str, Any], max_rows: int) -> Table:
     if len(rows) > max_rows:
         table.caption = f"{len(rows) - max_rows} more runs; --json has them all"
     return table
+
+
+def _price_key(spec: RunSpec) -> tuple[Any, ...]:
+    """Return what describe and memory depend on; parts that runs share count as one by identity.
+
+    Valid while the specs are held, as during one plan.
+    """
+    parts = (spec.model, spec.data, spec.optim, spec.schedule, spec.init, spec.engine)
+    numbers = (spec.stage, spec.precision, spec.global_batch_size, spec.num_steps)
+    return (*numbers, *(id(part) for part in parts), id(spec.resources))
 
 
 def _measured(ids: list[str], runs_dir: str | Path) -> dict[str, tuple[float, float]]:
