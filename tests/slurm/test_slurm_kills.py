@@ -63,6 +63,7 @@ def run_study(number: int, tmp_path: Path, dev) -> None:
     assert max(len(attempts(runs / s.run_id)) for s in specs) == 2
 
 
+@pytest.mark.long  # ten minutes on two cores
 def test_forty_runs_with_kills_end_as_undisturbed(slurm, tmp_path, dev):
     run_study(40, tmp_path, dev)
 
