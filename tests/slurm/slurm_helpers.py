@@ -1,8 +1,11 @@
 """What the Slurm tests share: a private cluster, runs of seconds, readers of run folders."""
 
+import contextlib
 import json
 import os
+import random
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -30,12 +33,23 @@ def wait_until(condition: Callable[[], Any], *, timeout_s: float = 300.0, every_
     return value
 
 
+def free_base_port() -> int:
+    """Return a base whose ports nobody uses: another cluster may be up on this machine."""
+    for base in random.sample(range(16000, 30000, 50), 200):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for offset in (17, 19, 21, 22):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", base + offset))
+            return base
+    raise RuntimeError("no free ports between 16000 and 30000 for an emulated Slurm")
+
+
 class Slurm:
     """The emulated cluster and its commands."""
 
     def __init__(self, root: Path, **knobs: str) -> None:
         self.root = root
-        self.environment = {"SLURM_DEV_ROOT": str(root), "SLURM_DEV_BASEPORT": "17600"} | knobs
+        ports = {"SLURM_DEV_BASEPORT": str(free_base_port())}
+        self.environment = {"SLURM_DEV_ROOT": str(root)} | ports | knobs
 
     def do(self, *words: str, timeout_s: float = 120) -> str:
         """Run a verb of the cluster script, e.g. ("kill-node", "node2")."""

@@ -20,7 +20,7 @@ def apart() -> Iterator[Slurm]:
     """Start a second cluster whose nodes only see each other over a bridge."""
     if shutil.which("ip") is None:
         pytest.skip("no `ip` (iproute2) for network namespaces")
-    yield from open_slurm(SLURM_DEV_NET="veth", SLURM_DEV_BASEPORT="17800")
+    yield from open_slurm(SLURM_DEV_NET="veth")
 
 
 # Rank 0 listens on all its addresses; rank 1 looks for it at the address given.
