@@ -15,8 +15,8 @@ TORCH_FREE = ("scaling.spec", "scaling.study", "scaling.config", "scaling.sizes"
 ALLOWED: dict[str, tuple[str, ...]] = {
     "xvla": ("xvla",),
     "scaling": ("xvla", "scaling"),
-    "sweeps": ("sweeps", "scaling.spec", "scaling.study", "scaling.sizes", "scaling.flops",
-               "scaling.recipes", "xvla.config"),
+    "sweeps": ("sweeps", "scaling.spec", "scaling.study", "scaling.branch", "scaling.sizes",
+               "scaling.flops", "scaling.recipes", "xvla.config"),
     "jobs": ("jobs", "scaling.spec", "scaling.study", "scaling.config", "scaling.flops",
              "scaling.memory"),
     "analysis": ("analysis",),
