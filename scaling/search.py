@@ -6,7 +6,7 @@ point's run follows from its parameters, so a controller killed at any moment go
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from scaling.config import with_overrides
@@ -37,7 +37,8 @@ class Executor:
     """Where runs go. `submit` returns at once and may be asked twice for a run.
 
     `states(specs)` -> run id -> (state, reason), states as in `scaling status`; `idle_first`: hand
-    over the next runs only when none is under way; `on_round` is called after every look.
+    over the next runs only when none is under way; `on_round` is called after every look;
+    `remember((point, seed)s)` before their runs are started.
     """
 
     submit: Callable[[Sequence[RunSpec]], None]
@@ -45,6 +46,7 @@ class Executor:
     cancel: Callable[[Sequence[RunSpec]], None]
     idle_first: bool = False
     on_round: Callable[[Sequence[RunSpec]], None] = lambda specs: None
+    remember: Callable[[Sequence[tuple[Mapping[str, Any], int]]], None] = lambda points: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +57,16 @@ class Task:
     scale: str
     search: Search
     overrides: tuple[str, ...] = ()
+    _made: dict[tuple[Any, ...], RunSpec] = field(default_factory=dict, repr=False, compare=False)
 
     def spec(self, point: Mapping[str, Any], seed: int = 0) -> RunSpec:
         """Return the run of a point."""
-        made = self.search.run[self.scale](point, seed)
-        labelled = replace(made, study=self.study, scale=self.scale)
-        return with_overrides(labelled, self.overrides).validate()
+        key = (seed, *sorted(point.items()))
+        if key not in self._made:  # an override costs 40 ms, and every look asks for every run
+            made = self.search.run[self.scale](point, seed)
+            labelled = replace(made, study=self.study, scale=self.scale)
+            self._made[key] = with_overrides(labelled, self.overrides).validate()
+        return self._made[key]
 
     def begun_with(self, score: str) -> dict[str, Any]:
         """Return what must not change between two controllers of one search."""
@@ -121,6 +127,7 @@ def run_trials(
     for point in task.search.fixed_points(task.scale):
         study.enqueue_trial(point, skip_if_exists=True)
     while True:
+        executor.remember([(point, 0) for point in _points(study, task)])
         under_way = _settle(study, task, options, executor=executor, score=score)
         missing = options.trials - _num_asked(study)
         room = options.parallel - len(under_way)
@@ -218,9 +225,13 @@ def _ask(study: "optuna.Study", task: Task, options: Options) -> None:
 
 
 def _specs(study: "optuna.Study", task: Task) -> list[RunSpec]:
-    points = (point_of(trial, task.search) for trial in study.get_trials(deepcopy=False))
-    specs = {spec.run_id: spec for spec in (task.spec(point) for point in points if point)}
+    specs = {spec.run_id: spec for spec in map(task.spec, _points(study, task))}
     return list(specs.values())
+
+
+def _points(study: "optuna.Study", task: Task) -> list[Point]:
+    found = (point_of(trial, task.search) for trial in study.get_trials(deepcopy=False))
+    return [point for point in found if point]
 
 
 def _settle(

@@ -73,6 +73,7 @@ def compare(
     points = [default, *(point for point, _ in chosen)]
     seeds = range(FIRST_SEED, FIRST_SEED + repeats)
     specs = [task.spec(point, seed) for point in points for seed in seeds]
+    executor.remember([(point, seed) for point in points for seed in seeds])
     done = wait_for(specs, options, executor=executor)
     rows = []
     for point in points:

@@ -17,11 +17,6 @@ CREATE_STUDY = 0  # the operation's code in Optuna's journal
 BEGINNING = "begun_with"
 
 
-def search_folder(runs_dir: str | Path, study: str) -> Path:
-    """Return the folder of a study's search: journal, scores, result."""
-    return Path(runs_dir) / "_search" / study
-
-
 @contextmanager
 def sole_controller(folder: Path) -> Iterator[None]:
     """Hold the search for this process; raise ValueError when another controller has it."""

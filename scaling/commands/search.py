@@ -21,13 +21,14 @@ PUBLISH_EVERY_S = 60.0
 def search(arguments: Namespace) -> int:
     """Search until --trials are settled, repeat the best with new seeds, print the answer."""
     from scaling.search import check_task
-    from scaling.search_storage import search_folder, sole_controller
+    from scaling.search_runs import search_folder
+    from scaling.search_storage import sole_controller
 
     task, options = _task(arguments), _options(arguments)
     check_task(task, options)
     runs_dir = runs_folder(arguments)
     folder = search_folder(runs_dir, task.study)
-    executor = _executor(arguments, runs_dir, options)
+    executor = _executor(arguments, runs_dir, task, options)
     with sole_controller(folder):
         document = _search(arguments, task, options, folder=folder, executor=executor)
     show(arguments, document, _render)
@@ -104,12 +105,13 @@ def _options(arguments: Namespace) -> "Options":
     )
 
 
-def _executor(arguments: Namespace, runs_dir: Path, options: "Options") -> "Executor":
+def _executor(arguments: Namespace, runs_dir: Path, task: "Task", options: "Options") -> "Executor":
     """Return the local executor or a cluster as the controller sees it."""
     from jobs.cluster import load_cluster
     from jobs.control import cancel
     from jobs.status import study_status
     from scaling.search import Executor
+    from scaling.search_runs import RUNS, RunList, search_folder
 
     cluster = load_cluster(arguments.on)
 
@@ -124,6 +126,7 @@ def _executor(arguments: Namespace, runs_dir: Path, options: "Options") -> "Exec
         # Two local executors would both begin at GPU 0.
         idle_first=cluster.backend != "slurm" and _has_gpus(arguments),
         on_round=_Live(runs_dir, quiet=arguments.json),
+        remember=RunList(path=search_folder(runs_dir, task.study) / RUNS, task=task).add,
     )
 
 

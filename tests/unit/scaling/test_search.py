@@ -33,7 +33,8 @@ from scaling.search import (
 )
 from scaling.search_plots import draw_search, importances
 from scaling.search_result import compare, counts, interval, render
-from scaling.search_storage import open_study, repair_journal, search_folder, sole_controller
+from scaling.search_runs import search_folder
+from scaling.search_storage import open_study, repair_journal, sole_controller
 from scaling.spec import RunSpec
 from scaling.study import Choice, IntRange, Search, load_study
 
