@@ -57,17 +57,25 @@ def close_attempt(run_dir: Path, *, reason: str, num_gpus: int, **more: Any) -> 
     attempt = read_json(path) if path else None
     if path is None or attempt is None or attempt.get("end") is not None:
         return
-    now = time.time()
     heartbeat = read_json(run_dir / "heartbeat.json") or {}
-    hours = max(0.0, now - float(attempt.get("start") or now)) / 3600
+    seconds = _seconds_since_start(attempt)
     attempt |= {
-        "end": now,
+        "end": time.time(),
         "reason": reason,
         "last_step": heartbeat.get("step", attempt.get("last_step")),
-        "gpu_hours": hours * num_gpus,
+        "seconds": seconds,
+        "gpu_hours": seconds / 3600 * num_gpus,
         **more,
     }
     write_json(path, attempt)
+
+
+def _seconds_since_start(attempt: dict[str, Any]) -> float:
+    """Return an attempt's age: by the boot clock where it began on this boot of this machine."""
+    here, born = birth(os.getpid()), str(attempt.get("born") or "")
+    if here and born.partition("/")[0] == here.partition("/")[0]:
+        return _since_boot() - float(attempt["start_boot_s"])
+    return max(0.0, time.time() - float(attempt.get("start") or time.time()))
 
 
 def write_failed(run_dir: Path, reason: str) -> None:
@@ -105,11 +113,14 @@ def this_host() -> str:
     return socket.gethostname()
 
 
-def process_alive(pid: int | None, *, seen_at: float | None = None) -> bool:
+def process_alive(
+    pid: int | None, *, seen_at: float | None = None, born: str | None = None
+) -> bool:
     """Return whether `pid` runs on this machine and is not a zombie.
 
-    `seen_at` (unix s): a time at which it was known to live; a process born later has only been
-    given the number again (after a reboot, for instance) and does not count.
+    `born` (the `birth` of the process meant) or, where it was not noted, `seen_at` (unix
+    s): a time at which it was known to live. Another process that was given the number (after a
+    reboot, for instance) does not count. Only `born` holds when the clock is set.
     """
     if not pid or pid <= 0:
         return False
@@ -119,18 +130,35 @@ def process_alive(pid: int | None, *, seen_at: float | None = None) -> bool:
         return False
     except PermissionError:
         pass
+    if not os.path.isdir("/proc/self"):  # the signal's answer has to do
+        return True
+    found = birth(pid)
+    if found is None or (seen_at is None and not born):
+        return found is not None
+    if born:
+        return found == born
+    assert seen_at is not None
+    return _born(int(found.partition("/")[2])) <= seen_at + CLOCK_SLACK_S
+
+
+def birth(pid: int) -> str | None:
+    """Return what no other process ever has: boot id and start in clock ticks since boot.
+
+    None for a process that is gone or a zombie. Attempts and heartbeats say it of their own.
+    """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # no /proc on this system: the signal's answer has to do
-        return True
-    if stat[0] in "ZX":
-        return False
-    if seen_at is None:
-        return True
-    return _born(int(stat[19])) <= seen_at + CLOCK_SLACK_S
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else f"{boot}/{fields[19]}"
+
+
+def _since_boot() -> float:
+    """Return seconds since this machine started; the same for all of its processes."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _born(ticks: int) -> float:
     """Return unix seconds of a process's birth from its clock ticks since boot."""
-    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - _since_boot() + ticks / os.sysconf("SC_CLK_TCK")

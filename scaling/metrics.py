@@ -25,7 +25,8 @@ class RunLog:
         self.num_steps = num_steps
         self.attempt = attempt
         self._beat: dict[str, Any] = {"step": 0, "val_l1": None, "samples_per_s": None}
-        self._last_beat = 0.0
+        self._began, self._born = time.monotonic(), born()
+        self._next_beat = -math.inf
         self._path = run_dir / "metrics.jsonl"
         _drop_torn_line(self._path)
 
@@ -47,14 +48,18 @@ class RunLog:
             self._beat["loss"] = values["loss/train"]
 
     def beat(self, step: int, phase: str, *, eta_s: float | None = None) -> None:
-        """Refresh heartbeat.json, at most every two seconds unless the phase changes."""
-        now = time.time()
-        if phase == self._beat.get("phase") and now - self._last_beat < HEARTBEAT_EVERY_S:
+        """Refresh heartbeat.json, at most every two seconds unless the phase changes.
+
+        `time` is for people; `elapsed_s` and `born` hold whatever is done to the clock.
+        """
+        now = time.monotonic()
+        if phase == self._beat.get("phase") and now < self._next_beat:
             return
-        self._last_beat = now
-        self._beat |= {"time": now, "pid": os.getpid(), "host": socket.gethostname()}
+        self._next_beat = now + HEARTBEAT_EVERY_S
+        self._beat |= {"time": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
         self._beat |= {"step": step, "num_steps": self.num_steps, "phase": phase}
         self._beat |= {"eta_s": eta_s, "attempt": self.attempt}
+        self._beat |= {"elapsed_s": now - self._began, "born": self._born}
         write_atomic(self.run_dir / "heartbeat.json", json.dumps(self._beat))
 
 
@@ -83,7 +88,7 @@ class Attempt:
 
     def __init__(self, run_dir: Path, *, num_gpus: int = 0) -> None:
         folder = run_dir / "attempts"
-        self._num_gpus = num_gpus
+        self._num_gpus, self._began = num_gpus, time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         earlier = sorted(folder.glob("*.json"))
         for path in earlier:
@@ -94,8 +99,11 @@ class Attempt:
             "job_id": os.environ.get("SLURM_JOB_ID") or os.environ.get("SCALING_JOB_ID"),
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "born": born(),
             "start": time.time(),
+            "start_boot_s": time.clock_gettime(time.CLOCK_BOOTTIME),
             "end": None,
+            "seconds": None,
             "reason": None,
             "first_step": None,
             "last_step": None,
@@ -108,10 +116,10 @@ class Attempt:
         write_atomic(self._path, json.dumps(self._record))
 
     def close(self, *, reason: str, last_step: int) -> None:
-        """Write end, reason and the GPU-hours used."""
-        end = time.time()
-        hours = (end - self._record["start"]) / 3600 * self._num_gpus
-        self._record |= {"end": end, "reason": reason, "last_step": last_step, "gpu_hours": hours}
+        """Write end, reason, the seconds it took (by a clock that no one sets) and GPU-hours."""
+        seconds = time.monotonic() - self._began
+        self._record |= {"end": time.time(), "reason": reason, "last_step": last_step}
+        self._record |= {"seconds": seconds, "gpu_hours": seconds / 3600 * self._num_gpus}
         write_atomic(self._path, json.dumps(self._record))
 
 
@@ -121,15 +129,31 @@ def total_gpu_hours(run_dir: Path) -> float:
     return sum(record["gpu_hours"] or 0.0 for record in records)
 
 
+def born() -> str:
+    """Return what no other process ever has: boot id and start in clock ticks since boot.
+
+    jobs.folder.birth says the same of any process. "" where there is no /proc.
+    """
+    try:
+        ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + f"/{ticks}"
+    except OSError:
+        return ""
+
+
 def _close_killed(path: Path, num_gpus: int) -> None:
+    """Close an attempt as of its last heartbeat; without one of its own it took no time."""
     record = json.loads(path.read_text())
-    if record["end"] is None:
-        heartbeat = path.parents[1] / "heartbeat.json"
-        last = json.loads(heartbeat.read_text()) if heartbeat.exists() else {}
-        end = last.get("time", record["start"])
-        record |= {"end": end, "reason": "killed", "last_step": last.get("step")}
-        record["gpu_hours"] = (end - record["start"]) / 3600 * num_gpus
-        write_atomic(path, json.dumps(record))
+    if record["end"] is not None:
+        return
+    heartbeat = path.parents[1] / "heartbeat.json"
+    last = json.loads(heartbeat.read_text()) if heartbeat.exists() else {}
+    if last.get("attempt") != int(path.stem):
+        last = {}
+    seconds = last.get("elapsed_s", 0.0)
+    record |= {"end": last.get("time", record["start"]), "reason": "killed"}
+    record |= {"last_step": last.get("step"), "seconds": seconds}
+    write_atomic(path, json.dumps(record | {"gpu_hours": seconds / 3600 * num_gpus}))
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -1,0 +1,101 @@
+"""A wall clock that jumps an hour either way changes no duration, throttle or verdict."""
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.folder import birth, close_attempt, process_alive
+from scaling.metrics import HEARTBEAT_EVERY_S, Attempt, RunLog
+
+HOUR = 3600.0
+real_time, real_monotonic = time.time, time.monotonic
+
+
+class Clocks:
+    """The wall clock, which can be set, and the monotonic one, which can only go on."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.passed, self.jump = 0.0, 0.0
+        monkeypatch.setattr(time, "time", lambda: real_time() + self.passed + self.jump)
+        monkeypatch.setattr(time, "monotonic", lambda: real_monotonic() + self.passed)
+
+
+@pytest.fixture
+def clocks(monkeypatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR])
+def test_the_heartbeat_goes_on_at_its_pace(tmp_path: Path, clocks, jump: float) -> None:
+    log = RunLog(tmp_path, num_steps=10, attempt=1)
+    log.beat(1, "train")
+    clocks.jump = jump
+    log.beat(2, "train")
+    assert read(tmp_path / "heartbeat.json")["step"] == 1  # not yet
+    clocks.passed = HEARTBEAT_EVERY_S + 0.1
+    log.beat(3, "train")
+    beat = read(tmp_path / "heartbeat.json")
+    assert beat["step"] == 3
+    assert beat["elapsed_s"] == pytest.approx(HEARTBEAT_EVERY_S, abs=1.0)
+    assert beat["born"] == birth(os.getpid())
+    assert beat["time"] == pytest.approx(real_time() + clocks.passed + jump, abs=1.0)
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR])
+def test_an_attempt_takes_as_long_as_it_takes(tmp_path: Path, clocks, jump: float) -> None:
+    attempt = Attempt(tmp_path, num_gpus=2)
+    attempt.open(0)
+    clocks.passed, clocks.jump = 100.0, jump
+    attempt.close(reason="done", last_step=9)
+    record = read(tmp_path / "attempts" / "0001.json")
+    assert record["seconds"] == pytest.approx(100.0, abs=1.0)
+    assert record["gpu_hours"] == pytest.approx(2 * 100 / 3600, rel=0.02)
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR])
+def test_a_killed_attempt_ends_with_its_last_heartbeat(tmp_path: Path, clocks, jump) -> None:
+    attempt = Attempt(tmp_path, num_gpus=2)
+    log = RunLog(tmp_path, num_steps=10, attempt=attempt.number)
+    attempt.open(0)
+    clocks.passed, clocks.jump = 50.0, jump
+    log.beat(7, "train")
+    Attempt(tmp_path, num_gpus=2).open(4)
+    record = read(tmp_path / "attempts" / "0001.json")
+    assert (record["reason"], record["last_step"]) == ("killed", 7)
+    assert record["gpu_hours"] == pytest.approx(2 * 50 / 3600, rel=0.03)
+    Attempt(tmp_path, num_gpus=2)  # the second was killed before a heartbeat of its own
+    record = read(tmp_path / "attempts" / "0002.json")
+    assert (record["last_step"], record["seconds"]) == (None, 0.0)
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR])
+def test_the_executor_closes_by_the_boot_clock(tmp_path: Path, clocks, jump: float) -> None:
+    Attempt(tmp_path).open(0)
+    clocks.jump = jump
+    close_attempt(tmp_path, reason="killed", num_gpus=8)
+    assert read(tmp_path / "attempts" / "0001.json")["seconds"] < 1.0
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR])
+def test_a_process_is_known_by_its_birth(clocks, jump: float) -> None:
+    seen_at, born = time.time(), birth(os.getpid())
+    clocks.jump = jump
+    assert process_alive(os.getpid(), seen_at=seen_at, born=born)
+    assert not process_alive(os.getpid(), born=birth(1))  # the same number, another process
+
+
+def test_a_zombie_has_no_birth() -> None:
+    child = subprocess.Popen(["true"])
+    while birth(child.pid):
+        time.sleep(0.01)
+    assert not process_alive(child.pid)
+    child.wait()
+    assert birth(child.pid) is None
