@@ -59,24 +59,14 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
 
     def on_hang(why: str) -> None:
         if attempt:
-            step = trainer.step if trainer else 0
-            attempt.close(reason=f"error: {why}", last_step=step)
-            failed = {"reason": why, "step": step, "time": time.time()}
-            write_atomic(folder / "FAILED", json.dumps(failed))
+            _record_hang(folder, attempt, why, step=trainer.step if trainer else 0)
 
     watchdog = Watchdog(spec.engine.hang_timeout_s, on_hang)
     try:
         if main:
             _forget_failure(folder)
         if spec.init.trunk and not _gpus(spec):  # a machine of GPUs is not kept waiting
-
-            def going_on() -> bool:
-                watchdog.touch("waiting for the trunk")
-                if log:
-                    log.beat(0, "start")
-                return not stop_requested()
-
-            wait_for_trunk(spec, folder.parent, going_on)
+            _await_trunk(spec, folder, stop_requested, log=log, watchdog=watchdog)
         trainer = _prepare(spec, folder, device, log=log, watchdog=watchdog)
         last_step = trainer.step
         if attempt:
@@ -107,6 +97,31 @@ def check_inputs(spec: RunSpec) -> None:
     """Raise ValueError for data or weights that are not what the run declares; writes nothing."""
     verify_mixture(spec.data)
     check_initial(spec)
+
+
+def _record_hang(folder: Path, attempt: Attempt, why: str, *, step: int) -> None:
+    attempt.close(reason=f"error: {why}", last_step=step)
+    failed = {"reason": why, "step": step, "time": time.time()}
+    write_atomic(folder / "FAILED", json.dumps(failed))
+
+
+def _await_trunk(
+    spec: RunSpec,
+    folder: Path,
+    stop_requested: Callable[[], bool],
+    *,
+    log: RunLog | None,
+    watchdog: Watchdog,
+) -> None:
+    """Wait for the branch point, with signs of life."""
+
+    def going_on() -> bool:
+        watchdog.touch("waiting for the trunk")
+        if log:
+            log.beat(0, "start")
+        return not stop_requested()
+
+    wait_for_trunk(spec, folder.parent, going_on)
 
 
 def _forget_failure(folder: Path) -> None:
