@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
@@ -17,9 +16,9 @@ from scaling.evaluate import KEYS, evaluate_baselines, evaluate_policy, per_epis
 from scaling.features import FeatureCache
 from scaling.spec import RunSpec
 from xvla.config import DataConfig
-from xvla.data.evaluation import EvalBatch, EvalSplit, eval_frames, mean_chunk
+from xvla.data.evaluation import EvalBatch, EvalSplit, eval_batches, eval_frames, mean_chunk
 from xvla.data.normalise import Normaliser
-from xvla.data.samples import SampleKey, SampleMaker
+from xvla.data.samples import SampleKey
 
 DENOISING_STEPS = 10
 
@@ -73,21 +72,12 @@ class Validation:
 
     def _batches(self, data: DataConfig, split: EvalSplit) -> Iterator[EvalBatch]:
         """Yield this rank's batches."""
-        maker = SampleMaker(replace(data, num_workers=0), self.normaliser)
-        present = {name: source.present() for name, source in maker.sources.items()}
         size = self.spec.engine.eval_batch_size
-        for keys in rank_parts(
-            eval_frames(data, split), size, rank=dist.get_rank(), world_size=dist.get_world_size()
-        ):
+        frames = eval_frames(data, split)
+        parts = rank_parts(frames, size, rank=dist.get_rank(), world_size=dist.get_world_size())
+        for batch in eval_batches(data, parts, self.normaliser):
             self.on_batch(f"an evaluation batch of {split}")
-            poses = maker.poses(keys)
-            yield EvalBatch(
-                batch=maker.collate(keys, poses),
-                keys=keys,
-                raw_proprio=torch.from_numpy(poses.proprio.copy()),
-                target=torch.from_numpy(poses.action.copy()),
-                present=torch.from_numpy(np.stack([present[name] for name, _, _ in keys])),
-            )
+            yield batch
 
     def _act(self, item: EvalBatch, noise: torch.Tensor) -> torch.Tensor:
         device = self.engine.device

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -67,14 +67,12 @@ def eval_digest(frames: Sequence[SampleKey]) -> str:
 
 
 def eval_batches(
-    config: DataConfig, split: EvalSplit, normaliser: Normaliser, batch_size: int
+    config: DataConfig, parts: Iterable[list[SampleKey]], normaliser: Normaliser
 ) -> Iterator[EvalBatch]:
-    """Yield the frozen evaluation frames in their order, `batch_size` at a time."""
+    """Yield a batch for each part of the evaluation frames, e.g. those of one rank."""
     maker = SampleMaker(replace(config, num_workers=0), normaliser)
-    frames = eval_frames(config, split)
     present = {name: source.present() for name, source in maker.sources.items()}
-    for first in range(0, len(frames), batch_size):
-        keys = frames[first : first + batch_size]
+    for keys in parts:
         poses = maker.poses(keys)
         yield EvalBatch(
             batch=maker.collate(keys, poses),

@@ -249,17 +249,6 @@ def make_loader(
     return Loader(parts, start=start_sample, step=step)
 
 
-def train_frames(config: DataConfig) -> list[SampleKey]:
-    """Return every (domain, episode, start) that training visits, e.g. to cache features of."""
-    maker = SampleMaker(config, Normaliser())
-    keys: list[SampleKey] = []
-    for name in maker.sources:
-        starts = list_starts(maker, name)
-        episodes, frames = (part.tolist() for part in starts.at(np.arange(len(starts))))
-        keys += [(name, e, f) for e, f in zip(episodes, frames, strict=True)]
-    return keys
-
-
 def list_starts(maker: SampleMaker, name: str) -> StartFrames:
     """Return the start frames of a domain's training episodes, from its index if it has one."""
     source = maker.sources[name]

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from make_lerobot import VIEWS, SetSpec, pixel, write_set
+from train_frames import train_frames
 
 from xvla.batch import Batch
 from xvla.config import DataConfig, DomainEntry
 from xvla.data import open_dataset
 from xvla.data.evaluation import eval_frames
 from xvla.data.images import IMAGENET_MEAN, IMAGENET_STD, normalise
-from xvla.data.loader import Loader, make_loader, train_frames
+from xvla.data.loader import Loader, make_loader
 from xvla.data.resample import anchors
 from xvla.data.text import build_tokenizer
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from make_lerobot import VIEWS, SetSpec, write_set
+from train_frames import train_frames
 
 from xvla.config import DataConfig, DomainEntry
 from xvla.data import open_dataset
@@ -18,7 +19,6 @@ from xvla.data.evaluation import (
     hold_chunk,
     mean_chunk,
 )
-from xvla.data.loader import train_frames
 from xvla.data.normalise import Normaliser, fit_normaliser
 from xvla.data.resample import anchors
 
@@ -91,9 +91,11 @@ def test_no_leak_between_splits(config: DataConfig) -> None:
 def test_targets_are_absolute_whatever_the_options(config: DataConfig) -> None:
     options = replace(config, target="delta", proprio_norm="standardise")
     normaliser = fit_normaliser(options)
-    batches = list(eval_batches(options, "val", normaliser, 8))
-    assert [key for batch in batches for key in batch.keys] == eval_frames(config, "val")
-    assert [len(batch.keys) for batch in batches] == [8] * 6 + [4]
+    frames = eval_frames(options, "val")
+    assert frames == eval_frames(config, "val")
+    parts = [frames[first : first + 8] for first in range(0, len(frames), 8)]
+    batches = list(eval_batches(options, parts, normaliser))
+    assert [batch.keys for batch in batches] == parts
     for batch in batches:
         for row, (name, episode, start) in enumerate(batch.keys):
             times, states, _ = open_dataset(Path(config.root) / name).episode(episode)
@@ -108,7 +110,7 @@ def test_targets_are_absolute_whatever_the_options(config: DataConfig) -> None:
 
 
 def test_hold_chunk(config: DataConfig) -> None:
-    batch = next(eval_batches(config, "val", Normaliser(), 4))
+    batch = next(eval_batches(config, [eval_frames(config, "val")[:4]], Normaliser()))
     held = hold_chunk(batch.raw_proprio, 5)
     assert held.shape == batch.target.shape
     assert all(torch.equal(held[:, t], batch.raw_proprio) for t in range(5))
