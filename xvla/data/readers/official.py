@@ -1,5 +1,6 @@
 """Reader of X-VLA's own sets: a meta JSON that lists HDF5 files, or parquet and mp4 episodes."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -86,9 +87,9 @@ class OfficialSet(EpisodeFiles):
             infos.append(EpisodeInfo(id=index, task=task, length=length, split=self.splits[index]))
         return tuple(infos)
 
+    @abstractmethod
     def facts(self, index: int) -> tuple[int, str]:
         """Return length in frames and instruction; raises FieldError or DatasetError."""
-        raise NotImplementedError
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root.absolute()).as_posix()
