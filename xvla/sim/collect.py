@@ -139,17 +139,7 @@ def simulate(
     load_robosuite()
     began = time.time()
     folder = _raw_folder(Path(raw or Path(out).parent / f".{Path(out).name}.raw"), spec, seed, size)
-    jobs = [
-        EpisodeJob(
-            domain=domain,
-            index=i,
-            seed=seed,
-            size=size,
-            path=str(folder / (f"{i:05d}-{task}.npz" if tasks else f"{i:05d}.npz")),
-            task=task,
-        )
-        for i, task in zip(range(sum(splits.values())), itertools.cycle(tasks or ("auto",)))
-    ]
+    jobs = _jobs(domain, folder, tasks, number=sum(splits.values()), seed=seed, size=size)
     kept = sum(Path(job.path).exists() for job in jobs)
     recorded = in_order(record_episode, jobs, workers=workers, label=domain if progress else None)
     info = write_dataset(
@@ -172,6 +162,23 @@ def simulate(
     if raw is None:
         shutil.rmtree(folder.parent)
     return summary
+
+
+def _jobs(
+    domain: str, folder: Path, tasks: Sequence[str], *, number: int, seed: int, size: int
+) -> list[EpisodeJob]:
+    """Return the episodes to record; a task asked for is in the file's name, to resume it alone."""
+    return [
+        EpisodeJob(
+            domain=domain,
+            index=i,
+            seed=seed,
+            size=size,
+            path=str(folder / (f"{i:05d}-{task}.npz" if tasks else f"{i:05d}.npz")),
+            task=task,
+        )
+        for i, task in zip(range(number), itertools.cycle(tasks or ("auto",)))
+    ]
 
 
 def _raw_folder(root: Path, spec: Domain, seed: int, size: int) -> Path:
