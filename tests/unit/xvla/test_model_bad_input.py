@@ -220,7 +220,8 @@ def test_a_configuration_of_something_else(case: str, checkpoint: Path) -> None:
     ],
 )
 def test_what_released_files_also_hold_is_accepted(path, value, checkpoint: Path) -> None:
+    expected = load_pretrained(checkpoint).config
     raw = json.loads((checkpoint / "config.json").read_text())
     edit(path, value)(raw)
     (checkpoint / "config.json").write_text(json.dumps(raw))
-    load_pretrained(checkpoint)
+    assert load_pretrained(checkpoint).config == expected
