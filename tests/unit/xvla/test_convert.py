@@ -6,7 +6,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from make_official import KEYS, expected_states, write_agibot, write_meta, write_set, write_v21
+from make_official import KEYS, write_agibot, write_meta, write_set, write_v21
+from official_layouts import expected_states
 
 from xvla.data import convert, open_dataset
 from xvla.data.convert import ConvertOptions, convert_dataset

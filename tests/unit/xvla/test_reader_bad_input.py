@@ -9,14 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from make_official import (
-    KEYS,
-    expected_states,
-    write_agibot,
-    write_meta,
-    write_set,
-    write_v21,
-)
+from make_official import KEYS, write_agibot, write_meta, write_set, write_v21
+from official_layouts import expected_states
 
 from xvla.data import open_dataset
 from xvla.data.inspect import inspect_dataset, problem_lines

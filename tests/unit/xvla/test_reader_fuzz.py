@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from make_lerobot import SetSpec, write_set
-from make_official import expected_states, write_agibot, write_v21
+from make_official import write_agibot, write_v21
 from make_official import write_set as write_hdf5
+from official_layouts import expected_states
 
 from xvla.data import open_dataset
 

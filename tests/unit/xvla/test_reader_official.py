@@ -9,20 +9,16 @@ import pytest
 from make_official import (
     AGIBOT_VIEWS,
     KEYS,
-    LAYOUTS,
     TASK,
-    UNKNOWN,
-    Motion,
     agibot_states,
-    clocks,
     encode,
-    expected_states,
     level,
     picture,
     write_agibot,
     write_meta,
     write_set,
 )
+from official_layouts import LAYOUTS, UNKNOWN, Motion, clocks, expected_states
 
 from xvla.config import DOMAIN_IDS
 from xvla.data import open_dataset

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from make_official import Motion
+from official_layouts import Motion
 
 from xvla.data.normalise import Normaliser
 from xvla.data.rotation import (

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_official import LAYOUTS, TASK, write_meta, write_set
+from make_official import TASK, write_meta, write_set
+from official_layouts import LAYOUTS
 
 from xvla.config import DataConfig, DomainEntry
 from xvla.data.catalogue import open_sources
