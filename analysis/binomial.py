@@ -88,18 +88,7 @@ def success_rates(
     for values, rows in df.groupby(list(by), dropna=False, sort=True):
         k, n = rows[successes].to_numpy(dtype=float), rows[trials].to_numpy(dtype=float)
         rate = k.sum() / n.sum()
-        low, high = exact_interval(k.sum(keepdims=True), n.sum(keepdims=True), level)
-        cells.append(
-            {
-                **dict(zip(by, values, strict=True)),
-                "rate": float(rate),
-                "lower": float(low[0]),
-                "upper": float(high[0]),
-                "successes": int(k.sum()),
-                "trials": int(n.sum()),
-                "num_runs": len(rows),
-            }
-        )
+        cells.append(dict(zip(by, values, strict=True)) | _pooled(k, n, level))
         if len(rows) > 1 and 0 < rate < 1:
             chi += float(((k - n * rate) ** 2 / (n * rate * (1 - rate))).sum())
             free += len(rows) - 1
@@ -111,6 +100,19 @@ def success_rates(
         degrees_of_freedom=free,
         level=level,
     )
+
+
+def _pooled(k: np.ndarray, n: np.ndarray, level: float) -> dict[str, Any]:
+    """Return the rate of all runs [m] of a cell together."""
+    low, high = exact_interval(k.sum(keepdims=True), n.sum(keepdims=True), level)
+    return {
+        "rate": float(k.sum() / n.sum()),
+        "lower": float(low[0]),
+        "upper": float(high[0]),
+        "successes": int(k.sum()),
+        "trials": int(n.sum()),
+        "num_runs": len(k),
+    }
 
 
 def fit_failures(

@@ -78,38 +78,23 @@ def correlation_study(
             that are no counts.
     """
     table, label = _one_row_a_run(df, (x, y, successes, trials), groups)
-    usable = table[["x", "y"]].notna().all(axis=1)
-    table, dropped = table[usable], int((~usable).sum())
-    if len(table) < MIN_RUNS:
-        raise ValueError(
-            f"{len(table)} runs with both {x!r} and {label!r}: a rank correlation needs {MIN_RUNS}"
-        )
-    for column, name in (("x", x), ("y", label)):
-        if table[column].nunique() < 2:
-            raise ValueError(f"{name!r} is constant over {len(table)} runs: it has no ranks")
-    a, b = table["x"].to_numpy(dtype=float), table["y"].to_numpy(dtype=float)
+    (a, b, count), dropped = _complete(table, (x, label))
     rng = np.random.default_rng(seed)
-    count = table["trials"].to_numpy(dtype=float) if "trials" in table.columns else None
-    rho, tau = spearman(a[None], b[None])[0], kendall(a[None], b[None])[0]
+    rho = float(spearman(a[None], b[None])[0])
     rows = rng.integers(0, len(a), size=(num_draws, len(a)))
-    ends = [0.5 - level / 2, 0.5 + level / 2]
-    spans = [
-        tuple(float(v) for v in np.nanquantile(found, ends))
-        for found in (spearman(a[rows], b[rows]), kendall(a[rows], b[rows]))
-    ]
     return Correlation(
         x=x,
         y=label,
-        spearman=float(rho),
-        spearman_interval=spans[0],  # type: ignore[arg-type]
-        kendall=float(tau),
-        kendall_interval=spans[1],  # type: ignore[arg-type]
+        spearman=rho,
+        spearman_interval=_interval(spearman(a[rows], b[rows]), level),
+        kendall=float(kendall(a[None], b[None])[0]),
+        kendall_interval=_interval(kendall(a[rows], b[rows]), level),
         p_value=_permutation_p(a, b, alternative, (num_draws, rng)),
         alternative=alternative,
-        corrected=_corrected(float(rho), b, count),
+        corrected=_corrected(rho, b, count),
         level=level,
         num_runs=len(a),
-        notes=tuple(_notes(table, dropped, count)),
+        notes=tuple(_notes(b, dropped, count)),
     )
 
 
@@ -161,6 +146,30 @@ def _one_row_a_run(
     return table, y
 
 
+def _complete(
+    table: pd.DataFrame, names: tuple[str, str]
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray | None], int]:
+    """Return x, y and trials of the runs with both [n] and how many lack one; raise if no ranks."""
+    usable = table[["x", "y"]].notna().all(axis=1)
+    kept = table[usable]
+    if len(kept) < MIN_RUNS:
+        raise ValueError(
+            f"{len(kept)} runs with both {names[0]!r} and {names[1]!r}: a rank correlation needs "
+            f"{MIN_RUNS}"
+        )
+    for column, name in zip(("x", "y"), names, strict=True):
+        if kept[column].nunique() < 2:
+            raise ValueError(f"{name!r} is constant over {len(kept)} runs: it has no ranks")
+    count = kept["trials"].to_numpy(dtype=float) if "trials" in kept.columns else None
+    found = kept["x"].to_numpy(dtype=float), kept["y"].to_numpy(dtype=float), count
+    return found, int((~usable).sum())
+
+
+def _interval(drawn: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = np.nanquantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
+    return float(low), float(high)
+
+
 def _permutation_p(
     a: np.ndarray, b: np.ndarray, alternative: Alternative, how: tuple[int, np.random.Generator]
 ) -> float:
@@ -182,25 +191,26 @@ def _corrected(rho: float, rate: np.ndarray, trials: np.ndarray | None) -> float
     """Divide by the square root of the rate's reliability (Spearman 1904)."""
     if trials is None:
         return float("nan")
-    noise = float((rate * (1 - rate) / np.maximum(trials - 1, 1)).mean())
-    spread = float(rate.var(ddof=1))
+    noise, spread = _chance(rate, trials), float(rate.var(ddof=1))
     if spread <= noise:
         return float("nan")
     return float(np.clip(rho / np.sqrt(1 - noise / spread), -1, 1))
 
 
-def _notes(table: pd.DataFrame, dropped: int, trials: np.ndarray | None) -> list[Note]:
+def _chance(rate: np.ndarray, trials: np.ndarray) -> float:
+    """Return the variance that rates [n] have by the chance of their episodes alone."""
+    return float((rate * (1 - rate) / np.maximum(trials - 1, 1)).mean())
+
+
+def _notes(rate: np.ndarray, dropped: int, trials: np.ndarray | None) -> list[Note]:
     notes = []
     if dropped:
         message = f"{dropped} runs without one of both values left out"
         notes.append(Note(code="no_value", message=message, value=dropped))
-    if len(table) < 10:
-        message = f"{len(table)} runs: the interval is wide and rough; ten or more are better"
-        notes.append(Note(code="few_runs", message=message, value=len(table)))
-    rate = table["y"].to_numpy(dtype=float)
-    if trials is not None:
-        noise = float((rate * (1 - rate) / np.maximum(trials - 1, 1)).mean())
-        if float(rate.var(ddof=1)) <= noise:
-            message = "the rates differ no more than chance does: more episodes a run are needed"
-            notes.append(Note(code="rates_are_noise", message=message, value=noise))
+    if len(rate) < 10:
+        message = f"{len(rate)} runs: the interval is wide and rough; ten or more are better"
+        notes.append(Note(code="few_runs", message=message, value=len(rate)))
+    if trials is not None and float(rate.var(ddof=1)) <= (noise := _chance(rate, trials)):
+        message = "the rates differ no more than chance does: more episodes a run are needed"
+        notes.append(Note(code="rates_are_noise", message=message, value=noise))
     return notes

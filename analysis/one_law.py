@@ -106,30 +106,31 @@ def fit_table(
         weights=None if weights is None else _numbers(rows, weights),
         groups=group_values(rows, how.groups),
     )
+    about = {"schema": SCHEMA, "law": law.name, "y": y, "columns": found}
+    told = _describe(reg, how)
+    told["notes"] = [n.to_dict() for n in notes] + told["notes"]
+    return jsonable(about | told)
+
+
+def _describe(reg: LawRegressor, how: FitOptions) -> dict[str, Any]:
+    """Return parameters, intervals and how they came about."""
     told = describe_fit(reg, how)
     intervals = {
         k: {"bootstrap": p["bootstrap"], "profile": p["profile"]} for k, p in told["params"].items()
     }
-    return jsonable(
-        {
-            "schema": SCHEMA,
-            "law": law.name,
-            "y": y,
-            "columns": found,
-            "params": dict(reg.params_),
-            "intervals": intervals,
-            "level": how.level,
-            "fixed": dict(fixed or {}),
-            "loss": how.loss,
-            "delta": how.delta,
-            "link": how.link,
-            "seed": how.seed,
-            "num_draws": how.num_draws,
-            "num_rows": len(rows),
-            **{k: v for k, v in told.items() if k not in ("params", "notes", "profiles")},
-            "notes": [n.to_dict() for n in notes] + told["notes"],
-        }
-    )
+    return {
+        "params": dict(reg.params_),
+        "intervals": intervals,
+        "level": how.level,
+        "fixed": dict(reg.fixed or {}),
+        "loss": how.loss,
+        "delta": how.delta,
+        "link": how.link,
+        "seed": how.seed,
+        "num_draws": how.num_draws,
+        "num_rows": reg.n_obs_,
+        **{k: v for k, v in told.items() if k not in ("params", "profiles")},
+    }
 
 
 def _column_of(table: pd.DataFrame, axis: str, named: Mapping[str, str], how: FitOptions) -> str:

@@ -93,13 +93,7 @@ def build_report(
     document = fit_study(runs, study=study, axes=axes, options=how)
     clean, _ = clean_runs(runs, how.y, how.groups)
     references = dict(baselines) if baselines is not None else _references(runs, document)
-    document["references"] = {k: float(v) for k, v in references.items()}
-    document["not_beating"] = not_beating(
-        clean.to_dict("records"), _best_trivial(references), how.y
-    )
-    document["settings"] = jsonable(setting_data(clean, how))
-    document["success"] = jsonable(success_data(clean, how))
-    document["software"] = _software()
+    document |= _beside_the_laws(clean, references, how)
     out, facts = Path(out_dir), dict(extra or {})
     document["soft_prompts"] = facts.pop("soft_prompts", None)
     figures = draw_all(document, out / "figures", curves=curves)
@@ -113,6 +107,20 @@ def build_report(
     record = json.dumps(jsonable({**document, "extra": facts}), indent=1, default=str)
     (out / "record.json").write_text(record + "\n", encoding="utf-8")
     return document
+
+
+def _beside_the_laws(
+    clean: pd.DataFrame, references: Mapping[str, float], how: FitOptions
+) -> dict[str, Any]:
+    """Return what a report tells of the runs beyond their laws."""
+    best = _best_trivial(references)
+    return {
+        "references": {k: float(v) for k, v in references.items()},
+        "not_beating": not_beating(clean.to_dict("records"), best, how.y),
+        "settings": jsonable(setting_data(clean, how)),
+        "success": jsonable(success_data(clean, how)),
+        "software": _software(),
+    }
 
 
 def _software() -> dict[str, str]:

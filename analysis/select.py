@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -196,19 +197,11 @@ def backtest(
     column = AXIS_COLUMNS["C"] if by == "compute" else axis_column(by, list(df.columns), n_column)
     if column not in df.columns:
         raise ValueError(f"by={by!r} needs a column {column!r}: FLOPs are never guessed")
+    reg = LawRegressor(law, loss=loss, delta=delta, seed=seed)
     X, values = axis_frame(df, law, n_column), df[y].to_numpy(dtype=float)
-    order, run = df[column].to_numpy(dtype=float), group_values(df, groups)
-    cuts: list[dict[str, Any]] = []
-    for last, ahead in zip(np.unique(order)[:-1], np.unique(order)[1:], strict=True):
-        train, test = order <= last, order == ahead
-        reg = LawRegressor(law, loss=loss, delta=delta, seed=seed)
-        try:
-            reg.fit(X[train], values[train], groups=run[train])
-        except ValueError:
-            continue
-        if reg.df_ > 0:
-            at = (float(last), float(ahead), level, num_draws)
-            cuts.append(_forecast(reg, X[test], values[test], at))
+    order = df[column].to_numpy(dtype=float)
+    table = (X, values, group_values(df, groups))
+    cuts = _cuts(reg, table, order, (level, num_draws))
     if not cuts:
         raise ValueError(f"no forecast possible: {len(np.unique(order))} levels of {column}")
     count = sum(c["num"] for c in cuts)
@@ -221,8 +214,30 @@ def backtest(
         coverage=sum(c["coverage"] * c["num"] for c in cuts) / count,
         level=level,
         num_predictions=count,
-        estimator=LawRegressor(law, loss=loss, delta=delta).estimator,
+        estimator=reg.estimator,
     )
+
+
+def _cuts(
+    reg: LawRegressor,
+    table: tuple[pd.DataFrame, np.ndarray, np.ndarray],
+    order: np.ndarray,
+    band: tuple[float, int],
+) -> list[dict[str, Any]]:
+    """Fit all levels up to each and forecast the next; levels that identify no law are left out."""
+    X, values, run = table
+    levels = np.unique(order)
+    cuts = []
+    for last, ahead in pairwise(levels):
+        train, test = order <= last, order == ahead
+        try:
+            reg.fit(X[train], values[train], groups=run[train])
+        except ValueError:
+            continue
+        if reg.df_ > 0:
+            at = (float(last), float(ahead), *band)
+            cuts.append(_forecast(reg, X[test], values[test], at))
+    return cuts
 
 
 def _forecast(

@@ -60,35 +60,38 @@ def fit_study(
         raise ValueError(f"no usable run in {study}: {told}")
     names = find_axes(clean, how.n_column) if axes == "auto" else list(axes)
     noise = _noise(clean, how)
-    fitted = {axis: fit_axis(clean, axis, how) for axis in names}
-    for result in fitted.values():
-        if result["status"] == "fitted":
-            result["next_runs"] = next_runs(clean, result, how)
+    sigma = noise["sigma"] if noise else None
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "study": study,
-        "y": how.y,
-        "n_column": how.n_column,
-        "estimator": how.regressor(PowerLaw()).estimator,
-        "loss": how.loss,
-        "delta": how.delta,
-        "link": how.link,
-        "level": how.level,
-        "seed": how.seed,
+        **_conditions(how),
         "num_runs": len(clean),
         "num_seeds": num_seeds(clean),
         "data_sha256": data_hash(clean, how.y),
         "noise_floor": noise,
         "baselines": baselines(clean),
         "notes": [n.to_dict() for n in notes],
-        "axes": fitted,
+        "axes": {axis: _advised(clean, axis, how) for axis in names},
         "joint": fit_joint(clean, names, how),
         "isoflop": fit_budgets(clean, how),
-        "ranking": rank_settings(
-            clean, y=how.y, sigma=noise["sigma"] if noise else None, n_column=how.n_column
-        ),
+        "ranking": rank_settings(clean, y=how.y, sigma=sigma, n_column=how.n_column),
     }
     return jsonable(document)
+
+
+def _advised(clean: pd.DataFrame, axis: str, how: FitOptions) -> dict[str, Any]:
+    """Judge one axis and, where it has a law, say which runs to buy next."""
+    result = fit_axis(clean, axis, how)
+    if result["status"] == "fitted":
+        result["next_runs"] = next_runs(clean, result, how)
+    return result
+
+
+def _conditions(how: FitOptions) -> dict[str, Any]:
+    """Return what every number of a study depends on, beside its runs."""
+    names = ("y", "n_column", "loss", "delta", "link", "level", "seed")
+    estimator = how.regressor(PowerLaw()).estimator
+    return {name: getattr(how, name) for name in names} | {"estimator": estimator}
 
 
 def data_hash(table: pd.DataFrame, y: str) -> str:
