@@ -5,12 +5,15 @@ The frames are dealt out to the ranks in whole batches; each rank then has the e
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from scaling.evaluate import KEYS, evaluate_baselines, evaluate_policy, per_episode, summarise
 from scaling.features import FeatureCache
@@ -52,9 +55,8 @@ class Validation:
 
     def baselines(self, split: EvalSplit) -> dict[str, float]:
         """Return the same metrics for the two trivial predictors, e.g. baseline/hold/val/l1."""
-        chunks = mean_chunk(self.spec.data)
         data = self._data(anchor_only=False)
-        found = evaluate_baselines(self._batches(data, split), chunks)
+        found = evaluate_baselines(self._batches(data, split), self._mean_chunks)
         frames = eval_frames(data, split)
         result: dict[str, float] = {}
         for name, errors in found.items():
@@ -62,6 +64,10 @@ class Validation:
             metrics = summarise(errors, anchor=self.spec.data.anchor_domain, prefix=split)
             result |= {f"baseline/{name}/{key}": value for key, value in metrics.items()}
         return result
+
+    @cached_property
+    def _mean_chunks(self) -> dict[str, NDArray[np.float32]]:
+        return mean_chunk(self.spec.data)
 
     def _data(self, anchor_only: bool) -> DataConfig:
         data = replace(self.spec.data, decode_images=self.cache is None)

@@ -128,9 +128,13 @@ def fit_normaliser(config: DataConfig) -> Normaliser:
 
 def _states(source: "Source") -> NDArray[np.float32]:
     """Return poses [frames, 20] of the training episodes, of a large set every n-th of them."""
-    every = -(-len(source.episodes) // FITTED_EPISODES)
-    episodes = source.episodes[::every]
+    episodes = thinned(source.episodes)
     return np.concatenate([source.dataset.episode(episode).states for episode in episodes])
+
+
+def thinned(episodes: Sequence[int]) -> Sequence[int]:
+    """Return every n-th episode, so that at most FITTED_EPISODES are read for a mean."""
+    return episodes[:: max(1, -(-len(episodes) // FITTED_EPISODES))]
 
 
 def _row(values: NDArray[np.float64]) -> tuple[float, ...]:

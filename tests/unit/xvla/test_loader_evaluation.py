@@ -143,3 +143,19 @@ def test_noise_belongs_to_the_frame() -> None:
 def test_only_val_and_test_are_evaluated(config: DataConfig) -> None:
     with pytest.raises(ValueError, match="split 'train' is not evaluated; allowed: val, test"):
         eval_frames(config, "train")  # type: ignore[arg-type]
+
+
+def test_mean_chunk_of_a_large_set_reads_every_nth_episode(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xvla.data.normalise.FITTED_EPISODES", 2)
+    for name, mean in mean_chunk(config).items():
+        dataset = open_dataset(Path(config.root) / name)
+        frames = [key for key in train_frames(config) if key[0] == name]
+        assert {e for _, e, _ in frames} == {0, 1, 2}
+        chunks = [
+            anchors(*dataset.episode(e)[:2], s, window_s=1.0, num_anchors=5)[1:]
+            for _, e, s in frames
+            if e in (0, 2)
+        ]
+        np.testing.assert_allclose(mean, np.mean(chunks, axis=0), atol=1e-6)
