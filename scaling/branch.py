@@ -14,7 +14,7 @@ from typing import Any
 
 from scaling.schedule import learning_rates
 from scaling.spec import RunSpec, canonical_json, load_spec
-from scaling.study import Study
+from scaling.study import Study, is_ready, trunk_point
 
 PATIENCE_S = 60.0  # a branch started beside its trunk waits so long for a new heartbeat of it
 
@@ -60,31 +60,6 @@ def branch_step(spec: RunSpec) -> int:
     return start
 
 
-def own_steps(spec: RunSpec) -> int:
-    """Return the steps a run trains itself: of a branch those after its start."""
-    return spec.num_steps - spec.init.trunk_step
-
-
-def saving(specs: Iterable[RunSpec]) -> dict[str, Any]:
-    """Return {"num_branches", "samples_alone", "samples_shared", "saving_percent"} of the runs."""
-    runs = list(specs)
-    alone = sum(spec.num_samples_seen for spec in runs)
-    shared = sum(own_steps(spec) * spec.global_batch_size for spec in runs)
-    return {
-        "num_branches": sum(bool(spec.init.trunk) for spec in runs),
-        "samples_alone": alone,
-        "samples_shared": shared,
-        "saving_percent": 100 * (1 - shared / alone) if alone else 0.0,
-    }
-
-
-def is_ready(spec: RunSpec, runs_dir: Path) -> bool:
-    """Return whether a run can start: a branch waits for its trunk to save `init.trunk_step`."""
-    if not spec.init.trunk or (runs_dir / spec.run_id / "checkpoints" / "latest").exists():
-        return True
-    return _point(spec, runs_dir).exists()
-
-
 def wait_for_trunk(spec: RunSpec, runs_dir: Path, going_on: Callable[[], bool]) -> None:
     """Return once the trunk has saved the branch point, has ended, or shows no sign of life.
 
@@ -115,7 +90,7 @@ def branch_point(spec: RunSpec, runs_dir: Path) -> Path:
     if not (trunk / "run.yaml").exists():
         raise ValueError(f"no trunk {trunk}; submit the whole study, the trunk goes first")
     check_trunk(spec, load_spec(trunk / "run.yaml"))
-    path = _point(spec, runs_dir)
+    path = trunk_point(spec, runs_dir)
     if not path.exists() and (trunk / "DONE").exists():
         raise ValueError(
             f"trunk {spec.init.trunk} is done but did not keep step {spec.init.trunk_step}, from "
@@ -146,12 +121,6 @@ def check_trunk(spec: RunSpec, trunk: RunSpec) -> None:
                 f"trunk {trunk.run_id} has another learning rate at step {step}, before the "
                 f"branch at {spec.init.trunk_step}"
             )
-
-
-def _point(spec: RunSpec, runs_dir: Path) -> Path:
-    from scaling.checkpoint import step_name
-
-    return runs_dir / spec.init.trunk / "checkpoints" / step_name(spec.init.trunk_step)
 
 
 def _shared(spec: RunSpec) -> dict[str, Any]:

@@ -4,9 +4,10 @@ import importlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
-from scaling.config import with_overrides
+from scaling.overrides import overrider
 from scaling.spec import RunSpec
 
 Point = dict[str, Any]
@@ -83,11 +84,11 @@ class Study:
             raise ValueError(
                 f"study {self.name} has no scale {chosen!r}; declared: {', '.join(self.runs)}"
             )
-        items = list(overrides)
+        override = overrider(overrides)
         specs: dict[str, RunSpec] = {}
         for declared in self.runs[chosen]():
             labelled = replace(declared, study=self.name, scale=chosen)
-            spec = with_overrides(labelled, items).validate()
+            spec = override(labelled).validate()
             self._check_same_point(specs.setdefault(spec.run_id, spec), spec)
         return list(specs.values())
 
@@ -119,17 +120,6 @@ def product(*groups: Mapping[str, Iterable[Any]] | Iterable[Point]) -> list[Poin
     ]
 
 
-def zipped(**axes: Sequence[Any]) -> list[Point]:
-    """Return the points of axes that move together.
-
-    Raises ValueError when they have different lengths.
-    """
-    lengths = {name: len(values) for name, values in axes.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"axes that move together have different lengths: {lengths}")
-    return [dict(zip(axes, values, strict=True)) for values in zip(*axes.values(), strict=True)]
-
-
 def latin_square(**axes: Sequence[Any]) -> list[Point]:
     """Return n^2 of the n^3 combinations of three axes: each pair of levels meets exactly once.
 
@@ -144,6 +134,38 @@ def latin_square(**axes: Sequence[Any]) -> list[Point]:
         for i, row in enumerate(rows)
         for j, column in enumerate(columns)
     ]
+
+
+def own_steps(spec: RunSpec) -> int:
+    """Return the steps a run trains itself: of a branch (scaling.branch) those after its start."""
+    return spec.num_steps - spec.init.trunk_step
+
+
+def saving(specs: Iterable[RunSpec]) -> dict[str, Any]:
+    """Return {"num_branches", "samples_alone", "samples_shared", "saving_percent"} of the runs."""
+    runs = list(specs)
+    alone = sum(spec.num_samples_seen for spec in runs)
+    shared = sum(own_steps(spec) * spec.global_batch_size for spec in runs)
+    return {
+        "num_branches": sum(bool(spec.init.trunk) for spec in runs),
+        "samples_alone": alone,
+        "samples_shared": shared,
+        "saving_percent": 100 * (1 - shared / alone) if alone else 0.0,
+    }
+
+
+def is_ready(spec: RunSpec, runs_dir: Path) -> bool:
+    """Return whether a run can start: a branch waits for its trunk to save `init.trunk_step`."""
+    if not spec.init.trunk or (runs_dir / spec.run_id / "checkpoints" / "latest").exists():
+        return True
+    return trunk_point(spec, runs_dir).exists()
+
+
+def trunk_point(spec: RunSpec, runs_dir: Path) -> Path:
+    """Return where the trunk of a branch saves the step that the branch starts from."""
+    from scaling.checkpoint import step_name
+
+    return runs_dir / spec.init.trunk / "checkpoints" / step_name(spec.init.trunk_step)
 
 
 def load_study(name: str) -> Study:

@@ -11,13 +11,11 @@ from scaling.branch import (
     branch_step,
     branched,
     check_trunk,
-    is_ready,
-    own_steps,
-    saving,
     wait_for_trunk,
 )
 from scaling.schedule import learning_rates
 from scaling.spec import RunSpec, ScheduleConfig, SeedConfig
+from scaling.study import is_ready, own_steps, saving
 from sweeps._mixtures import simulated_run
 from xvla.data.loader import make_loader
 

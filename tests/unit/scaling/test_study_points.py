@@ -1,4 +1,4 @@
-"""Points of a study: products, zips, the Latin square, collisions, and the sweeps built of them."""
+"""Points of a study: products, the Latin square, collisions, and the sweeps built of them."""
 
 from collections import Counter
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pytest
 from scaling.describe import describe
 from scaling.recipes import RECIPES
 from scaling.spec import RunSpec, SeedConfig
-from scaling.study import Study, latin_square, load_study, product, zipped
+from scaling.study import Study, latin_square, load_study, product
 
 
 def study_of(*specs: RunSpec) -> Study:
@@ -39,12 +39,6 @@ def test_product_crosses_axes_and_lists() -> None:
         {"a": 2, "b": 3, "c": 4},
     ]
     assert product({"a": ()}) == []
-
-
-def test_zipped_axes_move_together() -> None:
-    assert zipped(a=(1, 2), b=(3, 4)) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
-    with pytest.raises(ValueError, match=r"different lengths: \{'a': 2, 'b': 1\}"):
-        zipped(a=(1, 2), b=(3,))
 
 
 def test_every_pair_of_levels_meets_once_in_a_latin_square() -> None:
