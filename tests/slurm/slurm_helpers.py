@@ -102,18 +102,18 @@ def open_slurm(**knobs: str) -> Iterator[Slurm]:
             os.environ["SLURM_CONF"] = before
 
 
-def small_run(seed: int = 0, *overrides: str, num_steps: int = 60) -> RunSpec:
+def small_run(seed: int = 0, *, num_steps: int = 60, size: str = "tiny-h16") -> RunSpec:
     """Return a run of the smallest model on three shipped episodes, images zeroed."""
     from sweeps._mixtures import simulated_run
 
-    spec = simulated_run("tiny-h16", domains=1, episodes=3, blind=True, seed=seed)
+    spec = simulated_run(size, domains=1, episodes=3, blind=True, seed=seed)
     short = (
         f"num_steps={num_steps}", f"engine.save_every={max(1, num_steps // 10)}",
         "global_batch_size=2", "data.eval_starts_per_episode=1", "data.eval_starts_other=1",
         "data.start_stride=40", "init.encoder=none", "init.encoder_sha256=''",
         "engine.log_every=5", "engine.eval_every=0", "engine.zero_stage=2", "study=slurm_test",
     )  # fmt: skip
-    return with_overrides(spec, [*short, *overrides]).validate()
+    return with_overrides(spec, list(short)).validate()
 
 
 def attempts(run_dir: Path) -> list[dict[str, Any]]:

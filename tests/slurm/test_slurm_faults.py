@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from slurm_helpers import attempts, log_of, small_run, step_of, wait_until
 
+from jobs.control import retry
 from jobs.slurm import submit
 from jobs.slurm_task import read_lives
 from jobs.status import run_state
@@ -36,7 +37,8 @@ def test_a_time_limit_saves_requeues_and_goes_on_exactly(
     same_as_undisturbed(spec, run_dir)
 
 
-@pytest.mark.parametrize("partition", ["main", "spot"])
+# Put back by Slurm; cancelled after half a minute's notice; cancelled at once.
+@pytest.mark.parametrize("partition", ["main", "spot", "leftover"])
 def test_preemption_by_requeue_and_by_cancel(
     slurm, start, finish, dev, same_as_undisturbed, partition
 ):
@@ -85,8 +87,11 @@ def test_a_requeued_task_leaves_its_siblings_alone(slurm, tmp_path, dev, finish)
     assert [len(attempts(folder)) for folder in (first, last)] == [1, 2]
 
 
-def test_out_of_memory_says_so_and_is_not_tried_again(slurm, tmp_path, dev, start):
-    run_dir = start(small_run(), replace(dev, mem_gib_per_rank=0.1))
+def test_out_of_memory_says_so_and_is_not_tried_again_until_asked(
+    slurm, tmp_path, dev, start, finish
+):
+    spec = small_run()
+    run_dir = start(spec, replace(dev, mem_gib_per_rank=0.1))
     wait_until(lambda: (run_dir / "FAILED").exists())
     wait_until(lambda: not slurm.jobs(), timeout_s=60)
     status = run_state(run_dir)
@@ -94,6 +99,9 @@ def test_out_of_memory_says_so_and_is_not_tried_again(slurm, tmp_path, dev, star
     assert status.reason is not None
     assert "out of memory" in status.reason
     assert len(read_lives(run_dir)) == 1
+    assert retry([spec], tmp_path) == [spec.run_id]
+    assert submit([spec], tmp_path, dev)["submitted"] == 1
+    finish(spec)
 
 
 def test_three_attempts_without_a_new_step_are_enough(slurm, tmp_path, dev):

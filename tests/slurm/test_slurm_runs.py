@@ -1,15 +1,17 @@
 """Runs of the real trainer on a real Slurm: two nodes, a throttled array, cancel, a chain."""
 
 import json
-import threading
 import time
 from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
 
 import pytest
 from slurm_helpers import attempts, small_run, step_of, wait_until
 
-from jobs.control import cancel
+from jobs.control import cancel, retry
 from jobs.slurm import submit
+from jobs.slurm_task import read_lives
 from jobs.status import run_state, study_status
 from scaling.spec import ResourceConfig
 
@@ -27,6 +29,15 @@ def test_two_nodes_train_one_run_with_zero2(start, finish):
     assert len({path.name for path in shards}) == 2  # one partition of the optimizer a rank
 
 
+def most_at_once(folders: list[Path]) -> int:
+    """Return how many runs were in the cluster's hands at the same time, to the millisecond."""
+    changes = []
+    for folder in folders:
+        (life,) = read_lives(folder)
+        changes += [(life["time"], 1), ((folder / "DONE").stat().st_mtime, -1)]
+    return max(accumulate(change for _, change in sorted(changes)))
+
+
 def test_an_array_of_eight_keeps_to_its_throttle(slurm, tmp_path, dev, finish):
     specs = [small_run(seed, num_steps=20) for seed in range(8)]
     began = time.monotonic()
@@ -35,31 +46,21 @@ def test_an_array_of_eight_keeps_to_its_throttle(slurm, tmp_path, dev, finish):
     (array,) = summary["arrays"]
     assert (array["runs"], array["limit"]) == (8, 2)
     assert submit(specs, tmp_path, dev)["submitted"] == 0  # asked twice, nothing twice
-    most, stop = [0], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.5):
-            running = [job for job in slurm.jobs().values() if job.state == "RUNNING"]
-            most[0] = max(most[0], len(running))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        states = {row["state"] for row in study_status(specs, tmp_path)["runs"]}
-        assert states <= {"queued", "running", "done"}
-        finish(*specs)
-    finally:
-        stop.set()
-        thread.join()
-    assert most[0] == 2
-    assert all(len(attempts(tmp_path / spec.run_id)) == 1 for spec in specs)
+    states = {row["state"] for row in study_status(specs, tmp_path)["runs"]}
+    assert states <= {"queued", "running", "done"}
+    finish(*specs)
+    folders = [tmp_path / spec.run_id for spec in specs]
+    assert most_at_once(folders) == 2
+    assert all(len(attempts(folder)) == 1 for folder in folders)
     again = submit(specs, tmp_path, dev)
     assert (again["submitted"], again["skipped_done"]) == (0, 8)
 
 
-def test_cancel_stops_a_running_and_a_waiting_run(slurm, tmp_path, dev, finish):
+def test_cancel_stops_a_running_and_a_waiting_run_and_retry_takes_both_up_again(
+    slurm, tmp_path, dev, finish
+):
     cluster = replace(dev, max_cpu_ranks=1)
-    specs = [small_run(seed, num_steps=3000) for seed in (0, 1)]
+    specs = [small_run(seed, num_steps=800) for seed in (0, 1)]
     submit(specs, tmp_path, cluster)
     running, waiting = (tmp_path / spec.run_id for spec in specs)
     wait_until(lambda: step_of(running) > 50)
@@ -69,6 +70,12 @@ def test_cancel_stops_a_running_and_a_waiting_run(slurm, tmp_path, dev, finish):
     assert [run_state(folder).state for folder in (running, waiting)] == ["cancelled"] * 2
     assert not (waiting / "attempts").exists()
     assert attempts(running)[0]["end"] is not None
+    assert submit(specs, tmp_path, dev, retry_failed=False)["submitted"] == 0
+    assert retry(specs, tmp_path) == [running.name, waiting.name]
+    assert submit(specs, tmp_path, dev, retry_failed=False)["submitted"] == 2
+    finish(*specs)
+    first, second = attempts(running)
+    assert second["first_step"] == first["last_step"] >= 50  # what the cancelled run had saved
 
 
 def test_scancel_by_hand_is_seen_and_the_run_goes_on_when_asked(
