@@ -22,6 +22,7 @@ from jobs.status import run_state
 from scaling.memory import gpu_table
 from scaling.memory import memory as needed_memory
 from scaling.spec import RunSpec
+from scaling.study import own_steps, saving
 
 Describe = Callable[[RunSpec], dict[str, Any]]
 GPU_HOURS = ("gpu_hours", "gpu_hours_low", "gpu_hours_high")
@@ -40,12 +41,14 @@ def plan(
     `describe(spec)` gives num_params_total, num_params_trainable, num_params_policy and
     compute_flops. GPU-hours assume 15 to 50 % MFU of GPUs with `peak_tflops` (0: A100s) until a
     run of the plan is done on GPUs: its own then count as measured, and its rate prices the
-    others. Wall hours: the longest run, or all GPU-hours over `max_gpus` where that is more. GPU
-    fields are None on CPU.
+    others. Wall hours: the longest run (a branch goes behind its trunk), or all GPU-hours over
+    `max_gpus` where that is more. GPU fields are None on CPU. FLOPs are those of whole runs;
+    GPU-hours of a branch are those of the steps it trains itself, and with branches the totals
+    say in "saving" what that spares.
     """
     specs = list(specs)
     ids = [spec.run_id for spec in specs]
-    done = _measured(ids, runs_dir)
+    done = _measured(specs, ids, runs_dir)
     rate = measured_rate(list(done.values())) if done else None
     states = _states(ids, runs_dir)
     rows, disk = [], 0.0
@@ -65,7 +68,7 @@ def plan(
         "study": specs[0].study if specs else "",
         "scale": specs[0].scale if specs else "",
         "runs": rows,
-        "totals": _totals(rows, disk=disk, max_gpus=max_gpus),
+        "totals": _totals(rows, specs, disk=disk, max_gpus=max_gpus) | _shared(rows, specs),
         # One run of each size, as it would be on 1 to 64 GPUs.
         "memory_by_gpus": gpu_table(
             {spec.size: spec for spec in specs if spec.resources.gpus_per_node}
@@ -87,7 +90,8 @@ def plan_row(
     cost: tuple[float | None, ...] = (None, None, None)
     if asked.gpus_per_node:
         rate = rate or assumed_rate(spec.precision)
-        cost = (hours,) * 3 if hours else gpu_hours(numbers["compute_flops"], rate)
+        own_flops = numbers["compute_flops"] * _own_share(spec)
+        cost = (hours,) * 3 if hours else gpu_hours(own_flops, rate)
     return {
         "run_id": run_id,
         "axes": dict(spec.axes),
@@ -122,6 +126,8 @@ def disk_bytes(spec: RunSpec, numbers: dict[str, Any]) -> float:
         precision=spec.precision,
         zero_stage=engine.zero_stage,
     )
+    if engine.keep_steps or spec.init.trunk:
+        return one * len(_kept_steps(spec))
     return one * num_checkpoints(
         num_steps=spec.num_steps,
         save_every=engine.save_every,
@@ -132,10 +138,30 @@ def disk_bytes(spec: RunSpec, numbers: dict[str, Any]) -> float:
 
 def render_plan(document: dict[str, Any], *, max_rows: int = 200) -> Group:
     """Return what `scaling plan` prints: the runs and, for GPUs, the memory of each size."""
-    tables = [_render_runs(document, max_rows)]
+    tables: list[Table | str] = [_render_runs(document, max_rows)]
+    if line := saving_line(document["totals"]):
+        tables.append(line)
     if document["memory_by_gpus"]:
         tables.append(_render_memory(document["memory_by_gpus"]))
     return Group(*tables)
+
+
+def saving_line(totals: dict[str, Any]) -> str:
+    """Return what branches save in one line, "" for a plan without branches."""
+    found = totals.get("saving")
+    if not found:
+        return ""
+    hours = ""
+    if found["gpu_hours_alone"] is not None:
+        hours = (
+            f" ({totals['gpu_hours']:,.0f} instead of {found['gpu_hours_alone']:,.0f} GPU-hours)"
+        )
+    return (
+        f"{found['num_branches']} of {totals['num_runs']} runs branch off a longer one: "
+        f"{_short(found['samples_shared'])} samples to train instead of "
+        f"{_short(found['samples_alone'])}, {found['saving_percent']:.1f} % less{hours}; "
+        "FLOPs are those of whole runs"
+    )
 
 
 def _render_memory(rows: list[dict[str, Any]]) -> Table:
@@ -200,15 +226,31 @@ def _price_key(spec: RunSpec) -> tuple[Any, ...]:
     return (*numbers, *(id(part) for part in parts), id(spec.resources))
 
 
-def _measured(ids: list[str], runs_dir: str | Path) -> dict[str, tuple[float, float]]:
-    """Return (FLOPs, GPU-hours) of the runs that are done and used GPUs."""
+def _measured(
+    specs: list[RunSpec], ids: list[str], runs_dir: str | Path
+) -> dict[str, tuple[float, float]]:
+    """Return (FLOPs trained, GPU-hours) of the runs that are done and used GPUs."""
     found = {}
-    for run_id in ids:
+    for spec, run_id in zip(specs, ids, strict=True):
         metrics = (read_json(run_folder(runs_dir, run_id) / DONE) or {}).get("metrics") or {}
         flops, hours = metrics.get("compute/flops"), metrics.get("compute/gpu_hours")
         if flops and hours:
-            found[run_id] = (flops, hours)
+            found[run_id] = (flops * _own_share(spec), hours)
     return found
+
+
+def _own_share(spec: RunSpec) -> float:
+    return own_steps(spec) / spec.num_steps
+
+
+def _kept_steps(spec: RunSpec) -> set[int]:
+    """Return the steps whose folders a finished trunk or branch keeps (scaling.checkpoint)."""
+    engine, first = spec.engine, spec.init.trunk_step
+    regular = range(engine.save_every, spec.num_steps, engine.save_every or spec.num_steps)
+    named = {step for step in engine.keep_steps if first < step <= spec.num_steps}
+    saved = {step for step in regular if step > first} | named | {spec.num_steps}
+    every = {step for step in saved if engine.keep_every and step % engine.keep_every == 0}
+    return named | every | set(sorted(saved)[-max(1, engine.keep_last) :])
 
 
 def _states(ids: list[str], runs_dir: str | Path) -> dict[str, str]:
@@ -216,13 +258,18 @@ def _states(ids: list[str], runs_dir: str | Path) -> dict[str, str]:
     return {run_id: run_state(run_folder(runs_dir, run_id), queued=queued).state for run_id in ids}
 
 
-def _totals(rows: list[dict[str, Any]], *, disk: float, max_gpus: int | None) -> dict[str, Any]:
-    priced = [row for row in rows if row["gpu_hours"] is not None]
+def _totals(
+    rows: list[dict[str, Any]], specs: list[RunSpec], *, disk: float, max_gpus: int | None
+) -> dict[str, Any]:
+    priced = {row["run_id"]: row for row in rows if row["gpu_hours"] is not None}
     sums: dict[str, float | None] = dict.fromkeys(GPU_HOURS)
     wall = None
     if priced:
-        sums = {name: sum(row[name] for row in priced) for name in GPU_HOURS}
-        wall = max(row["gpu_hours"] / (row["nodes"] * row["gpus_per_node"]) for row in priced)
+        sums = {name: sum(row[name] for row in priced.values()) for name in GPU_HOURS}
+        behind = {row["run_id"]: spec.init.trunk for row, spec in zip(rows, specs, strict=True)}
+        gpus = {key: row["nodes"] * row["gpus_per_node"] for key, row in priced.items()}
+        hours = {key: row["gpu_hours"] / gpus[key] for key, row in priced.items()}
+        wall = max(own + hours.get(behind[key], 0.0) for key, own in hours.items())
         if max_gpus:
             wall = max(wall, (sums["gpu_hours"] or 0.0) / max_gpus)
     return {
@@ -232,6 +279,18 @@ def _totals(rows: list[dict[str, Any]], *, disk: float, max_gpus: int | None) ->
         "wall_hours": wall,
         "disk_gib": disk / GIB,
     }
+
+
+def _shared(rows: list[dict[str, Any]], specs: list[RunSpec]) -> dict[str, Any]:
+    """Return {"saving": ...}, what the branches' runs would cost alone and cost shared, if any."""
+    found = saving(specs)
+    if not found["num_branches"]:
+        return {}
+    pairs = list(zip(rows, specs, strict=True))
+    priced = [(row, spec) for row, spec in pairs if row["gpu_hours"] is not None]
+    alone = sum(row["gpu_hours"] / _own_share(spec) for row, spec in priced) if priced else None
+    flops = sum(row["compute_flops"] * _own_share(spec) for row, spec in pairs)
+    return {"saving": {**found, "compute_flops_shared": flops, "gpu_hours_alone": alone}}
 
 
 def _hours(row: dict[str, Any]) -> str:

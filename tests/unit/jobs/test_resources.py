@@ -10,8 +10,11 @@ import pytest
 from rich.console import Console
 
 from jobs import pricing
-from jobs.resources import plan, render_plan
-from scaling.spec import EngineConfig, ResourceConfig
+from jobs.resources import plan, render_plan, saving_line
+from scaling.branch import branched
+from scaling.describe import describe as describe_run
+from scaling.spec import EngineConfig, ResourceConfig, ScheduleConfig
+from scaling.study import load_study
 
 NUMBERS = {
     "num_params_total": 900_000_000,
@@ -179,3 +182,72 @@ def test_another_gpu_has_another_peak(tmp_path, make_spec):
         for peak in (0.0, 2 * 312.0)
     )
     assert a100 == pytest.approx(2 * h100)
+
+
+@pytest.fixture
+def axis(gpu_spec):
+    """A trunk of 800 steps and branches of 400, 200 and 100, saved every 50 steps."""
+    schedule = ScheduleConfig(kind="wsd", warmup_steps=5, decay_fraction=0.1)
+    engine = replace(gpu_spec.engine, save_every=50, keep_last=2)
+    base = replace(gpu_spec, schedule=schedule, engine=engine)
+    return branched([replace(base, num_steps=units * 100) for units in (1, 2, 4, 8)])
+
+
+def by_steps(spec):
+    return {**NUMBERS, "compute_flops": 1e20 * spec.num_steps}
+
+
+def test_branches_are_priced_by_the_steps_they_train(tmp_path, axis):
+    """8.7 units instead of 15; FLOPs of the science are those of whole runs."""
+    document = plan(axis, tmp_path, by_steps)
+    rows, totals = document["runs"], document["totals"]
+    unit = rows[0]["gpu_hours"] / 8
+    assert [row["compute_flops"] / 1e22 for row in rows] == [8, 4, 2, 1]
+    assert [row["gpu_hours"] / unit for row in rows] == pytest.approx([8, 0.4, 0.2, 0.1])
+    assert totals["gpu_hours"] / unit == pytest.approx(8.7)
+    assert totals["compute_flops"] == pytest.approx(15e22)
+    found = totals["saving"]
+    assert found["compute_flops_shared"] == pytest.approx(8.7e22)
+    assert found["gpu_hours_alone"] / unit == pytest.approx(15)
+    assert found["saving_percent"] == pytest.approx(42)
+    assert totals["wall_hours"] == pytest.approx(8.4 * unit / 8)  # on 8 GPUs, a branch last
+    assert "3 of 4 runs branch off" in saving_line(totals)
+    assert "42.0 % less" in saving_line(totals)
+    assert saving_line(totals) in render_plan(document).renderables
+
+
+def test_branch_points_take_disk(tmp_path, axis):
+    """The trunk: 90, 180, 360, 750, 800; a branch what it saves itself: 400; 200; 100."""
+    one = plan(axis[:1], tmp_path, by_steps)["totals"]["disk_gib"]
+    assert one == pytest.approx(5 * 9e8 * 16 / 2**30)
+    rest = [plan([spec], tmp_path, by_steps)["totals"]["disk_gib"] / one * 5 for spec in axis[1:]]
+    assert rest == pytest.approx([1, 1, 1])
+    kept = replace(axis[0], engine=replace(axis[0].engine, keep_every=90))
+    assert plan([kept], tmp_path, by_steps)["totals"]["disk_gib"] / one == pytest.approx(
+        6 / 5
+    )  # 450
+
+
+def test_a_finished_branch_prices_by_what_it_trained(tmp_path, axis):
+    branch = axis[1]
+    (tmp_path / branch.run_id).mkdir()
+    metrics = {"compute/flops": 4e22, "compute/gpu_hours": 10.0}
+    (tmp_path / branch.run_id / "DONE").write_text(json.dumps({"metrics": metrics}))
+    rows = plan(axis, tmp_path, by_steps)["runs"]
+    assert [row["gpu_hours"] for row in rows] == pytest.approx([200, 10, 5, 2.5])
+
+
+@pytest.mark.parametrize("scale", ["cpu", "a100"])
+def test_the_samples_study_saves_42_percent(tmp_path, scale):
+    specs = load_study("sweeps.samples_seen").expand(scale)
+    totals = plan(specs, tmp_path, describe_run)["totals"]
+    assert 41.9 < totals["saving"]["saving_percent"] < 42.1
+    flops = totals["saving"]["compute_flops_shared"] / totals["compute_flops"]
+    assert flops == pytest.approx(8.7 / 15)
+    assert (totals["gpu_hours"] is None) == (totals["saving"]["gpu_hours_alone"] is None)
+
+
+def test_without_branches_nothing_is_said(tmp_path, gpu_spec):
+    totals = plan([gpu_spec], tmp_path, describe)["totals"]
+    assert "saving" not in totals
+    assert saving_line(totals) == ""
