@@ -1,13 +1,15 @@
 """Opens an MLflow store: creates the database once, keeps quiet, says clearly when it is away."""
 
 import fcntl
+import gc
 import json
 import logging
 import os
 import re
 import sqlite3
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
 
 PROBE_TIMEOUT_S = 5
 SQLITE = "sqlite:///"
+MOUNTS = Path("/proc/self/mounts")
+# File systems of one machine: SQLite's write-ahead log needs memory that its programs share.
+LOCAL_DISKS = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"}
+MOUNTS = Path("/proc/self/mounts")
+# File systems of one machine: SQLite's write-ahead log needs memory that its programs share.
+LOCAL_DISKS = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"}
 # Set before MLflow is imported; a value that the user has set stays.
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -43,6 +51,7 @@ VIEW = {
         "params.`seed`",
     ],
 }
+NOTE = "mlflow.note.content"  # what MLflow's page shows as a description, in Markdown
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     f"mlflow.sharedViewState.{VIEW_KEY}": json.dumps(VIEW),
@@ -101,6 +110,64 @@ def _commit_quickly() -> None:
             connection.execute("PRAGMA synchronous = NORMAL")
 
 
+@contextmanager
+def many_writes(tracking_uri: str) -> Iterator[None]:
+    """Write many runs at once: a SQLite file on a local disk keeps a log of its commits meanwhile.
+
+    A commit then costs 0.4 ms instead of two waits for the disk. Afterwards the database is one
+    file again, unless another program has it open (then the next call sees to it) or this one is
+    killed (then the next program to open it does).
+    """
+    gc.freeze()  # MLflow's million imported objects: not to be looked through again and again
+    path = database_path(tracking_uri)
+    try:
+        if path is None or not _on_local_disk(path):
+            yield
+            return
+        with _engines() as engines:
+            _set_journal(path, "WAL")
+            try:
+                yield
+            finally:
+                for engine in engines:
+                    engine.dispose()  # its idle connections hold the log
+                _set_journal(path, "DELETE")
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def _engines() -> Iterator[set[Any]]:
+    """Collect the SQLAlchemy engines that are used meanwhile."""
+    from sqlalchemy import Engine, event
+
+    found: set[Any] = set()
+
+    def note(connection: Any) -> None:
+        found.add(connection.engine)
+
+    event.listen(Engine, "engine_connect", note)
+    try:
+        yield found
+    finally:
+        event.remove(Engine, "engine_connect", note)
+
+
+def _set_journal(path: Path, mode: str) -> None:
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, timeout=1)) as database:
+        database.execute(f"PRAGMA journal_mode = {mode}")
+
+
+def _on_local_disk(path: Path) -> bool:
+    """Return whether a file's folder is on a disk of this machine, as far as Linux tells."""
+    try:
+        rows = [line.split() for line in MOUNTS.read_text().splitlines()]
+    except OSError:
+        return False
+    kinds = {row[1]: row[2] for row in rows}
+    return next((kinds[str(up)] in LOCAL_DISKS for up in path.parents if str(up) in kinds), False)
+
+
 def is_http(tracking_uri: str) -> bool:
     """Return whether the store is a server spoken to over HTTP."""
     return urlsplit(tracking_uri).scheme in ("http", "https")
@@ -113,10 +180,10 @@ def database_path(tracking_uri: str) -> Path | None:
     return Path(tracking_uri.removeprefix(SQLITE)).resolve()
 
 
-def get_experiment(client: "MlflowClient", study: str, tracking_uri: str) -> str:
+def get_experiment(client: "MlflowClient", study: str, tracking_uri: str, *, note: str = "") -> str:
     """Return the id of a study's experiment, creating it where there is none.
 
-    Raises ValueError when the experiment was deleted and not yet purged.
+    `note` describes a new one. Raises ValueError when it was deleted and not yet purged.
     """
     found = client.get_experiment_by_name(study)
     if found is not None and found.lifecycle_stage != "active":
@@ -129,7 +196,8 @@ def get_experiment(client: "MlflowClient", study: str, tracking_uri: str) -> str
     path = database_path(tracking_uri)
     # Without a server MLflow would write files below whatever directory the command runs in.
     location = None if path is None else (path.parent / f"{path.name}.artifacts" / study).as_uri()
-    return client.create_experiment(study, artifact_location=location, tags=EXPERIMENT_TAGS)
+    tags = EXPERIMENT_TAGS | ({NOTE: note} if note else {})
+    return client.create_experiment(study, artifact_location=location, tags=tags)
 
 
 def page(experiment_id: str, tracking_uri: str) -> str:
@@ -156,10 +224,15 @@ def store_errors(tracking_uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock file, waiting for another process to release it."""
+def locked(path: Path, *, waiting: str = "") -> Iterator[None]:
+    """Hold an exclusive lock file; print `waiting` once where another process holds it."""
     with open(path, "a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting:
+                print(waiting, file=sys.stderr, flush=True)
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 

@@ -3,8 +3,8 @@
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,8 @@ from scaling.mlflow_client import (
     TrackingError,
     connect,
     database_path,
-    get_experiment,
     locked,
+    many_writes,
     page,
     shown,
     store_errors,
@@ -21,11 +21,24 @@ from scaling.mlflow_client import (
 from scaling.records import file_state
 from scaling.spec import RunSpec
 from scaling.tracking_ledger import Ledger
-from scaling.tracking_run import ENDED, Describe, Sweep, mirror_status, publish_run
+from scaling.tracking_run import ENDED, Describe, mirror_status, publish_run
+from scaling.tracking_sweep import log_report, open_sweep, report_mark
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Round:
+    """What one look at the run folders works on; `total` is counted up and returned."""
+
+    runs_dir: Path
+    tracking_uri: str
+    describe: Describe | None
+    progress: bool
+    ledger: Ledger
+    total: dict[str, Any]
 
 
 def publish(
@@ -42,10 +55,11 @@ def publish(
 
     Experiment = study, a parent run for the sweep, a child run (tag `run_key` = run id) for each
     folder that exists. `describe(spec)` gives parameter counts and FLOPs; without it a later call
-    adds them. `follow` goes on until every run has ended. Returns {"tracking_uri", "runs",
-    "new_runs", "values", "planned", "unfinished", "pages": {study: address of its run table (for a
-    database: while the line of `ui_command` runs)}}. Raises TrackingError when the store is away
-    (while following: in the first round only, then it warns and tries again).
+    adds them. A report beside the runs goes to the parent run. `follow` goes on until every run has
+    ended. Returns {"tracking_uri", "runs", "new_runs", "values", "planned", "unfinished", "pages":
+    {study: address of its run table (for a database: while the line of `ui_command` runs)}}. Raises
+    TrackingError when the store is away (while following: in the first round only, then it warns
+    and tries again).
     """
     runs = list(specs)
     folder = Path(runs_dir)
@@ -115,62 +129,79 @@ def _publish_once(
     if not started:
         return total
     ledger = Ledger(runs_dir, tracking_uri, described=describe is not None)
-    prints = {key: ledger.fingerprint(spec, key) for key, spec in started.items()}
-    experiments = ledger.experiments({spec.study for spec in started.values()})
-    known = {} if experiments is None else ledger.statuses(prints)
-    total["unfinished"] = sum(status not in ENDED for status in known.values())
-    if experiments is not None and len(known) == len(prints):
-        # Nothing to do: MLflow is not even imported.
-        total["pages"] = {name: page(key, tracking_uri) for name, key in experiments.items()}
-        return total
+    this = _Round(
+        runs_dir=runs_dir,
+        tracking_uri=tracking_uri,
+        describe=describe,
+        progress=progress,
+        ledger=ledger,
+        total=total,
+    )
+    studies: dict[str, dict[str, RunSpec]] = {}
+    for key, spec in started.items():
+        studies.setdefault(spec.study, {})[key] = spec
+    if all(_is_published(this, study, runs) for study, runs in studies.items()):
+        return total  # MLflow is not even imported
     client = connect(tracking_uri)
-    by_study = sorted(started.items(), key=lambda item: item[1].study)
-    with store_errors(tracking_uri), locked(runs_dir / ".publish.lock"):
-        for study, group in groupby(by_study, key=lambda item: item[1].study):
-            sweep = _open_sweep(client, study, tracking_uri)
-            total["pages"][study] = page(sweep.experiment_id, tracking_uri)
-            statuses = {key: run.info.status for key, run in sweep.children.items()}
-            runs = dict(group)
-            todo = [key for key in runs if key not in known]
-            for key in _with_progress(todo, f"MLflow {study}", progress):
-                outcome = publish_run(sweep, runs[key], runs_dir / key, describe=describe)
-                statuses[key] = outcome.status
-                total["values"] += outcome.num_values
-                total["new_runs"] += outcome.new
-                total["unfinished"] += outcome.status not in ENDED
-            mirror_status(client, sweep.parent, _sweep_status(statuses.values()))
-            ledger.remember({key: (prints[key], statuses[key]) for key in runs}, [study])
+    waiting = f"another program is publishing {runs_dir}; waiting for it"
+    with (
+        store_errors(tracking_uri),
+        locked(runs_dir / ".publish.lock", waiting=waiting),
+        many_writes(tracking_uri),
+    ):
+        ledger.read_again()
+        total["unfinished"] = 0
+        for study, runs in studies.items():
+            _publish_study(client, study, runs, this)
     return total
 
 
-def _open_sweep(client: "MlflowClient", study: str, tracking_uri: str) -> Sweep:
-    experiment_id = get_experiment(client, study, tracking_uri)
-    children: dict[str, Run] = {}
-    parent = None
-    for run in _all_runs(client, experiment_id):
-        tags = run.data.tags
-        if "run_key" in tags:
-            children.setdefault(tags["run_key"], run)
-        elif tags.get("sweep") == study:
-            parent = parent or run
-    if parent is None:
-        tags = {"sweep": study, "study": study}
-        parent = client.create_run(experiment_id, run_name=f"sweep {study}", tags=tags)
-    return Sweep(client=client, experiment_id=experiment_id, parent=parent, children=children)
+def _is_published(this: _Round, study: str, runs: Mapping[str, RunSpec]) -> bool:
+    """Return whether the ledger vouches for all runs of a study; then count them."""
+    experiment_id = this.ledger.experiment(study)
+    prints = {key: this.ledger.fingerprint(spec, key) for key, spec in runs.items()}
+    known = this.ledger.statuses(prints)
+    if experiment_id is None or len(known) < len(runs):
+        return False
+    if this.ledger.report(study) != report_mark(this.runs_dir, study):
+        return False
+    this.total["unfinished"] += sum(status not in ENDED for status in known.values())
+    this.total["pages"][study] = page(experiment_id, this.tracking_uri)
+    return True
 
 
-def _all_runs(client: "MlflowClient", experiment_id: str) -> list["Run"]:
-    """Return the runs of an experiment, oldest first."""
-    found: list[Run] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs(
-            [experiment_id], order_by=["attributes.start_time ASC"], page_token=token
-        )
-        found.extend(page)
-        token = page.token
-        if not token:
-            return found
+def _publish_study(
+    client: "MlflowClient", study: str, runs: Mapping[str, RunSpec], this: _Round
+) -> None:
+    """Publish what the ledger does not vouch for, and remember it."""
+    ledger, total = this.ledger, this.total
+    prints = {key: ledger.fingerprint(spec, key) for key, spec in runs.items()}
+    trusted = ledger.experiment(study) is not None
+    known = ledger.statuses(prints) if trusted else {}
+    todo = [key for key in runs if key not in known]
+    sweep = open_sweep(
+        client,
+        study,
+        todo=todo,
+        ledger=ledger if trusted else None,
+        tracking_uri=this.tracking_uri,
+    )
+    total["pages"][study] = page(sweep.experiment_id, this.tracking_uri)
+    published = {}
+    for key in _with_progress(todo, f"MLflow {study}", this.progress):
+        outcome = publish_run(sweep, runs[key], this.runs_dir / key, describe=this.describe)
+        published[key] = {
+            "print": prints[key],
+            "status": outcome.status,
+            "mlflow_id": outcome.mlflow_id,
+        }
+        total["values"] += outcome.num_values
+        total["new_runs"] += outcome.new
+    here = known | {key: entry["status"] for key, entry in published.items()}
+    total["unfinished"] += sum(status not in ENDED for status in here.values())
+    mirror_status(client, sweep.parent, _sweep_status({**sweep.statuses, **here}.values()))
+    report = log_report(sweep, this.runs_dir, study)
+    ledger.remember(study, sweep.parent.info.run_id, published, report=report)
 
 
 def _sweep_status(statuses: Iterable[str]) -> str:

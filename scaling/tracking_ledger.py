@@ -11,7 +11,7 @@ import os
 import sqlite3
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from scaling.spec import RunSpec, canonical_json
 PUBLISHED = "mlflow.scaling.published"
 WATCHED = ("run.yaml", "env.json", "metrics.jsonl", "attempts", "DONE", "FAILED")
 HTTP_TIMEOUT_S = 5
+VERSION = 2  # of the ledger's content
+VERSION = 2  # of the ledger's content
 
 
 class Ledger:
@@ -32,41 +34,61 @@ class Ledger:
 
     def __init__(self, runs_dir: Path, tracking_uri: str, *, described: bool) -> None:
         self._uri, self._runs_dir, self._described = tracking_uri, runs_dir, described
-        digest = hashlib.sha256(tracking_uri.encode()).hexdigest()[:12]
+        digest = hashlib.sha256(f"{VERSION} {tracking_uri}".encode()).hexdigest()[:12]
         self._path = runs_dir / "_publish" / f"{digest}.json"
+        self._kept = _read(self._path)
+
+    def read_again(self) -> None:
+        """Take up what another publisher has remembered since."""
         self._kept = _read(self._path)
 
     def fingerprint(self, spec: RunSpec, run_id: str) -> str:
         """Return what changes when a run has something new to publish; take it before reading."""
         run_dir = f"{self._runs_dir}/{run_id}"
-        seen = [_stat(f"{run_dir}/{name}") for name in WATCHED]
+        seen = [stat_mark(f"{run_dir}/{name}") for name in WATCHED]
         labels = [spec.study, spec.scale, spec.axes, self._described]
         return hashlib.sha256(canonical_json([labels, seen]).encode()).hexdigest()[:16]
 
     def statuses(self, prints: Mapping[str, str]) -> dict[str, str]:
         """Return run id -> MLflow status of the runs that are published as they stand."""
         kept = self._kept.get("runs", {})
-        found = {key: kept[key] for key, value in prints.items() if key in kept}
-        return {key: status for key, (value, status) in found.items() if value == prints[key]}
+        return {
+            key: kept[key]["status"]
+            for key, value in prints.items()
+            if key in kept and kept[key]["print"] == value
+        }
 
-    def experiments(self, studies: Iterable[str]) -> dict[str, str] | None:
-        """Return study -> experiment id when the store holds what it held, else None."""
-        kept = self._kept.get("studies", {})
-        found = {}
-        for study in studies:
-            now = contents(self._uri, study)
-            if now is None or now != kept.get(study):
-                return None
-            found[study] = str(now["experiment_id"])
-        return found
+    def all_statuses(self, study: str) -> dict[str, str]:
+        """Return run id -> MLflow status of every run of a study that was ever published."""
+        kept = self._kept.get("runs", {})
+        return {key: run["status"] for key, run in kept.items() if run["study"] == study}
 
-    def remember(self, published: Mapping[str, tuple[str, str]], studies: Iterable[str]) -> None:
-        """Keep (fingerprint, status) of published runs and what the store now holds."""
-        held = {study: contents(self._uri, study) for study in studies}
-        runs = {**self._kept.get("runs", {}), **published}
-        kept = {"runs": runs, "studies": {**self._kept.get("studies", {}), **held}}
-        write_atomic(self._path, json.dumps(kept))
-        self._kept = json.loads(json.dumps(kept))
+    def mlflow_id(self, key: str) -> str | None:
+        """Return the MLflow run that holds a run id, or a study's parent run."""
+        study, run = self._kept.get("studies", {}).get(key), self._kept.get("runs", {}).get(key)
+        return (study or run or {}).get("mlflow_id")
+
+    def experiment(self, study: str) -> str | None:
+        """Return the experiment's id when the store holds what it held, else None."""
+        kept = self._kept.get("studies", {}).get(study)
+        now = contents(self._uri, study) if kept else None
+        return str(now["experiment_id"]) if now and now == kept["contents"] else None
+
+    def report(self, study: str) -> str | None:
+        """Return the mark of the report that was published last."""
+        return self._kept.get("studies", {}).get(study, {}).get("report")
+
+    def remember(
+        self, study: str, parent_id: str, published: Mapping[str, dict[str, str]], *, report: str
+    ) -> None:
+        """Keep what the store now holds of a study: run id -> print, status, mlflow_id."""
+        labelled = {key: {**entry, "study": study} for key, entry in published.items()}
+        held = {"contents": contents(self._uri, study), "mlflow_id": parent_id, "report": report}
+        self._kept = {
+            "runs": {**self._kept.get("runs", {}), **labelled},
+            "studies": {**self._kept.get("studies", {}), study: held},
+        }
+        write_atomic(self._path, json.dumps(self._kept))
 
 
 def contents(tracking_uri: str, study: str) -> dict[str, Any] | None:
@@ -117,7 +139,8 @@ def _read(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _stat(path: str) -> list[int] | None:
+def stat_mark(path: str) -> list[int] | None:
+    """Return what changes when a file does, None where there is none."""
     try:
         found = os.stat(path)
     except OSError:

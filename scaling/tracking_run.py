@@ -1,11 +1,13 @@
 """Describes one run folder to MLflow: its child run's tags, params, metrics, data and files."""
 
+import base64
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -46,18 +48,20 @@ STATUS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """One study in MLflow: its experiment, its parent run, and child runs by run id."""
+    """One study in MLflow: its experiment, its parent run, child runs and statuses by run id."""
 
     client: "MlflowClient"
     experiment_id: str
     parent: "Run"
     children: dict[str, "Run"]
+    statuses: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What one call of `publish_run` did."""
 
+    mlflow_id: str
     status: str
     new: bool
     num_values: int
@@ -72,17 +76,18 @@ def publish_run(
     new = run_id not in sweep.children
     tags = _tags(sweep, spec, run_dir)
     run = _create(sweep, spec, run_dir, tags) if new else sweep.children[run_id]
-    before = json.loads(run.data.tags.get(PUBLISHED, "{}"))
+    before = _published(run)
     params = _missing_params(spec, run, describe)
     flops = {**run.data.params, **params}.get("compute_flops")
     points, now = _new_points(spec, run_dir, before, flops=flops)
     now["inputs"] = before.get("inputs") or _log_inputs(client, spec, run, run_dir)
     now["files"] = before.get("files")
     if STATUS[state] in ENDED and now["files"] != [state, now["offset"]]:
-        now["files"] = _log_files(client, run, run_dir, [state, now["offset"]])
+        log_files(client, run, [run_dir / name for name in FILES if (run_dir / name).exists()])
+        now["files"] = [state, now["offset"]]
     _log(client, run, points, params=params, tags={**tags, PUBLISHED: canonical_json(now)})
     mirror_status(client, run, STATUS[state], end_time_s=_end_time(run_dir))
-    return Outcome(status=STATUS[state], new=new, num_values=len(points))
+    return Outcome(mlflow_id=run.info.run_id, status=STATUS[state], new=new, num_values=len(points))
 
 
 def mirror_status(
@@ -99,10 +104,42 @@ def mirror_status(
 
 
 def run_name(spec: RunSpec, run_id: str) -> str:
-    """Return the name shown for a run: its id (the folder), its size and axis values."""
+    """Return the name shown for a run: its size and axis values, its id (the folder) last."""
     axes = {**spec.axes, "seed": spec.seeds.init}
     values = [f"{name}={value}" for name, value in axes.items() if name != "size"]
-    return " ".join([run_id, spec.size, *values])
+    return " ".join([spec.size, *values, run_id])
+
+
+def set_tags(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:
+    """Set those tags of a run that differ."""
+    from mlflow.entities import RunTag
+
+    changed = [RunTag(key, tags[key]) for key in tags if run.data.tags.get(key, "") != tags[key]]
+    if changed:
+        client.log_batch(run.info.run_id, tags=changed)
+
+
+def log_files(
+    client: "MlflowClient", run: "Run", files: Iterable[Path], *, folder: str = ""
+) -> None:
+    """Keep files, whole, among a run's artifacts."""
+    place = run.info.artifact_uri or ""
+    if place.startswith("file://"):  # a folder: MLflow would look the run up once a file
+        target = Path(url2pathname(urlsplit(place).path)) / folder
+        target.mkdir(parents=True, exist_ok=True)
+        for path in files:
+            shutil.copyfile(path, target / path.name)
+        return
+    for path in files:
+        client.log_artifact(run.info.run_id, str(path), folder or None)
+
+
+def _published(run: "Run") -> dict[str, Any]:
+    """Return the record of what is published; one that cannot be read counts as none."""
+    try:
+        return json.loads(run.data.tags.get(PUBLISHED, "{}"))
+    except ValueError:
+        return {}  # cut off or edited: MLflow keeps a point that is sent again once
 
 
 def _create(sweep: Sweep, spec: RunSpec, run_dir: Path, tags: Mapping[str, str]) -> "Run":
@@ -163,16 +200,40 @@ def _new_points(
     spec: RunSpec, run_dir: Path, before: Mapping[str, Any], *, flops: str | None
 ) -> tuple[list[Point], dict[str, Any]]:
     """Return the points still to publish and the record of what is published with them."""
-    last: dict[str, int] = before.get("last", {})
+    reached = _unpack(before.get("reached", {}))
     points, offset = read_points(run_dir / "metrics.jsonl", before.get("offset", 0))
     done = read_json(run_dir / "DONE")
     if done:
         hours = sum(attempt.get("gpu_hours") or 0.0 for attempt in read_attempts(run_dir))
         totals = {"compute/gpu_hours": hours} | ({"compute/flops": float(flops)} if flops else {})
         points += final_points({**done, "metrics": {**totals, **done.get("metrics", {})}})
+    keys = {name: _key(name) for name in {point.metric for point in points}}
+    last = {name: reached[key] for name, key in keys.items() if key in reached}
     points = thin(points, last, num_steps=spec.num_steps)
-    reached = {point.metric: point.step for point in points}  # ascending: the last one stays
-    return points, {"offset": offset, "last": {**last, **reached}}
+    reached |= {keys[point.metric]: point.step for point in points}  # ascending: the last one stays
+    return points, {"offset": offset, "reached": _pack(reached)}
+
+
+@cache
+def _key(metric: str) -> str:
+    """Return eight characters that stand for a metric: MLflow cuts a tag at 8,000."""
+    return base64.b64encode(hashlib.blake2b(metric.encode(), digest_size=6).digest()).decode()
+
+
+def _pack(reached: Mapping[str, int]) -> dict[str, str]:
+    """Return step -> the keys of the metrics whose last published step it is, in one string."""
+    packed: dict[str, str] = {}
+    for key, step in sorted(reached.items()):
+        packed[str(step)] = packed.get(str(step), "") + key
+    return packed
+
+
+def _unpack(packed: Mapping[str, str]) -> dict[str, int]:
+    return {
+        keys[start : start + 8]: int(step)
+        for step, keys in packed.items()
+        for start in range(0, len(keys), 8)
+    }
 
 
 def _log(
@@ -243,21 +304,6 @@ def _input(name: str, digest: str, context: str, content: Mapping[str, Any]) -> 
         profile=canonical_json(content),
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
-
-
-def _log_files(client: "MlflowClient", run: "Run", run_dir: Path, mark: list[Any]) -> list[Any]:
-    """Upload the run's own records, whole, and return `mark`."""
-    found = [run_dir / name for name in FILES if (run_dir / name).exists()]
-    place = run.info.artifact_uri or ""
-    if place.startswith("file://"):  # a folder: MLflow would look the run up once a file
-        folder = Path(url2pathname(urlsplit(place).path))
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in found:
-            shutil.copyfile(path, folder / path.name)
-        return mark
-    for path in found:
-        client.log_artifact(run.info.run_id, str(path))
-    return mark
 
 
 def _end_time(run_dir: Path) -> float | None:

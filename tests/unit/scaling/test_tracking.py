@@ -20,7 +20,7 @@ from scaling.records import (
 )
 from scaling.spec import RunSpec
 from scaling.tracking import publish, ui_command
-from scaling.tracking_run import _metric_name, run_name
+from scaling.tracking_run import _key, _metric_name, _pack, _unpack, run_name
 
 
 def line(step: int, attempt: int = 1, **values: object) -> str:
@@ -124,9 +124,16 @@ def test_refused_characters_leave_metric_names() -> None:
     assert _metric_name("wait (%)") == "wait ___"
 
 
-def test_run_name_starts_with_the_folder() -> None:
+def test_run_name_shows_axis_values_first() -> None:
     spec = RunSpec(size="tiny", axes={"size": "tiny", "num_domains": 3})
-    assert run_name(spec, spec.run_id) == f"{spec.run_id} tiny num_domains=3 seed=0"
+    assert run_name(spec, spec.run_id) == f"tiny num_domains=3 seed=0 {spec.run_id}"
+
+
+def test_the_record_of_many_metrics_fits_into_a_tag() -> None:
+    reached = {_key(f"metric/of/some/length/{number}"): 500 for number in range(900)}
+    reached[_key("loss/train")] = 480
+    assert _unpack(_pack(reached)) == reached
+    assert len(json.dumps(_pack(reached))) < 8000  # MLflow's longest tag
 
 
 def test_publishing_what_has_not_started_touches_nothing(tmp_path: Path) -> None:
