@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from jobs.folder import (
     FAILED,
     read_json,
     run_folder,
+    write_failed,
 )
 from jobs.launch import (
     Child,
@@ -26,10 +27,11 @@ from jobs.launch import (
 )
 from jobs.prepare import prepare
 from jobs.progress import open_progress
-from jobs.queue import REFRESH_S, claiming, queue_path, write_queue
-from jobs.settle import settle
+from jobs.queue import REFRESH_S, claiming, queue_path, read_queues, write_queue
+from jobs.settle import NOT_QUEUED, settle
 from jobs.signals import send, stop_signals
 from jobs.status import RunStatus, run_state
+from jobs.trunks import Outlook, outlook
 from scaling.spec import RunSpec
 
 POLL_S = 0.2
@@ -53,6 +55,7 @@ class _Work:
 
     runs_dir: Path
     waiting: list[RunSpec]
+    ids: frozenset[str]
     free: list[int]
     command: Command | None
     server: ForkServer | None = None
@@ -75,9 +78,10 @@ def submit(
     """Run every unfinished spec on this machine, `parallel` ranks at once; block until through.
 
     Done runs and runs in other hands are skipped; all others start or resume, failed and cancelled
-    ones too unless `retry_failed` is False. SIGINT, SIGTERM or SIGHUP lets every run save and
-    leave (a second one kills). `on_finished(run_id, state)` is called after each run.
-    `command(spec, run_yaml)` replaces the training command.
+    ones too unless `retry_failed` is False. A branch starts as soon as its trunk has saved the
+    step it branches from, and fails with a trunk that ends without it. SIGINT, SIGTERM or SIGHUP
+    lets every run save and leave (a second one kills). `on_finished(run_id, state)` is called
+    after each run. `command(spec, run_yaml)` replaces the training command.
 
     Returns `{"study", "submitted", "skipped_done", "skipped_running", "skipped_failed",
     "done", "failed", "preempted", "cancelled", "interrupted", "seconds", "runs": [{"run_id",
@@ -93,10 +97,10 @@ def submit(
         own = queue_path(runs_dir)
         with claiming(runs_dir):
             ours = claim(specs, runs_dir, retry_failed=retry_failed, own_queue=own)
-            write_queue(own, [spec.run_id for spec in ours.todo])
-        work = _Work(
-            runs_dir=runs_dir, waiting=list(ours.todo), free=slots, command=command, stops=stops
-        )
+            ids = [spec.run_id for spec in ours.todo]
+            write_queue(own, ids)
+        work = _Work(runs_dir=runs_dir, waiting=list(ours.todo), ids=frozenset(ids), free=slots,
+                     command=command, stops=stops)  # fmt: skip
         try:
             _run_all(work, len(specs), progress=progress, on_finished=on_finished)
         finally:
@@ -158,9 +162,9 @@ def _forkable(spec: RunSpec) -> bool:
 
 
 def _start_waiting(work: _Work) -> None:
-    """Start runs in their order while there is room for the next one."""
-    while work.waiting and len(work.free) >= _need(work.waiting[0], work):
-        spec = work.waiting.pop(0)
+    """Start runs in their order while there is room for the next that waits for no trunk."""
+    while (spec := _next_to_start(work)) is not None:
+        work.waiting.remove(spec)
         run_dir = run_folder(work.runs_dir, spec.run_id)
         if (run_dir / FAILED).exists():  # cancelled while it waited
             work.outcomes.append(_outcome(run_state(run_dir), seconds=0.0))
@@ -179,6 +183,37 @@ def _start_waiting(work: _Work) -> None:
         _publish(work, now=True)
         if (run_dir / FAILED).exists():  # cancelled between our look and our publishing
             send(started.child.pid, signal.SIGTERM)
+
+
+def _next_to_start(work: _Work) -> RunSpec | None:
+    """Return the next run that can start; None where there is none, or no room for it."""
+    if not work.free:
+        return None
+    held = work.ids - {outcome["run_id"] for outcome in work.outcomes}
+    queued = None
+    for spec in list(work.waiting):
+        if spec.init.trunk:
+            queued = queued or read_queues(work.runs_dir, but=queue_path(work.runs_dir))
+            found = outlook(spec, work.runs_dir, queued=queued, held=held)
+            if found.state == "waiting":
+                continue
+            if found.state != "ready":
+                _give_up(work, spec, found)
+                continue
+        return spec if len(work.free) >= _need(spec, work) else None
+    return None
+
+
+def _give_up(work: _Work, spec: RunSpec, found: Outlook) -> None:
+    """Take a branch off the list whose trunk will not come as far as its start."""
+    work.waiting.remove(spec)
+    run_dir = run_folder(work.runs_dir, spec.run_id)
+    if found.state == "lost" and not (run_dir / FAILED).exists():
+        write_failed(run_dir, found.reason)
+    status = run_state(run_dir, queued=NOT_QUEUED)
+    work.outcomes.append(_outcome(replace(status, reason=found.reason), seconds=0.0))
+    _publish(work, now=True)
+    warn(f"run {spec.run_id} does not start: {found.reason}")
 
 
 def _start(work: _Work, spec: RunSpec, slots: list[int]) -> _Active:
