@@ -90,9 +90,22 @@ def connect(tracking_uri: str) -> "MlflowClient":
         _commit_quickly()
         # Two processes that create or migrate one SQLite file at once corrupt the migration.
         with locked(path.with_name(f"{path.name}.lock")):
+            if not path.exists():
+                _create(path)
             client = MlflowClient(f"{SQLITE}{path}", registry_uri=f"{SQLITE}{path}")
             client.search_experiments(max_results=1)
     return client
+
+
+def _create(path: Path) -> None:
+    """Make a database under another name, so that a kill leaves none or a whole one."""
+    from mlflow import MlflowClient
+
+    new = path.with_name(f".{path.name}.new")
+    for part in (new, new.with_name(f"{new.name}-journal")):
+        part.unlink(missing_ok=True)
+    MlflowClient(f"{SQLITE}{new}", registry_uri=f"{SQLITE}{new}").search_experiments(max_results=1)
+    new.replace(path)
 
 
 @cache

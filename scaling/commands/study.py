@@ -53,8 +53,10 @@ def submit(arguments: Namespace) -> int:
         show(arguments, summary, _render_submitted)
         return 0
     from jobs.local import submit as run_here
+    from scaling.commands.live import published_live
 
-    summary = run_here(specs, folder, parallel=parallel, progress=not arguments.json)
+    with published_live(arguments.study, arguments.overrides, folder):
+        summary = run_here(specs, folder, parallel=parallel, progress=not arguments.json)
     publish(specs, folder, quiet=arguments.json)
     show(arguments, summary, _render_submitted)
     return 1 if summary["interrupted"] or summary["done"] < summary["submitted"] else 0
