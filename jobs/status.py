@@ -38,6 +38,16 @@ STATES: tuple[State, ...] = (
     "cancelled",
     "unknown",
 )
+URGENT: tuple[State, ...] = (
+    "running",
+    "failed",
+    "unknown",
+    "preempted",
+    "queued",
+    "cancelled",
+    "planned",
+    "done",
+)
 COLOURS = {
     "running": "cyan",
     "done": "green",
@@ -116,24 +126,30 @@ def study_status(specs: Iterable[RunSpec], runs_dir: str | Path) -> dict[str, An
     return {"study": study, "counts": dict(Counter(row["state"] for row in rows)), "runs": rows}
 
 
-def render_status(document: dict[str, Any]) -> Table:
-    """Return the table that `scaling status` prints."""
-    counts = document["counts"]
+def render_status(document: dict[str, Any], *, max_rows: int | None = None) -> Table:
+    """Return the table that `scaling status` prints.
+
+    Above `max_rows` those that need a look stay: running first, then what failed or stopped.
+    """
+    counts, rows = document["counts"], document["runs"]
     parts = [f"{counts[state]} {state}" for state in STATES if counts.get(state)]
+    if max_rows is not None and len(rows) > max_rows:
+        parts.append(f"{len(rows) - max_rows} not shown")
+        rows = sorted(rows, key=lambda row: URGENT.index(row["state"]))[:max_rows]
     table = Table(title=document["study"] or None, caption=", ".join(parts) or "no runs")
     for name in ("run", "axes", "state"):
         table.add_column(name, no_wrap=name != "axes")
     for name in ("step", "samples/s", "left", "val l1", "tries"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("reason", overflow="fold")
-    for row in document["runs"]:
+    for row in rows:
         state = row["state"]
         colour = COLOURS.get(state)
         table.add_row(
             row["run_id"],
             " ".join(f"{key}={value}" for key, value in row["axes"].items()),
             f"[{colour}]{state}[/]" if colour else state,
-            f"{row['step'] or 0}/{row['num_steps']}",
+            _progress(row["step"] or 0, row["num_steps"]),
             _number(row["samples_per_s"], ".1f"),
             clock(row["eta_s"]),
             _number(row["val_l1"], ".4f"),
@@ -272,6 +288,10 @@ def _from_attempt(
     if reason in ("signal", KILLED):
         return "preempted", reason
     return "unknown", f"attempt ended ({reason or 'no reason'}) without a marker"
+
+
+def _progress(step: int, num_steps: int) -> str:
+    return f"{step}/{num_steps} {100 * step // num_steps:>3}%"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -14,7 +14,8 @@ from scaling.spec import RunSpec
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 OPTIMIZER = "deepspeed/"  # read only when the same run resumes, so not hashed here
-BEST = re.compile(r"best(?:-(?P<size>[^:]+))?:(?P<study>.+)")
+BEST = re.compile(r"best(?:-(?P<size>[^:]+))?:(?P<study>[^,]+)(?:,(?P<words>.+))?")
+NEXT_WORD = re.compile(r",(?=[\w.]+=)")  # a value may hold commas of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,12 @@ def study_of(reference: str) -> str | None:
     return match["study"] if match else None
 
 
+def words_of(reference: str) -> list[str]:
+    """Return the words that `best:STUDY,key=value,...` says the study was submitted with."""
+    match = BEST.fullmatch(reference)
+    return NEXT_WORD.split(match["words"]) if match and match["words"] else []
+
+
 def resolve(
     reference: str,
     runs_dir: str | Path,
@@ -97,16 +104,17 @@ def resolve(
 ) -> Checkpoint:
     """Return the verified checkpoint that a reference names; it does not change afterwards.
 
-    `best:STUDY`, `best-<size>:STUDY` (chosen among the finished runs of `specs`, the study's runs;
-    where none is finished here, the alias registered at `tracking_uri`), `run:<id>` (final, or
-    latest while it runs), or the path of a step folder or run folder. Raises ValueError for an
-    unknown reference, run or alias and for a checkpoint that is missing or corrupt.
+    `best:STUDY[,key=value...]`, `best-<size>:STUDY` (chosen among the finished runs of `specs`,
+    the study's runs with these words; where none is finished here and no word is given, the alias
+    registered at `tracking_uri`), `run:<id>` (final, or latest while it runs), or the path of a
+    step folder or run folder. Raises ValueError for an unknown reference, run or alias and for a
+    checkpoint that is missing or corrupt.
     """
     folder = Path(runs_dir)
     if match := BEST.fullmatch(reference):
         finished = _finished(specs, folder)
-        if not finished and tracking_uri:
-            return _resolve_alias(match["study"], folder, match["size"], tracking_uri)
+        if not finished:
+            return _not_among(match, folder, tracking_uri)
         chosen = _choose(finished, folder, "val/l1", size=match["size"])
         return open_checkpoint(_step_folder(folder, chosen.spec.run_id, chosen.step))
     if reference.startswith("run:"):
@@ -114,8 +122,8 @@ def resolve(
     path = Path(reference).expanduser()
     if not path.is_dir():
         raise ValueError(
-            f"{reference!r} names no checkpoint; give best:STUDY, best-<size>:STUDY, run:<id> or "
-            "the path of a step folder"
+            f"{reference!r} names no checkpoint; give best:STUDY, best:STUDY,key=value, "
+            "best-<size>:STUDY, run:<id> or the path of a step folder"
         )
     return open_checkpoint(_newest_of_run(path) if (path / "checkpoints").is_dir() else path)
 
@@ -141,6 +149,20 @@ def open_checkpoint(path: Path) -> Checkpoint:
         sha256=digests[WEIGHTS],
         config_path=path / CONFIG,
     )
+
+
+def _not_among(match: re.Match[str], runs_dir: Path, tracking_uri: str | None) -> Checkpoint:
+    """Follow the registered alias of a study with no finished run; else say what there is."""
+    others = _finished_under(match["study"], runs_dir)
+    if tracking_uri and not match["words"]:
+        try:
+            return _resolve_alias(match["study"], runs_dir, match["size"], tracking_uri)
+        except ValueError:
+            if not others:
+                raise
+    if others:
+        raise ValueError(_ask_for_words(match[0], others))
+    raise ValueError(_none_finished(runs_dir))
 
 
 def _resolve_alias(study: str, runs_dir: Path, size: str | None, tracking_uri: str) -> Checkpoint:
@@ -174,15 +196,33 @@ def _finished(specs: Iterable[RunSpec], runs_dir: Path) -> list[_Finished]:
     return found
 
 
+def _finished_under(study: str, runs_dir: Path) -> list[str]:
+    """Return the ids of finished runs that any submission of the study made, whatever its words."""
+    found = []
+    for done in sorted(runs_dir.glob("*/DONE")):
+        path = done.with_name("run.yaml")
+        if path.exists():
+            with open(path) as stream:
+                first = stream.readline()  # RunSpec.to_yaml begins with the study
+            found += [done.parent.name] if first.split() == ["study:", study] else []
+    return found
+
+
+def _ask_for_words(reference: str, others: Sequence[str]) -> str:
+    shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+    return (
+        f"{reference!r}: none of the runs that it names is finished, but {len(others)} of the "
+        f"study submitted with other words are ({shown}); add them, as in best:STUDY,scale=cpu,"
+        "num_steps=100, or name one run with run:<id>"
+    )
+
+
 def _choose(
     finished: Sequence[_Finished], runs_dir: Path, metric: str, *, size: str | None
 ) -> _Finished:
     """Return the run with the smallest (metric, number of parameters, run id)."""
     if not finished:
-        raise ValueError(
-            f"no finished run of the study in {runs_dir}; see `scaling status STUDY`, then "
-            "`scaling submit STUDY`"
-        )
+        raise ValueError(_none_finished(runs_dir))
     fitting = [run for run in finished if size in (None, run.spec.size)]
     if not fitting:
         sizes = ", ".join(sorted({run.spec.size for run in finished}))
@@ -196,6 +236,13 @@ def _choose(
     if len(tied) == 1:
         return tied[0]
     return min(tied, key=lambda run: (_num_params(runs_dir, run), run.spec.run_id))
+
+
+def _none_finished(runs_dir: Path) -> str:
+    return (
+        f"no finished run of the study in {runs_dir}; see `scaling status STUDY`, then "
+        "`scaling submit STUDY`"
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 
 from scaling.commands import data as data_commands
-from scaling.commands import laws, machine, reuse, study
+from scaling.commands import laws, machine, plan, reuse, study
 from scaling.commands import search as search_command
 from scaling.commands.fitting import add_fit_arguments
 
@@ -67,8 +67,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_study_verbs(verbs, common) -> None:
-    plan = _study(verbs, common, "plan", study.plan, "price the runs of a study; starts nothing")
-    plan.add_argument("--on", default=None, help="a cluster: its GPU kind and ceiling set the time")
+    price = _study(verbs, common, "plan", plan.plan, "price the runs of a study; starts nothing")
+    price.add_argument("--on", help="a cluster: its GPU kind and ceiling set the time")
+    price.add_argument("--html", nargs="?", const="", metavar="PATH",
+                       help="draw the grid (default: reports/STUDY/plan-SCALE.html)")  # fmt: skip
+    price.add_argument("--memory", action="store_true", help="GiB by number of GPUs in --json too")
     submit = _study(verbs, common, "submit", study.submit, "run what is not done yet")
     submit.add_argument("--on", default="local", help="local, a100, dev, or a cluster's YAML file")
     submit.add_argument("--parallel", type=int, default=0, help="at once (default: cores)")
@@ -155,7 +158,8 @@ def _add_reuse_verbs(verbs, common) -> None:
     lineage.add_argument("run_id")
     lineage.set_defaults(run=reuse.lineage)
     tune = verbs.add_parser("finetune", parents=[common], help="adapt a checkpoint to a new robot")
-    tune.add_argument("--from", dest="source", required=True, help="best:STUDY, run:ID or a folder")
+    tune.add_argument("--from", dest="source", required=True,
+                      help="best:STUDY[,key=value...], run:ID or a folder")  # fmt: skip
     tune.add_argument("--domain", required=True, help="the new domain, e.g. sim_xarm7")
     tune.add_argument("--recipe", default=None, help="default: finetune_small or finetune_paper")
     tune.add_argument("--episodes", type=int, default=0, help="training episodes (0: all)")

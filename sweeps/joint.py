@@ -32,11 +32,8 @@ def _cpu() -> Iterator[RunSpec]:
 
 def _a100() -> Iterator[RunSpec]:
     for point in latin_square(**A100):
-        size, domains = point["size"], point["domains"]
-        mixture = scaled_weights(PAPER_MIXTURE[:domains], point["fraction"])
-        episodes = sum(entry.num_episodes for entry in mixture)
-        spec = paper_run(size, mixture=mixture)
-        yield with_axes(spec, size=size, episodes=episodes, domains=domains)
+        mixture = scaled_weights(PAPER_MIXTURE[: point["domains"]], point["fraction"])
+        yield with_axes(paper_run(point["size"], mixture=mixture), **point)
 
 
 STUDY = Study(

@@ -15,12 +15,39 @@ def runs_folder(arguments: Namespace) -> Path:
     return Path(arguments.runs or os.environ.get("SCALING_RUNS") or "runs").resolve()
 
 
-def expand(arguments: Namespace) -> list[RunSpec]:
-    """Return the runs of the study named on the command line."""
+def declared(arguments: Namespace) -> list[RunSpec]:
+    """Return the runs that the study named on the command line declares: what can be submitted."""
     from scaling.study import load_study, split_arguments
 
     scale, overrides = split_arguments(arguments.overrides)
     return load_study(arguments.study).expand(scale, overrides)
+
+
+def expand(arguments: Namespace) -> list[RunSpec]:
+    """Return the runs of the study named on the command line, those of its search as well."""
+    return study_runs(arguments.study, arguments.overrides, runs_folder(arguments))
+
+
+def study_runs(name: str, words: list[str], folder: Path) -> list[RunSpec]:
+    """Return the declared runs of a study and what `scaling search` has added in `folder`.
+
+    `words`: scale and overrides. A trial belongs to them when they leave its science as it is.
+    """
+    from scaling.config import with_overrides
+    from scaling.study import load_study, split_arguments
+
+    scale, overrides = split_arguments(words)
+    study = load_study(name)
+    found = {spec.run_id: spec for spec in study.expand(scale, overrides)}
+    if study.search is None:
+        return list(found.values())
+    from scaling.search_runs import search_specs
+
+    for spec in search_specs(study.name, folder):
+        same = with_overrides(spec, overrides).run_id == spec.run_id
+        if same and spec.scale == (scale or study.default_scale):
+            found.setdefault(spec.run_id, spec)
+    return list(found.values())
 
 
 def tracking_uri(folder: Path) -> str:
@@ -69,3 +96,8 @@ def show(arguments: Namespace, document: Any, render: Any) -> None:
 
 def as_json(document: Any) -> str:
     return json.dumps(document, indent=2)
+
+
+def option(arguments: Namespace, name: str) -> Any:
+    """Return an option, None where the caller has none of that name."""
+    return getattr(arguments, name, None)

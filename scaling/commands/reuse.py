@@ -11,6 +11,7 @@ from scaling.commands.common import (
     publish,
     runs_folder,
     show,
+    study_runs,
     tracking_uri,
 )
 from scaling.spec import RunSpec
@@ -57,13 +58,12 @@ def finetune(arguments: Namespace) -> int:
 def plan_finetuning(arguments: Namespace, folder: Path) -> tuple[RunSpec, str]:
     """Return the finetuning run that the command line asks for and its parent's run id."""
     from scaling.adapt import check_domain, finetune_spec
-    from scaling.best import resolve, study_of
+    from scaling.best import resolve, study_of, words_of
     from scaling.spec import load_spec
-    from scaling.study import load_study
 
     check_domain(arguments.domain)
     study = study_of(arguments.source)
-    specs = load_study(study).expand() if study else []
+    specs = study_runs(study, words_of(arguments.source), folder) if study else []
     checkpoint = resolve(arguments.source, folder, specs=specs, tracking_uri=existing_store(folder))
     parent = load_spec(checkpoint.path.parent.parent / "run.yaml")
     spec = finetune_spec(

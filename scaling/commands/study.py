@@ -1,34 +1,27 @@
-"""Verbs on a study and its runs: plan, submit, status, logs, cancel, retry, train, sync."""
+"""Verbs on a study and its runs: submit, status, logs, cancel, retry, prune, sync."""
 
 import os
 import sys
 import time
 from argparse import Namespace
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NoReturn
 
-from scaling.commands.common import as_json, expand, publish, runs_folder, show, tracking_uri
+from scaling.commands.common import (
+    as_json,
+    declared,
+    expand,
+    option,
+    publish,
+    runs_folder,
+    show,
+    tracking_uri,
+)
 
-
-def plan(arguments: Namespace) -> int:
-    """Print a row a run and the totals; with --on, wall hours under a cluster's GPU ceiling."""
-    from jobs.cluster import load_cluster
-    from jobs.resources import plan as make_plan
-    from jobs.resources import render_plan
-    from scaling.describe import describe
-
-    cluster = load_cluster(_option(arguments, "on") or "local")
-    document = make_plan(
-        expand(arguments),
-        runs_folder(arguments),
-        describe,
-        max_gpus=cluster.max_gpus or None,
-        peak_tflops=cluster.peak_tflops,
-    )
-    if arguments.json:  # its keys are fixed; the table over GPU counts is for people
-        document.pop("memory_by_gpus")
-    show(arguments, document, render_plan)
-    return 0
+WATCH_EVERY_S = 2.0
 
 
 def submit(arguments: Namespace) -> int:
@@ -39,7 +32,7 @@ def submit(arguments: Namespace) -> int:
     cluster = load_cluster(arguments.on)
     if cluster.backend == "slurm":
         return _submit_to_slurm(arguments, specs, cluster)
-    given = [name for name in ("max_gpu_hours", "dry_run", "then") if _option(arguments, name)]
+    given = [name for name in ("max_gpu_hours", "dry_run", "then") if option(arguments, name)]
     if given:
         raise ValueError(f"--{given[0].replace('_', '-')} needs a Slurm cluster; give --on CLUSTER")
     parallel = arguments.parallel or os.cpu_count() or 1
@@ -70,7 +63,7 @@ def _submit_to_slurm(arguments: Namespace, specs: list[Any], cluster: Any) -> in
 
     folder = runs_folder(arguments)
     shared = [*arguments.overrides, f"--runs={folder}"]
-    then = chain_commands(_option(arguments, "then") or "", arguments.study, shared)
+    then = chain_commands(option(arguments, "then") or "", arguments.study, shared)
 
     def price(todo: list[Any]) -> float | None:
         document = make_plan(todo, folder, describe, peak_tflops=cluster.peak_tflops)
@@ -82,9 +75,9 @@ def _submit_to_slurm(arguments: Namespace, specs: list[Any], cluster: Any) -> in
         cluster,
         parallel=arguments.parallel,
         price=price,
-        max_gpu_hours=_option(arguments, "max_gpu_hours"),
+        max_gpu_hours=option(arguments, "max_gpu_hours"),
         then=then,
-        dry_run=bool(_option(arguments, "dry_run")),
+        dry_run=bool(option(arguments, "dry_run")),
     )
     _warn_of_other_code(specs, folder)
     show(arguments, summary, _render_handed_over)
@@ -92,22 +85,52 @@ def _submit_to_slurm(arguments: Namespace, specs: list[Any], cluster: Any) -> in
 
 
 def status(arguments: Namespace) -> int:
-    """Print the state of every run of a study."""
-    from jobs.control import select
-    from jobs.status import render_status, study_status
+    """Print the state of every run of a study; with --watch until nothing runs or waits."""
+    from jobs.status import render_status
 
     specs, folder = expand(arguments), runs_folder(arguments)
-    while True:
-        document = study_status(specs, folder)
-        document["runs"] = select(document["runs"], arguments.select, specs)
-        document["counts"] = dict(Counter(row["state"] for row in document["runs"]))
-        active = any(row["state"] in ("queued", "running") for row in document["runs"])
-        again = arguments.watch and active
-        if not (again and arguments.json):  # stdout is one document
-            show(arguments, document, render_status)
-        if not again:
-            return 0
-        time.sleep(2)
+    document = _look(specs, folder, arguments.select)
+    if not document["runs"] and arguments.select:
+        _refuse_selector(arguments.select, specs, folder)
+    if arguments.watch:
+        document = _watch(lambda: _look(specs, folder, arguments.select), quiet=arguments.json)
+    if arguments.json or not arguments.watch:
+        show(arguments, document, render_status)
+    return 0
+
+
+def _look(specs: list[Any], folder: Path, selector: str) -> dict[str, Any]:
+    """Return the status of the runs that match."""
+    from jobs.control import select
+    from jobs.status import study_status
+
+    document = study_status(specs, folder)
+    document["runs"] = select(document["runs"], selector, specs)
+    document["counts"] = dict(Counter(row["state"] for row in document["runs"]))
+    return document
+
+
+def _watch(look: Callable[[], dict[str, Any]], *, quiet: bool) -> dict[str, Any]:
+    """Look until nothing runs or waits, showing each look in place; return the last one."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from jobs.status import render_status
+
+    # Piped output gets the tables one below another, and has no width of its own.
+    console = Console(width=None if sys.stdout.isatty() else 140, quiet=quiet)
+    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    with live or nullcontext():
+        while True:
+            document = look()
+            if live:
+                rows = max(5, console.height - 8)
+                live.update(render_status(document, max_rows=rows), refresh=True)
+            else:
+                console.print(render_status(document))
+            if not any(row["state"] in ("queued", "running") for row in document["runs"]):
+                return document
+            time.sleep(WATCH_EVERY_S)
 
 
 def cancel(arguments: Namespace) -> int:
@@ -142,13 +165,6 @@ def logs(arguments: Namespace) -> int:
 
     print_log(arguments.run_id, runs_folder(arguments), follow=arguments.follow)
     return 0
-
-
-def train(arguments: Namespace) -> int:
-    """Advance one run; 85 when stopped on a signal and resumable."""
-    from scaling.train import main
-
-    return main([arguments.run_yaml, *arguments.overrides])
 
 
 def sync(arguments: Namespace) -> int:
@@ -196,7 +212,7 @@ def _render_handed_over(summary: dict[str, Any]) -> str:
 
 def _some(arguments: Namespace) -> list[Any]:
     """Return the runs of the study; raise ValueError when it has none."""
-    specs = expand(arguments)
+    specs = declared(arguments)
     if not specs:
         raise ValueError(
             f"study {arguments.study} declares no runs with {' '.join(arguments.overrides) or 'it'}"
@@ -206,17 +222,29 @@ def _some(arguments: Namespace) -> list[Any]:
 
 
 def _selected(arguments: Namespace) -> list[Any]:
-    """Return the runs of the study that match --select."""
-    from jobs.control import select
-    from jobs.status import study_status
-
-    specs = expand(arguments)
-    selector = _option(arguments, "select") or ""
+    """Return the runs of the study that match --select; raise ValueError when none does."""
+    specs, folder = expand(arguments), runs_folder(arguments)
+    selector = option(arguments, "select") or ""
     if not selector:
         return specs
-    rows = study_status(specs, runs_folder(arguments))["runs"]
-    chosen = {row["run_id"] for row in select(rows, selector, specs)}
+    chosen = {row["run_id"] for row in _look(specs, folder, selector)["runs"]}
+    if not chosen:
+        _refuse_selector(selector, specs, folder)
     return [spec for spec in specs if spec.run_id in chosen]
+
+
+def _refuse_selector(selector: str, specs: list[Any], folder: Path) -> NoReturn:
+    """Raise ValueError for a selector that matches nothing: what there is, and the keys."""
+    from jobs.control import LABELS
+
+    document = _look(specs, folder, "")
+    rows = document["runs"]
+    keys = sorted({*LABELS, *(name for row in rows for name in (*row, *row["axes"]))} - {"axes"})
+    states = ", ".join(f"{count} {state}" for state, count in document["counts"].items())
+    raise ValueError(
+        f"--select {selector!r} matches none of {len(rows)} runs ({states or 'none at all'}); "
+        f"keys: {', '.join(keys)}"
+    )
 
 
 def _warn_of_other_code(specs: list[Any], folder: Any) -> None:
@@ -236,7 +264,3 @@ def _warn_of_other_code(specs: list[Any], folder: Any) -> None:
             f"{', '.join(others[:5])}; they are kept, delete their folders to run them again",
             file=sys.stderr,
         )
-
-
-def _option(arguments: Namespace, name: str) -> Any:
-    return getattr(arguments, name, None)

@@ -5,7 +5,7 @@ from argparse import Namespace
 
 import pytest
 
-from scaling.commands import study
+from scaling.commands import plan, study
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def call(tmp_path, capsys):
 
 
 def test_submit_status_cancel_and_retry(call, fake_slurm):
-    planned = call(study.plan)["totals"]["num_runs"]
+    planned = call(plan.plan)["totals"]["num_runs"]
     summary = call(study.submit, on="dev", then="sync,report")
     assert summary["submitted"] == planned
     assert [array["name"] for array in summary["arrays"]][:1] == ["demo-tiny-h16"]
@@ -50,7 +50,7 @@ def test_the_paper_s_run_needs_its_hours(call, fake_slurm):
     with pytest.raises(ValueError, match="above --max-gpu-hours 10"):
         call(study.submit, **options, max_gpu_hours=10.0)
     hours = call(study.submit, **options, max_gpu_hours=1e6)["gpu_hours"]
-    totals = call(study.plan, **options)["totals"]
+    totals = call(plan.plan, **options)["totals"]
     assert totals["gpu_hours"] == pytest.approx(hours)
     assert totals["wall_hours"] == pytest.approx(hours / 64)
 
@@ -61,13 +61,13 @@ def test_options_of_a_cluster_are_refused_here(call):
 
 
 def test_a_study_without_runs_is_refused(call, monkeypatch):
-    monkeypatch.setattr(study, "expand", lambda _: [])
+    monkeypatch.setattr(study, "declared", lambda _: [])
     with pytest.raises(ValueError, match="declares no runs"):
         call(study.submit, on="dev")
 
 
 def test_other_code_is_shown(call, fake_slurm, tmp_path, capsys):
-    run_id = call(study.plan)["runs"][0]["run_id"]
+    run_id = call(plan.plan)["runs"][0]["run_id"]
     folder = tmp_path / "runs" / run_id
     folder.mkdir(parents=True)
     (folder / "DONE").write_text("{}")

@@ -1,0 +1,154 @@
+"""The verb that prices a study before it starts: its head, its table, and a page that draws it."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from scaling.commands.common import declared, option, runs_folder, show
+from scaling.config import write_atomic
+from scaling.spec import RunSpec
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from scaling.study import Study
+
+
+def plan(arguments: Namespace) -> int:
+    """Print what a study is, a row a run and the totals; with --html, draw its grid as well.
+
+    With --on, wall hours under a cluster's GPU ceiling; with --memory, GiB by number of GPUs in the
+    JSON too, whose keys are fixed otherwise.
+    """
+    from jobs.cluster import load_cluster
+    from jobs.resources import plan as make_plan
+    from scaling.describe import describe
+    from scaling.study import load_study
+
+    page = _page(arguments)
+    specs, folder = declared(arguments), runs_folder(arguments)
+    cluster = load_cluster(option(arguments, "on") or "local")
+    document = make_plan(
+        specs,
+        folder,
+        describe,
+        max_gpus=cluster.max_gpus or None,
+        peak_tflops=cluster.peak_tflops,
+    )
+    memory = document.pop("memory_by_gpus")
+    lines = head(load_study(arguments.study), specs, document)
+    if page is not None:
+        from scaling.commands.plan_page import plan_page
+
+        usual = folder.parent / "reports" / document["study"] / f"plan-{document['scale']}.html"
+        page = page or str(usual)
+        write_atomic(page, plan_page(document, lines, memory))
+    asked = {"memory": memory} if option(arguments, "memory") else {}
+    show(arguments, document | asked, lambda shown: _render(shown, lines, memory))
+    if page is not None:
+        print(f"page: {page}", file=sys.stderr)
+    return 0
+
+
+def head(
+    study: "Study", specs: Sequence[RunSpec], document: dict[str, Any]
+) -> list[tuple[str, str]]:
+    """Return what a study says of itself, as (name, text): what varies, what does not, seeds."""
+    lines = [
+        ("study", study.description),
+        ("varies", "; ".join(_levels(specs)) or "nothing"),
+        ("holds fixed", study.holds_fixed),
+        ("seeds", _seeds(specs)),
+        ("compared by", ", ".join(study.scores)),
+        ("in all", _in_all(specs, document["totals"])),
+    ]
+    theirs, totals = study.paper_gpu_hours, document["totals"]
+    if theirs and totals["gpu_hours"]:
+        from jobs.pricing import PEAK_FLOPS
+
+        peak = PEAK_FLOPS[specs[0].precision]
+        low, high = totals["gpu_hours_low"], totals["gpu_hours_high"]
+        lines.append(
+            (
+                "the paper's run",
+                f"{theirs:,.0f} GPU-hours ({_mfu(totals, theirs, peak)} MFU of an A100); our "
+                f"estimate {totals['gpu_hours']:,.0f} ({_mfu(totals, totals['gpu_hours'], peak)}), "
+                f"{low:,.0f} to {high:,.0f}",
+            )
+        )
+    return lines
+
+
+def _in_all(specs: Sequence[RunSpec], totals: dict[str, Any]) -> str:
+    samples = sum(spec.num_samples_seen for spec in specs)
+    seen = f"{samples / 1e6:,.1f}M" if samples >= 1e6 else f"{samples:,}"
+    runs = "1 run" if len(specs) == 1 else f"{len(specs):,} runs"
+    return f"{runs}, {seen} samples seen, {totals['compute_flops']:.3g} FLOPs as released"
+
+
+def _mfu(totals: dict[str, Any], hours: float, peak: float) -> str:
+    """Return the share of a GPU's peak at which the plan takes `hours`."""
+    return f"{totals['compute_flops'] / (hours * 3600 * peak):.0%}"
+
+
+def _render(
+    document: dict[str, Any], lines: Sequence[tuple[str, str]], memory: list[dict[str, Any]]
+) -> "Group":
+    from rich.console import Group
+    from rich.table import Table
+
+    from jobs.resources import render_plan
+
+    grid = Table.grid(padding=(0, 2))
+    for name, text in lines:
+        grid.add_row(name, text)
+    return Group(grid, render_plan(document | {"memory_by_gpus": memory}))
+
+
+def _levels(specs: Sequence[RunSpec]) -> list[str]:
+    """Return each axis that has several values, with them."""
+    from jobs.grid import label, levels
+
+    found = levels([spec.axes for spec in specs])
+    return [
+        f"{name} {', '.join(label(value) for value in values[:12])}"
+        + (f", ... ({len(values)})" if len(values) > 12 else "")
+        for name, values in found.items()
+        if len(values) > 1
+    ]
+
+
+def _seeds(specs: Sequence[RunSpec]) -> str:
+    """Return the seeds of initialisation, data order and evaluation, those alike named once."""
+    from jobs.grid import label
+
+    triples = [(spec.seeds.init, spec.seeds.data, spec.seeds.eval) for spec in specs]
+    together = all(init == data for init, data, _ in triples)
+    columns = {
+        "initialisation": [init for init, _, _ in triples],
+        "data order": [data for _, data, _ in triples],
+        "evaluation": [evaluation for _, _, evaluation in triples],
+    }
+    if together:
+        columns["initialisation and data order"] = columns.pop("initialisation")
+        del columns["data order"]
+    shown = {name: sorted(set(values)) for name, values in columns.items()}
+    return "; ".join(
+        f"{name} {', '.join(label(v) for v in values[:8])}" + (", ..." if len(values) > 8 else "")
+        for name, values in sorted(shown.items(), key=lambda item: item[0] == "evaluation")
+    )
+
+
+def _page(arguments: Namespace) -> str | None:
+    """Return where --html goes: None without it, "" for the usual place.
+
+    An override behind a bare --html is argparse's value of it: it goes where it belongs.
+    """
+    given = option(arguments, "html")
+    if given is None or not given or given.endswith((".html", ".htm")):
+        return given
+    if "=" in given:
+        arguments.overrides = [*arguments.overrides, given]
+        return ""
+    raise ValueError(f"--html {given!r}: give a file name that ends in .html, or none")

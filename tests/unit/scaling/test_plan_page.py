@@ -1,0 +1,116 @@
+"""`scaling plan`: its head, the JSON's keys, and the page that draws the grid."""
+
+import json
+import re
+import time
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from jobs.grid import make_grids
+from scaling.cli import main
+from scaling.commands.plan_figure import draw_grid
+from scaling.commands.plan_page import plan_page
+
+AXES = {"size": ("tiny", "50m"), "steps": (10, 20, 30), "lr": (1e-4, 1e-3), "wd": (0.0, 0.1)}
+
+
+def document(count: int, *, states: tuple[str, ...] = ("planned",), gpus: int = 8) -> dict:
+    """Return a plan of the full cross of the first `count` axes, states in turn."""
+    names = list(AXES)[:count]
+    rows = []
+    for index, values in enumerate(product(*(AXES[name] for name in names))):
+        hours = 10.0 * (1 + index) if gpus else None
+        rows.append({
+            "run_id": f"{index:012x}", "axes": dict(zip(names, values, strict=True)),
+            "num_params_total": 10**6, "num_samples_seen": 10**4, "num_unique_episodes": 7,
+            "num_domains": 1, "seed": 0, "compute_flops": 1e15, "nodes": 1, "gpus_per_node": gpus,
+            "memory_gib_per_gpu": 9.5 if gpus else None, "gpu_hours": hours,
+            "gpu_hours_low": hours, "gpu_hours_high": hours, "state": states[index % len(states)],
+        })  # fmt: skip
+    totals = {"num_runs": len(rows), "compute_flops": 1e15 * len(rows), "gpu_hours": 5.0,
+              "gpu_hours_low": 4.0, "gpu_hours_high": 6.0, "wall_hours": 1.0,
+              "disk_gib": 2.0}  # fmt: skip
+    return {"study": "sweeps.simulated", "scale": "a100", "runs": rows, "totals": totals}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("states", [("planned",), ("failed", "done")])
+def test_every_number_of_axes_is_drawn(count: int, states: tuple[str, ...]) -> None:
+    text = plan_page(document(count, states=states), [("varies", "much <of> it")], [])
+    assert "much &lt;of&gt; it" in text
+    assert text.count("<figure") == 1
+    assert "http" not in re.sub(r"https?://www\.w3\.org\S*", "", text)  # needs no network
+    hover = re.search(r'<script type="application/json">(.*?)</script>', text)
+    if count == 4:
+        assert (f"<!-- {states[0]} -->" in text) == (len(states) > 1)  # an axis of states
+        return
+    assert hover is not None
+    marks = json.loads(hover[1])["marks"]
+    assert sum(len(texts) for texts in marks.values()) == len(document(count)["runs"])
+    for gid, texts in marks.items():
+        group = text[text.index(f'<g id="{gid}"') :].split("</g>\n   </g>")[0]
+        assert group.count("<use ") == len(texts), gid
+    assert {gid.rpartition("-")[2] for gid in marks} == set(states)
+
+
+def test_sums_along_the_sides_are_those_of_the_runs() -> None:
+    (grid,) = make_grids(document(2)["runs"])
+    figure, _ = draw_grid(grid)
+    top = next(ax for ax in figure.axes if len(ax.patches) == 2)  # two sizes
+    assert [bar.get_height() for bar in top.patches] == [10 + 20 + 30, 40 + 50 + 60]
+
+
+def test_ten_thousand_runs_are_drawn_and_a_tenth_of_them_listed() -> None:
+    (one,) = document(1)["runs"][:1]
+    rows = [{**one, "run_id": f"{i:012x}", "axes": {"a": i // 100, "b": i % 100}}
+            for i in range(10_000)]  # fmt: skip
+    totals = document(1)["totals"] | {"num_runs": len(rows)}
+    began = time.process_time()
+    text = plan_page(document(1) | {"runs": rows, "totals": totals}, [], [])
+    assert time.process_time() - began < 20
+    assert text.count("<tr data-run=") == 1000
+    assert "9,000 more" in text
+    assert len(text) < 4e6
+
+
+def run(capsys, *words: str) -> str:
+    assert main(["plan", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_paper_s_run_beside_our_estimate(capsys, tmp_path: Path) -> None:
+    runs = ["--runs", str(tmp_path / "runs")]
+    shown = " ".join(run(capsys, "sweeps.pretrain", *runs).split())
+    assert "204.8M samples seen, 4.2e+20 FLOPs" in shown
+    assert "6,144 GPU-hours (6% MFU of an A100); our estimate 1,3" in shown
+    assert "holds fixed everything" in shown
+    assert "seeds initialisation and data order 0; evaluation 0" in shown
+    assert not (tmp_path / "runs").exists()
+
+
+def test_memory_is_in_the_json_only_when_asked(capsys, tmp_path: Path) -> None:
+    words = ["sweeps.model_size", "scale=a100", "--json", "--runs", str(tmp_path / "runs")]
+    assert set(json.loads(run(capsys, *words))) == {"schema", "study", "scale", "runs", "totals"}
+    rows = json.loads(run(capsys, *words, "--memory"))["memory"]
+    sizes = {row["size"] for row in rows}
+    assert sizes == {"0.19b", "0.26b", "0.45b", "0.9b", "2b"}
+    assert {row["gpus"] for row in rows} == {1, 2, 4, 8, 16, 32, 64}
+    big = {row["gpus"]: row["total"] for row in rows if row["size"] == "2b"}
+    assert big[1] > big[8] > big[64]
+
+
+@pytest.mark.parametrize("words", [["--html", "scale=a100"], ["scale=a100", "--html"]])
+def test_the_page_has_its_usual_place(capsys, tmp_path: Path, words: list[str]) -> None:
+    run(capsys, "sweeps.prompt_length", *words, "--runs", str(tmp_path / "runs"))
+    page = tmp_path / "reports" / "sweeps.prompt_length" / "plan-a100.html"
+    text = page.read_text()
+    assert "soft-prompt length at two model sizes" in text
+    assert "GPU-hours a run" in text
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_page_that_is_no_page_is_refused(capsys, tmp_path: Path) -> None:
+    assert main(["plan", "sweeps.demo", "--html", "page.pdf"]) == 2
+    assert "give a file name that ends in .html" in capsys.readouterr().err
