@@ -31,6 +31,7 @@ STARTUP_CPU_S = 10.0
 WRITE_BYTES = 256 * 2**20
 SIGNAL_LEAD_S = 120.0
 RANK_TIMEOUT_S = 600
+RANK_MODULE = "scaling.doctor_rank"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,15 +208,35 @@ def check_ranks(spec: RunSpec, ranks: int) -> Check:
     wrong = found["gradient_error"] > limit or found["update_error"] > limit
     text = (
         f"{ranks} ranks, ZeRO {spec.engine.zero_stage}, {found['accumulation']} micro-batches: "
-        f"gradients within {found['gradient_error']:.1e} of plain autograd, updates within "
-        f"{found['update_error']:.1e} (allowed {limit:g}); all-reduce "
+        f"gradients {_within(found['gradient_error'])} plain autograd's, updates "
+        f"{_within(found['update_error'])} (allowed {limit:g}); all-reduce "
         f"{found['all_reduce_gb_per_s']:.2f} GB/s, start-up {found['startup_cpu_s']:.1f} CPU-s"
     )
     if wrong:
-        text += f"; worst in {found['gradient_worst']} and {found['update_worst']}: do not train"
+        text += f"; {_blame(found, limit)}: do not train"
     slow = found["startup_cpu_s"] > STARTUP_CPU_S
     state: State = "failed" if wrong else "warning" if slow else "ok"
     return Check(name="gradients", state=state, message=text, values=found)
+
+
+def _within(error: float) -> str:
+    """Say how near; two ranks of one sample each sum to the same bits in either order."""
+    return f"within {error:.1e} of" if error else "equal to"
+
+
+def _blame(found: dict[str, Any], limit: float) -> str:
+    """Say what the numbers point at: the shares of the ranks, or the worst parameter."""
+    if found["gradient_error"] <= limit:
+        return f"gradients are right, the update of {found['update_worst']} is not"
+    worst, shares = found["gradient_worst"], found["shares"]
+    if max(abs(share) for share in shares) < limit:
+        return f"{worst} gets no gradient: is it in no group of the optimizer?"
+    if len(shares) > 1 and max(shares) - min(shares) > limit:
+        counts = ", ".join(f"rank {rank}'s {share:.3f} x" for rank, share in enumerate(shares))
+        return f"in {worst} the samples of the ranks count differently: {counts}"
+    if abs(shares[0] - 1) > limit:
+        return f"{worst} is {shares[0]:.3f} x what it should be: a wrong divisor"
+    return f"worst in {worst}"
 
 
 def run_ranks(spec: RunSpec, ranks: int) -> dict[str, Any]:
@@ -223,7 +244,7 @@ def run_ranks(spec: RunSpec, ranks: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch) / "spec.yaml", Path(scratch) / "out.json"
         shrink(spec, ranks=ranks).save(source)
-        command = [sys.executable, "-m", "scaling.doctor_rank", str(source), str(target)]
+        command = [sys.executable, "-m", RANK_MODULE, str(source), str(target)]
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         shared |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
         processes = [

@@ -78,8 +78,9 @@ def check_gradients(spec: RunSpec, device: Any) -> dict[str, Any]:
     """Do one update with the run's engine and one with plain autograd on the whole batch.
 
     `spec` is a shrunk run; rate and epsilon are 1, so that Adam's update follows the clipped
-    gradient instead of its sign. Returns the largest errors of a parameter's gradient and update,
-    relative to their norms, with the parameter's name.
+    gradient instead of its sign. Returns the largest errors of a parameter's gradient and update
+    on any rank, relative to their norms, with the parameter's name; `shares`: how often the
+    gradient of each rank's samples counts in the worst one (1 is right).
     """
     import torch
     import torch.distributed as dist
@@ -89,25 +90,48 @@ def check_gradients(spec: RunSpec, device: Any) -> dict[str, Any]:
     batches = [draw(plain, device) for _ in range(plain.global_batch_size)]
     model, reference = (_build(plain, device) for _ in range(2))
     start = {name: p.detach().clone() for name, p in reference.named_parameters()}
-    wanted, norm = _plain_update(plain, reference, batches)
-    first, ranks = dist.get_rank(), dist.get_world_size()
-    found, engine_norm = _engine_update(plain, model, batches[first::ranks])
+    parts, norm = _plain_update(plain, reference, batches)
+    wanted = {name: sum(part[name] for part in parts) for name in parts[0]}
+    found, engine_norm = _engine_update(plain, model, batches[dist.get_rank() :: len(parts)])
     moved = {n: p.detach() - start[n] for n, p in reference.named_parameters() if n in wanted}
     moved_too = {n: p.detach() - start[n] for n, p in model.named_parameters() if n in wanted}
     gradient, worst = _largest_error(found, wanted)
     update, worst_update = _largest_error(moved_too, moved)
-    return {
+    mine = {
         "gradient_error": gradient,
         "gradient_worst": worst,
+        "shares": _shares(found[worst], [part[worst] for part in parts]),
         "update_error": update,
         "update_worst": worst_update,
+    }
+    return {
+        **_worst_of_ranks(mine),
         "update_norm": sum(float(value.norm()) ** 2 for value in moved.values()) ** 0.5,
         "gradient_norm": norm,
         "engine_norm": engine_norm,
         "clipped": 0 < plain.optim.grad_clip < norm,
-        "accumulation": len(batches) // ranks,
+        "accumulation": len(batches) // len(parts),
         "num_params": sum(p.numel() for p in model.parameters()),
     }
+
+
+def _worst_of_ranks(mine: dict[str, Any]) -> dict[str, Any]:
+    """Return the gradient's answer of the rank where it is worst, and the update's likewise."""
+    import torch.distributed as dist
+
+    ranks: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(ranks, mine)
+    gradient = max(ranks, key=lambda one: one["gradient_error"])
+    update = max(ranks, key=lambda one: one["update_error"])
+    return gradient | {name: update[name] for name in ("update_error", "update_worst")}
+
+
+def _shares(found: Any, parts: list[Any]) -> list[float]:
+    """Return the factors with which the ranks' parts of a gradient sum up to what was found."""
+    import torch
+
+    columns = torch.stack([part.double().flatten() for part in parts], dim=1)
+    return torch.linalg.lstsq(columns, found.double().reshape(-1, 1)).solution.flatten().tolist()
 
 
 def draw(spec: RunSpec, device: Any, *, every_view: bool = False) -> tuple[Any, Any, Any]:
@@ -143,10 +167,14 @@ def _build(spec: RunSpec, device: Any) -> Any:
 
 
 def _engine_update(spec: RunSpec, model: Any, batches: list[Any]) -> tuple[dict[str, Any], float]:
-    """Accumulate this rank's micro-batches and step; return whole gradients and their norm."""
+    """Accumulate this rank's micro-batches and step; return whole gradients and their norm.
+
+    A parameter that is in no group of the optimizer has a gradient of zero.
+    """
     import torch
     from deepspeed.utils import safe_get_full_grad
 
+    from scaling.reshard import group_names
     from scaling.trainer import autocast, gradient_norms, training_mode
 
     engine = initialize(spec, model)
@@ -158,40 +186,68 @@ def _engine_update(spec: RunSpec, model: Any, batches: list[Any]) -> tuple[dict[
         engine.backward(torch.stack(list(losses.values())).sum())
         if micro < len(batches) - 1:
             engine.step()
-    trained = {n: p for n, p in engine.module.named_parameters() if p.requires_grad}
-    gradients = {name: safe_get_full_grad(p).float().clone() for name, p in trained.items()}
+    grouped = {name for group in group_names(engine) for name in group}
+    gradients = {
+        name: safe_get_full_grad(p).float().clone() if name in grouped else torch.zeros_like(p)
+        for name, p in engine.module.named_parameters()
+    }
     norm = gradient_norms(engine)["total"]
     engine.step()
     return gradients, norm
 
 
-def _plain_update(spec: RunSpec, model: Any, batches: list[Any]) -> tuple[dict[str, Any], float]:
-    """Do the same in fp32 with torch alone; return gradients before clipping and their norm."""
-    import torch
+def _plain_update(
+    spec: RunSpec, model: Any, batches: list[Any]
+) -> tuple[list[dict[str, Any]], float]:
+    """Do the same in fp32 with torch alone; return each rank's part of the gradients, their norm.
 
-    from scaling.engine import optimizer_groups
+    The parameters' groups are the model's own, not those that the engine makes of them.
+    """
+    import torch
+    import torch.distributed as dist
+
+    from xvla.model import parameter_groups
 
     optim = spec.optim
+    if optim.freeze_vlm:
+        model.vlm.requires_grad_(False)
+    groups = [
+        {"params": trained, "name": name}
+        for name, group in parameter_groups(model).items()
+        if (trained := [p for p in group if p.requires_grad])
+    ]
     optimizer = torch.optim.AdamW(
-        optimizer_groups(spec, model), lr=optim.lr, betas=(optim.betas[0], optim.betas[1]),
+        groups, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]),
         eps=optim.eps, weight_decay=optim.weight_decay,
     )  # fmt: skip
     _set_rates(spec, optimizer)
     model.train()
     if optim.freeze_vlm:
         model.vlm.eval()
+    ranks = dist.get_world_size()
+    parts = [_mean_gradients(model, batches[rank::ranks], ranks) for rank in range(ranks)]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.grad = sum((part[name] for part in parts), torch.zeros_like(parameter))
+    limit = optim.grad_clip or float("inf")
+    norm = float(torch.nn.utils.clip_grad_norm_(list(model.parameters()), limit))
+    optimizer.step()
+    return parts, norm
+
+
+def _mean_gradients(model: Any, batches: list[Any], ranks: int) -> dict[str, Any]:
+    """Return what some of the batches, a rank's, add to the mean gradient over all."""
+    import torch
+
+    model.zero_grad()
     for batch, moment, noise in batches:
         losses = model(batch, moment, noise)
-        (torch.stack(list(losses.values())).sum() / len(batches)).backward()
-    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    for parameter in trained.values():  # one that no sample used
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = {name: p.grad.clone() for name, p in trained.items()}
-    limit = optim.grad_clip or float("inf")
-    norm = float(torch.nn.utils.clip_grad_norm_(list(trained.values()), limit))
-    optimizer.step()
-    return gradients, norm
+        (torch.stack(list(losses.values())).sum() / (len(batches) * ranks)).backward()
+    return {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()  # none where not used
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
 
 
 def _set_rates(spec: RunSpec, optimizer: Any) -> None:

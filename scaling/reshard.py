@@ -29,7 +29,7 @@ def load(engine: Any, folder: Path, *, step: int) -> None:
     model_state = torch.load(model_file, map_location="cpu", mmap=True, weights_only=False)
     engine.module.load_state_dict(model_state["module"])
     shards = _shards(folder)
-    names = _group_names(engine)
+    names = group_names(engine)
     saved = _from_zero(shards) if shards else _from_torch(model_state, names)
     if hasattr(engine.optimizer, "single_partition_of_fp32_groups"):
         _into_zero(engine, saved)
@@ -104,7 +104,8 @@ def _from_torch(model_state: dict[str, Any], names: list[list[str]]) -> _Saved:
     return saved
 
 
-def _group_names(engine: Any) -> list[list[str]]:
+def group_names(engine: Any) -> list[list[str]]:
+    """Return the names of the parameters in each group of the engine's optimizer."""
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
     optimizer = engine.optimizer
     groups = getattr(optimizer, "bit16_groups", None) or [

@@ -68,16 +68,36 @@ def test_a_run_that_cannot_fit_is_named() -> None:
     assert "engine.micro_batch_size" in check.message
 
 
-def test_wrong_gradients_are_found(monkeypatch) -> None:
-    good = {"gradient_error": 1e-6, "update_error": 1e-5, "accumulation": 2,
-            "all_reduce_gb_per_s": 1.0, "startup_cpu_s": 5.0, "gradient_worst": "vlm.a",
-            "update_worst": "vlm.b"}  # fmt: skip
-    monkeypatch.setattr(doctor, "run_ranks", lambda *_: good)
-    assert doctor.check_ranks(run(), 2).state == "ok"
-    monkeypatch.setattr(doctor, "run_ranks", lambda *_: good | {"gradient_error": 0.5})
+GOOD = {"gradient_error": 1e-6, "update_error": 1e-5, "accumulation": 2, "shares": [1.0, 1.0],
+        "all_reduce_gb_per_s": 1.0, "startup_cpu_s": 5.0, "gradient_worst": "vlm.a",
+        "update_worst": "vlm.b"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"gradient_error": 0.5}, "worst in vlm.a"),
+        ({"gradient_error": 0.5, "shares": [0.5, 0.5]}, "vlm.a is 0.500 x what it should be"),
+        ({"gradient_error": 1.0, "shares": [2.0, 0.0]}, "rank 0's 2.000 x, rank 1's 0.000 x"),
+        ({"gradient_error": 1.0, "shares": [0.0, 0.0]}, "vlm.a gets no gradient"),
+        ({"update_error": 0.2}, "gradients are right, the update of vlm.b is not"),
+    ],
+)
+def test_wrong_gradients_are_named(monkeypatch, wrong: dict, words: str) -> None:
+    """The same with real faults: tests/integration/test_doctor_faults.py."""
+    monkeypatch.setattr(doctor, "run_ranks", lambda *_: GOOD | wrong)
     check = doctor.check_ranks(run(), 2)
     assert check.state == "failed"
-    assert "vlm.a" in check.message
+    assert words in check.message
+
+
+def test_sound_gradients_pass_and_equal_ones_are_called_so(monkeypatch) -> None:
+    monkeypatch.setattr(doctor, "run_ranks", lambda *_: GOOD)
+    check = doctor.check_ranks(run(), 2)
+    assert check.state == "ok"
+    assert "gradients within 1.0e-06 of plain autograd's" in check.message
+    monkeypatch.setattr(doctor, "run_ranks", lambda *_: GOOD | {"gradient_error": 0.0})
+    assert "gradients equal to plain autograd's" in doctor.check_ranks(run(), 2).message
 
 
 def test_errors_are_relative_to_each_parameter() -> None:
