@@ -1,6 +1,7 @@
 """Writes run.yaml into run folders; an existing one keeps its science, only speed is refreshed."""
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from jobs.folder import DONE, run_folder
 from jobs.status import run_state
 from scaling.config import write_atomic
 from scaling.spec import SCIENTIFIC_DATA_FIELDS, RunSpec, load_spec
+
+# A file that is safely on disk waits for the disk; several wait together.
+WRITERS = 16
 
 
 def prepare(specs: Iterable[RunSpec], runs_dir: str | Path) -> None:
@@ -17,8 +21,10 @@ def prepare(specs: Iterable[RunSpec], runs_dir: str | Path) -> None:
     unless the run is done or running. Raises ValueError when run.yaml does not belong to its
     folder (somebody edited the science of an existing run).
     """
-    for spec in specs:
-        _prepare_one(spec, run_folder(runs_dir, spec.run_id))
+    folders = {run_folder(runs_dir, spec.run_id): spec for spec in specs}
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for _ in pool.map(_prepare_one, folders.values(), folders):
+            pass  # raises what went wrong
 
 
 def _prepare_one(spec: RunSpec, run_dir: Path) -> None:

@@ -3,16 +3,19 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.chain_state import chain_is_pending
 from jobs.claim import claim
 from jobs.cluster import Cluster, check_fits
 from jobs.folder import FAILED, run_folder
 from jobs.prepare import prepare
-from jobs.queue import claiming, read_queues
+from jobs.queue import Queued, claiming, read_queues
 from jobs.sbatch import Array, make_arrays, one_at_a_time, render_array, render_chained
 from jobs.slurm_commands import SlurmError, max_array_size, sbatch, scancel
+from jobs.slurm_queue import in_queue
 from jobs.status import run_state
 from jobs.submissions import new_folder, write_manifests, write_record
 from scaling.spec import RunSpec
@@ -35,7 +38,8 @@ def submit(
     """Hand every unfinished run to Slurm and return at once; asking twice submits nothing twice.
 
     `price(specs)` gives GPU-hours (None on CPU), refused above `max_gpu_hours`. `then`: commands
-    of `scaling` chained behind the runs. Returns `{"study", "cluster", "submitted",
+    of `scaling` chained behind all the runs, also those done or handed over before; the same
+    ones are not chained twice. Returns `{"study", "cluster", "submitted",
     "skipped_done", "skipped_running", "skipped_failed", "gpu_hours", "arrays": [{"job_id", "name",
     "runs", "nodes", "gpus_per_node", "limit"}], "chain": [{"job_id", "command"}], "submission",
     "dry_run"}`. Raises ValueError for runs that do not fit and for what Slurm refuses; then
@@ -49,11 +53,11 @@ def submit(
     prepare(specs, runs_dir)
     try:
         with claiming(runs_dir), _markers_restored_on_error(specs, runs_dir):
-            ours = claim(
-                specs, runs_dir, retry_failed=retry_failed, queued=read_queues(runs_dir, fresh=True)
-            )
+            queued = read_queues(runs_dir, fresh=True)
+            ours = claim(specs, runs_dir, retry_failed=retry_failed, queued=queued)
             hours = _price_within(price, ours.todo, max_gpu_hours)
-            record = _hand_over(ours.todo, runs_dir, cluster, parallel, then)
+            chain = _chain_behind(specs, runs_dir, then, queued)
+            record = _hand_over(ours.todo, runs_dir, cluster, parallel, chain)
     except SlurmError as error:
         raise ValueError(f"cluster {cluster.name}: {error}; nothing was submitted") from None
     return {
@@ -101,31 +105,58 @@ def _dry_run(
     }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chain:
+    """The commands behind the runs of a study; `arrays_before`: those that hold some already."""
+
+    study: str
+    commands: Sequence[Sequence[str]]
+    run_ids: list[str]
+    arrays_before: list[str]
+
+
+def _chain_behind(
+    specs: list[RunSpec], runs_dir: Path, then: Sequence[Sequence[str]], queued: Queued
+) -> _Chain:
+    """Return what to chain behind all of the study's runs, nothing where it is pending already."""
+    study = specs[0].study if specs else ""
+    run_ids = [spec.run_id for spec in specs] if then else []
+    held = {queued.jobs[r].id.partition("_")[0] for r in run_ids if in_queue(queued.jobs.get(r))}
+    pending = bool(then) and chain_is_pending(runs_dir, study, then)
+    return _Chain(
+        study=study,
+        commands=[] if pending else then,
+        run_ids=run_ids,
+        arrays_before=sorted(held, key=int),
+    )
+
+
 def _hand_over(
     todo: list[RunSpec],
     runs_dir: Path,
     cluster: Cluster,
     parallel: int,
-    then: Sequence[Sequence[str]],
+    chain: _Chain,
 ) -> dict[str, Any]:
     """Submit arrays and chain; on any error cancel what went out and raise."""
-    if not todo:
+    if not todo and not chain.commands:
         return {}
     arrays = make_arrays(todo, cluster, max_array_size=_array_size(cluster), parallel=parallel)
-    folder = new_folder(runs_dir, todo[0].study)
+    folder = new_folder(runs_dir, chain.study)
     write_manifests(folder, [[spec.run_id for spec in array.specs] for array in arrays])
     record: dict[str, Any] = {
-        "study": todo[0].study,
+        "study": chain.study,
         "cluster": cluster.name,
         "time": time.time(),
         "folder": str(folder),
+        "waits_for": chain.run_ids,
         "arrays": [_array_record(array, None) for array in arrays],
         "chain": [],
     }
     write_record(folder, record)
     try:
         _submit_arrays(arrays, cluster, folder, runs_dir, record)
-        _submit_chain(then, cluster, folder, record)
+        _submit_chain(chain, cluster, folder, record)
     except BaseException:
         with suppress(SlurmError):
             scancel(_job_ids(record))
@@ -148,11 +179,10 @@ def _submit_arrays(
         write_record(folder, record)
 
 
-def _submit_chain(
-    then: Sequence[Sequence[str]], cluster: Cluster, folder: Path, record: dict[str, Any]
-) -> None:
-    after = "afterany:" + ":".join(_job_ids(record))
-    for index, words in enumerate(then):
+def _submit_chain(chain: _Chain, cluster: Cluster, folder: Path, record: dict[str, Any]) -> None:
+    before = [*chain.arrays_before, *_job_ids(record)]
+    after = f"afterany:{':'.join(before)}" if before else ""
+    for index, words in enumerate(chain.commands):
         text = render_chained(words, cluster, index=index, submission=folder, after=after)
         script = folder / f"then-{index}.sbatch"
         script.write_text(text)

@@ -2,7 +2,7 @@
 
 `python -m jobs.slurm_task begin RUN_DIR SUBMISSION` exits 0 to start, 3 for nothing to do;
 `... end RUN_DIR SUBMISSION ARRAY CODE` puts a run that saved and left back into the queue;
-`... wait SUBMISSION` waits for all runs of a submission and exits 1 unless all are done.
+`... wait SUBMISSION` waits for the runs before a chain and exits 1 unless all are done.
 """
 
 import json
@@ -124,11 +124,11 @@ def end(run_dir: Path, submission: Path, *, array: int, code: int) -> int:
 
 
 def wait(submission: Path) -> int:
-    """Wait until every run of a submission is through; return 0 when all are done, else 1."""
+    """Wait until every run before a chain is through; return 0 when all are done, else 1."""
     runs_dir = submission.parents[1]
     while True:
         record = read_submission(submission)
-        run_ids = list(record.tasks) if record else []
+        run_ids = record.waits_for if record else []
         queued = read_queues(runs_dir)
         states = {r: run_state(runs_dir / r, queued=queued).state for r in run_ids}
         if not any(state in ("queued", "running", "unknown") for state in states.values()):

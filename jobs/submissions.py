@@ -15,7 +15,11 @@ RECORD, EXTRA, CLOSED = "submission.json", "resubmitted.jsonl", "closed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """One call of submit. `tasks`: run id -> "ARRAY_TASK", the newest where there are several."""
+    """One call of submit.
+
+    `tasks`: run id -> "ARRAY_TASK", the newest where there are several. `waits_for`: the runs that
+    have to be done before the chain goes on, those handed over earlier as well.
+    """
 
     folder: Path
     study: str
@@ -24,6 +28,7 @@ class Submission:
     arrays: list[dict[str, Any]] = field(default_factory=list)
     chain: list[dict[str, Any]] = field(default_factory=list)
     tasks: dict[str, str] = field(default_factory=dict)
+    waits_for: list[str] = field(default_factory=list)
 
 
 def slurm_folder(runs_dir: str | Path) -> Path:
@@ -77,6 +82,7 @@ def read_submission(folder: Path) -> Submission | None:
         arrays=record.get("arrays", []),
         chain=record.get("chain", []),
         tasks=tasks,
+        waits_for=record.get("waits_for") or list(tasks),
     )
 
 

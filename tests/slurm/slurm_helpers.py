@@ -102,11 +102,13 @@ def open_slurm(**knobs: str) -> Iterator[Slurm]:
             os.environ["SLURM_CONF"] = before
 
 
-def small_run(seed: int = 0, *, num_steps: int = 60, size: str = "tiny-h16") -> RunSpec:
-    """Return a run of the smallest model on three shipped episodes, images zeroed."""
+def small_run(
+    seed: int = 0, *, num_steps: int = 60, size: str = "tiny-h16", blind: bool = True
+) -> RunSpec:
+    """Return a run of a small model on three shipped episodes; `blind`: images zeroed."""
     from sweeps._mixtures import simulated_run
 
-    spec = simulated_run(size, domains=1, episodes=3, blind=True, seed=seed)
+    spec = simulated_run(size, domains=1, episodes=3, blind=blind, seed=seed)
     short = (
         f"num_steps={num_steps}", f"engine.save_every={max(1, num_steps // 10)}",
         "global_batch_size=2", "data.eval_starts_per_episode=1", "data.eval_starts_other=1",

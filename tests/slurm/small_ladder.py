@@ -2,15 +2,16 @@
 
 from dataclasses import replace
 
+from slurm_helpers import small_run
+
 from scaling.spec import RunSpec
 from scaling.study import Study
-from slurm_helpers import small_run
 
 SIZES = ("tiny-h16", "tiny-h32", "tiny", "tiny-h128")
 
 
 def _runs() -> list[RunSpec]:
-    runs = [small_run(num_steps=40, size=size) for size in SIZES]
+    runs = [small_run(num_steps=40, size=size, blind=False) for size in SIZES]
     return [replace(run, axes={"size": run.size}) for run in runs]
 
 
