@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -202,9 +203,10 @@ def _finished_under(study: str, runs_dir: Path) -> list[str]:
     for done in sorted(runs_dir.glob("*/DONE")):
         path = done.with_name("run.yaml")
         if path.exists():
-            with open(path) as stream:
-                first = stream.readline()  # RunSpec.to_yaml begins with the study
-            found += [done.parent.name] if first.split() == ["study:", study] else []
+            with open(path) as stream:  # RunSpec.to_yaml begins with study, scale, stage
+                head = dict(line.split()[:2] for line in islice(stream, 3))
+            ours = head.get("study:") == study and head.get("stage:") == "pretrain"
+            found += [done.parent.name] if ours else []
     return found
 
 

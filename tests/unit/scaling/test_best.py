@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from scaling.best import best, open_checkpoint, resolve, study_of
+from scaling.best import best, open_checkpoint, resolve, study_of, words_of
+from scaling.commands.common import study_runs
+from scaling.commands.reuse import plan_finetuning
 from scaling.registry import alias_name, model_name
+from scaling.search import Task
+from scaling.search_runs import RUNS, RunList, search_folder
 from scaling.spec import RunSpec
+from scaling.study import load_study
 from xvla.config import DataConfig, DomainEntry
 
 STEP = 100
@@ -169,3 +175,55 @@ def test_names() -> None:
         "best-0_26b",
     )
     assert model_name("sweeps.demo") == "demo"
+
+
+def test_words_of_a_submission_in_a_reference() -> None:
+    assert words_of("best:sweeps.demo") == words_of("run:0123456789ab") == []
+    reference = "best-tiny:sweeps.demo,scale=cpu,num_steps=7,optim.betas=[0.9,0.95]"
+    assert study_of(reference) == "sweeps.demo"
+    assert words_of(reference) == ["scale=cpu", "num_steps=7", "optim.betas=[0.9,0.95]"]
+
+
+def finetuning(source: str, runs_dir: Path) -> tuple[RunSpec, str]:
+    words = {"source": source, "domain": "sim_xarm7", "episodes": 5, "recipe": None}
+    return plan_finetuning(Namespace(**words, overrides=[]), runs_dir)
+
+
+def test_what_was_submitted_with_overrides_is_found_by_its_words(tmp_path: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    specs = load_study("sweeps.demo").expand("cpu", ["num_steps=7", "optim.betas=[0.9,0.99]"])
+    finish(runs_dir, specs[0], 0.5)
+    finish(runs_dir, specs[1], 0.25)
+    words = "num_steps=7,optim.betas=[0.9,0.99]"
+    assert finetuning(f"best:sweeps.demo,{words}", runs_dir)[1] == specs[1].run_id
+    assert finetuning(f"best-{specs[0].size}:sweeps.demo,{words}", runs_dir)[1] == specs[0].run_id
+    told = r"none of the runs that it names is finished, but 2 of .* add them, as in best:STUDY,"
+    for source in ("best:sweeps.demo", "best:sweeps.demo,num_steps=8"):
+        with pytest.raises(ValueError, match=told) as error:
+            finetuning(source, runs_dir)
+        assert specs[0].run_id in str(error.value)
+    with pytest.raises(ValueError, match="num_stepz"):
+        finetuning("best:sweeps.demo,num_stepz=8", runs_dir)
+
+
+def test_a_finetuned_run_is_no_run_of_the_study(tmp_path: Path) -> None:
+    finish(tmp_path, replace(make_spec(1), stage="finetune"), 0.5)
+    with pytest.raises(ValueError, match="no finished run of the study"):
+        resolve("best:sweeps.simulated", tmp_path)
+
+
+def test_the_trials_of_a_search_belong_to_its_study(tmp_path: Path) -> None:
+    study = load_study("sweeps.prompt_and_window")
+    task = Task(study=study.name, scale="cpu", search=study.search, overrides=("num_steps=9",))
+    point, seed = {"soft_prompt_length": 23, "prediction_window_s": 2.0}, 1
+    RunList(path=search_folder(tmp_path, study.name) / RUNS, task=task).add([(point, seed)])
+    trial = task.spec(point, seed)
+    for words in ([], ["num_steps=9"], ["scale=cpu", "num_steps=9"]):
+        found = study_runs(study.name, words, tmp_path)
+        assert found[-1] == trial
+        assert len(found) == 6
+    for words in (["num_steps=8"], ["scale=a100"]):
+        assert trial.run_id not in {s.run_id for s in study_runs(study.name, words, tmp_path)}
+    finish(tmp_path, trial, 0.125)
+    found = best(study_runs(study.name, [], tmp_path), tmp_path)
+    assert found["run_id"] == trial.run_id

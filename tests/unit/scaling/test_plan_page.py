@@ -1,10 +1,12 @@
 """`scaling plan`: its head, the JSON's keys, and the page that draws the grid."""
 
+import io
 import json
 import re
 import time
 from itertools import product
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -13,6 +15,7 @@ from scaling.cli import main
 from scaling.commands.plan_figure import draw_grid
 from scaling.commands.plan_page import plan_page
 
+SVG = "{http://www.w3.org/2000/svg}"
 AXES = {"size": ("tiny", "50m"), "steps": (10, 20, 30), "lr": (1e-4, 1e-3), "wd": (0.0, 0.1)}
 
 
@@ -49,10 +52,20 @@ def test_every_number_of_axes_is_drawn(count: int, states: tuple[str, ...]) -> N
     assert hover is not None
     marks = json.loads(hover[1])["marks"]
     assert sum(len(texts) for texts in marks.values()) == len(document(count)["runs"])
-    for gid, texts in marks.items():
-        group = text[text.index(f'<g id="{gid}"') :].split("</g>\n   </g>")[0]
-        assert group.count("<use ") == len(texts), gid
     assert {gid.rpartition("-")[2] for gid in marks} == set(states)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_each_mark_has_its_text(count: int) -> None:
+    (grid,) = make_grids(document(count, states=("failed", "done", "planned"))["runs"])
+    figure, marks = draw_grid(grid)
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg")
+    groups = {g.get("id"): g for g in ElementTree.fromstring(stream.getvalue()).iter(f"{SVG}g")}
+    for gid, texts in marks.items():
+        shapes = [item for name in ("use", "path") for item in groups[gid].iter(f"{SVG}{name}")]
+        hidden = [item for defs in groups[gid].iter(f"{SVG}defs") for item in defs]
+        assert len(shapes) - len(hidden) == len(texts), gid
 
 
 def test_sums_along_the_sides_are_those_of_the_runs() -> None:
