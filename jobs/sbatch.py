@@ -1,4 +1,4 @@
-"""Renders sbatch scripts: arrays of runs and the jobs chained behind them; pure text."""
+"""Renders sbatch scripts: arrays of runs, branches behind their trunks, and chained jobs."""
 
 import shlex
 import sys
@@ -8,6 +8,8 @@ from math import ceil
 from pathlib import Path
 
 from jobs.cluster import Cluster
+from jobs.submissions import read_submission
+from jobs.trunks import dependency
 from scaling.spec import RunSpec
 
 Shape = tuple[str, int, int, int, int]
@@ -15,16 +17,22 @@ Shape = tuple[str, int, int, int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Array:
-    """Runs of one size and shape: one sbatch array. `limit`: tasks at once (0: no limit)."""
+    """Runs of one size and shape: one sbatch array. `limit`: tasks at once (0: no limit).
+
+    `behind`: the arrays, by index, that hold the trunks `trunks` of its branches.
+    """
 
     index: int
     specs: tuple[RunSpec, ...]
     limit: int = 0
+    behind: tuple[int, ...] = ()
+    trunks: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
         """The job name: study and size."""
-        return f"{self.specs[0].study.rpartition('.')[2] or 'runs'}-{self.specs[0].size}"
+        kind = "-branches" if self.specs[0].init.trunk else ""
+        return f"{self.specs[0].study.rpartition('.')[2] or 'runs'}-{self.specs[0].size}{kind}"
 
     @property
     def ranks_per_node(self) -> int:
@@ -38,24 +46,32 @@ def make_arrays(
 ) -> list[Array]:
     """Group runs by (size, shape), split at Slurm's MaxArraySize, and divide the GPU ceiling.
 
-    `parallel` bounds the tasks at once of each array. The ceiling is divided in proportion to the
-    devices that the arrays could use; where it has no room for a task of each, every array gets
-    the whole ceiling (and the caller chains them one behind another, see `one_at_a_time`).
+    Branches come in arrays of their own, after those of their trunks. `parallel` bounds the tasks
+    at once of each array. The ceiling is divided in proportion to the devices that the arrays
+    could use at the same time; where it has no room for a task of each, every array gets the whole
+    ceiling (and the caller chains them one behind another, see `one_at_a_time`).
     """
-    shapes: dict[Shape, list[RunSpec]] = {}
-    for spec in specs:
-        shapes.setdefault(_shape(spec), []).append(spec)
+    shapes: dict[tuple[bool, Shape], list[RunSpec]] = {}
+    for spec in sorted(specs, key=lambda spec: bool(spec.init.trunk)):
+        shapes.setdefault((bool(spec.init.trunk), _shape(spec)), []).append(spec)
     chunks = [
         tuple(group[first : first + max_array_size])
         for group in shapes.values()
         for first in range(0, len(group), max_array_size)
     ]
-    limits = _limits(chunks, cluster)
+    links = _links(chunks)
+    limits = _staged_limits(chunks, links, cluster)
     if parallel:
         limits = [min(limit or parallel, parallel) for limit in limits]
     return [
-        Array(index=index, specs=chunk, limit=limit)
-        for index, (chunk, limit) in enumerate(zip(chunks, limits, strict=True))
+        Array(
+            index=index,
+            specs=chunk,
+            limit=limits[index],
+            behind=tuple(sorted(set(links[index].values()))),
+            trunks=frozenset(links[index]),
+        )
+        for index, chunk in enumerate(chunks)
     ]
 
 
@@ -69,13 +85,19 @@ def one_at_a_time(arrays: Sequence[Array], cluster: Cluster) -> bool:
 
 
 def render_array(array: Array, cluster: Cluster, *, submission: Path, runs_dir: Path) -> str:
-    """Return the batch script of an array; line N+1 of its manifest is the run of task N."""
+    """Return the batch script of an array; line N+1 of its manifest is the run of task N.
+
+    Branches depend on the jobs of their trunks: those that the record of this submission names
+    already (ARRAY-N in a dry run), and those in the queue of before. Raises ValueError for a
+    branch whose trunk nobody advances.
+    """
     first = array.specs[0]
     asked = first.resources
     last = len(array.specs) - 1
     options = {
         "job-name": array.name,
         "array": f"0-{last}" + (f"%{array.limit}" if 0 < array.limit <= last else ""),
+        "dependency": _behind_trunks(array, submission, runs_dir),
         "output": str(submission / "slurm-%A_%a.out"),
         "open-mode": "append",
         "requeue": None,
@@ -100,6 +122,7 @@ def render_array(array: Array, cluster: Cluster, *, submission: Path, runs_dir: 
             f'"$submission/array-{array.index}.txt")"',
             'exec >>"$run_dir/train.log" 2>&1',
             *_environment(cluster, first),
+            *_look_for_trunk(array, python),
             f'{python} -m jobs.slurm_task begin "$run_dir" "$submission"',
             "case $? in 0) ;; 3) exit 0 ;; *) exit 1 ;; esac  # 3: nothing to do",
             *_rendezvous(asked.world_size),
@@ -212,6 +235,50 @@ def _srun(array: Array, cluster: Cluster) -> str:
     # A warning that comes before Python listens is ignored, and repeated by the batch script.
     inner = f"""trap "" USR1; {exports}exec {python} -m scaling.train "$0" """.strip()
     return f'{shlex.join(words)} bash -c {shlex.quote(inner)} "$run_dir/run.yaml"'
+
+
+def _look_for_trunk(array: Array, python: str) -> list[str]:
+    if not array.specs[0].init.trunk:
+        return []
+    return [
+        f'{python} -m jobs.trunks "$run_dir" "$submission" {array.index}',
+        "case $? in 0) ;; 3) exit 0 ;; *) exit 1 ;; esac  # 3: its trunk is not so far",
+    ]
+
+
+def _behind_trunks(array: Array, submission: Path, runs_dir: Path) -> str:
+    if not array.specs[0].init.trunk:
+        return ""
+    record = read_submission(submission)
+    ids = [record.arrays[i]["job_id"] if record else f"ARRAY-{i}" for i in array.behind]
+    return dependency(array.specs, runs_dir, within=array.trunks, arrays=ids)
+
+
+def _links(chunks: Sequence[tuple[RunSpec, ...]]) -> list[dict[str, int]]:
+    """Return for each chunk: trunk of a branch in it -> the chunk that holds the trunk."""
+    wanted = {spec.init.trunk for chunk in chunks for spec in chunk if spec.init.trunk}
+    if not wanted:
+        return [{} for _ in chunks]
+    place = {spec.run_id: index for index, chunk in enumerate(chunks) for spec in chunk}
+    return [
+        {spec.init.trunk: place[spec.init.trunk] for spec in chunk if spec.init.trunk in place}
+        for chunk in chunks
+    ]
+
+
+def _staged_limits(
+    chunks: Sequence[tuple[RunSpec, ...]], links: Sequence[dict[str, int]], cluster: Cluster
+) -> list[int]:
+    """Divide the ceiling; once among trunks and once among branches if none runs beside another."""
+    first = [index for index, link in enumerate(links) if not link]
+    second = [index for index, link in enumerate(links) if link]
+    if any(set(links[index].values()) != set(first) for index in second):
+        return _limits(chunks, cluster)
+    limits = [0] * len(chunks)
+    for stage in (first, second):
+        for index, limit in zip(stage, _limits([chunks[i] for i in stage], cluster), strict=True):
+            limits[index] = limit
+    return limits
 
 
 def _limits(chunks: Sequence[tuple[RunSpec, ...]], cluster: Cluster) -> list[int]:

@@ -1,15 +1,24 @@
 """What a branch waits for: its trunk's checkpoint, or the reason why that will not come."""
 
-from collections.abc import Container
+import os
+import sys
+import time
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jobs.folder import run_folder
-from jobs.queue import Queued
+from jobs.folder import DONE, FAILED, run_folder, write_failed
+from jobs.queue import Queued, read_queues
+from jobs.slurm_commands import SlurmError, sbatch
+from jobs.slurm_queue import in_queue
 from jobs.status import RunStatus, run_state
-from scaling.spec import RunSpec
+from jobs.submissions import note_resubmitted
+from scaling.config import write_atomic
+from scaling.spec import RunSpec, load_spec
 from scaling.study import is_ready, trunk_point
+
+GO, FAILURE, NOTHING = 0, 1, 3  # as jobs.slurm_task answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,3 +61,85 @@ def _why_lost(spec: RunSpec, status: RunStatus) -> str:
     if status.state == "cancelled":
         return f"trunk {trunk} was cancelled before step {step}; submit both again"
     return f"trunk {trunk} failed before step {step}: {status.reason}; submit to retry both"
+
+
+def dependency(
+    specs: Iterable[RunSpec],
+    runs_dir: Path,
+    *,
+    within: Container[str],
+    arrays: Iterable[str] = (),
+) -> str:
+    """Return Slurm's dependency of an array on trunks that still train, "" for none.
+
+    `arrays`: jobs of the same submission that hold the trunks `within` it. All have to end, well
+    or badly: a job never waits for what cannot come, and `main` looks once more when it starts.
+    Raises ValueError for a trunk that nobody advances.
+    """
+    jobs = dict.fromkeys(arrays)
+    others = [spec for spec in specs if spec.init.trunk and spec.init.trunk not in within]
+    queued = read_queues(runs_dir) if others else Queued()
+    for spec in others:
+        found = outlook(spec, runs_dir, queued=queued)
+        if found.state in ("lost", "left"):
+            raise ValueError(f"run {spec.run_id} cannot start: {found.reason}")
+        if found.state == "waiting" and in_queue(queued.jobs.get(spec.init.trunk)):
+            jobs[queued.jobs[spec.init.trunk].id] = None
+    return f"afterany:{':'.join(jobs)}" if jobs else ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Answer a batch script: `RUN_DIR SUBMISSION ARRAY` -> 0 to start, 3 for nothing to do.
+
+    A trunk that goes on under another job is waited for anew; after one that has ended without
+    the checkpoint, the branch gets a FAILED marker that says so.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    run_dir, submission = Path(words[0]), Path(words[1])
+    script = submission / f"array-{words[2]}.sbatch"
+    if (run_dir / DONE).exists() or (run_dir / FAILED).exists():
+        return GO  # what follows knows what to do
+    spec, runs_dir = load_spec(run_dir / "run.yaml"), run_dir.parent
+    try:
+        queued = read_queues(runs_dir, fresh=True)
+    except SlurmError:
+        queued = read_queues(runs_dir)
+    found = outlook(spec, runs_dir, queued=queued)
+    if found.state == "ready":
+        _forget_dependency(script)
+        return GO
+    if found.state == "waiting":
+        return _wait_again(spec, queued, script)
+    write_failed(run_dir, found.reason)
+    _say(found.reason)
+    return NOTHING
+
+
+def _wait_again(spec: RunSpec, queued: Queued, script: Path) -> int:
+    """Submit this one task anew behind the job that has the trunk now."""
+    index, job = os.environ["SLURM_ARRAY_TASK_ID"], queued.jobs.get(spec.init.trunk)
+    behind = f"--dependency=afterany:{job.id}" if job and in_queue(job) else "--begin=now+300"
+    try:
+        job_id = sbatch(str(script), f"--array={index}", behind)
+    except SlurmError as error:
+        _say(f"trunk {spec.init.trunk} still trains, and {error}; submit again later")
+        return FAILURE
+    note_resubmitted(script.parent, run_id=spec.run_id, task=f"{job_id}_{index}")
+    _say(f"trunk {spec.init.trunk} still trains; resubmitted as {job_id}_{index}, {behind}")
+    return NOTHING
+
+
+def _forget_dependency(script: Path) -> None:
+    """Leave out what has been waited for, should a task be submitted anew: that job is gone."""
+    lines = script.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("#SBATCH --dependency=")]
+    if kept != lines:
+        write_atomic(script, "".join(kept))
+
+
+def _say(message: str) -> None:
+    print(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {message}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
