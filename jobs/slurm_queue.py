@@ -76,8 +76,7 @@ class _Cache:
     def undecided(self, tasks: Iterable[str]) -> bool:
         """Return whether a task left the queue a moment ago and nothing says how."""
         return any(
-            task in self.missing and self.time - self.missing[task] < GONE_AFTER_S
-            for task in tasks
+            task in self.missing and self.time - self.missing[task] < GONE_AFTER_S for task in tasks
         )
 
     def job(self, task: str) -> Job:
