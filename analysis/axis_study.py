@@ -14,6 +14,7 @@ from analysis.notes import MIN_LEVELS
 from analysis.options import FitOptions
 from analysis.saturation import judge_saturation, saturation_test
 from analysis.select import backtest, compare_laws, default_laws
+from analysis.sensitivity import sensitivity
 from analysis.table import Slice, axis_frame, axis_label, axis_slice, group_values
 
 CURVE_POINTS = 80
@@ -65,7 +66,7 @@ def _judge(reg: LawRegressor, rows: pd.DataFrame, axis: str, how: FitOptions) ->
     if "cuts" in ahead:
         ahead["cuts"] = [_with_forecast(cut, rows, axis, how) for cut in ahead["cuts"]]
     return {
-        "law": describe_fit(reg, how),
+        "law": describe_fit(reg, how, group_values(rows, how.groups)),
         "curve": _curve(reg, axis, how),
         "saturation": saturation,
         "comparison": _attempt(compare_laws, rows, default_laws(axis), **columns, **loss),
@@ -102,13 +103,46 @@ def trend(x: Any, y: Any, *, level: float = 0.95) -> dict[str, Any]:
     }
 
 
-def describe_fit(reg: LawRegressor, how: FitOptions) -> dict[str, Any]:
+def describe_fit(
+    reg: LawRegressor, how: FitOptions, runs: np.ndarray | None = None
+) -> dict[str, Any]:
     """Return a fit as plain data: parameters with both intervals, estimator, sigma, notes.
 
-    `profiles` holds the cost along each parameter that a profile says something about.
+    `profiles` holds the cost along each parameter that a profile says something about;
+    `sensitivity`, if asked for, what `analysis.sensitivity` does, runs [n] by their names.
     """
-    params: dict[str, Any] = {}
     profiles: dict[str, Any] = {}
+    return {
+        "form": reg.law.describe(),
+        "formula": reg.law.describe(reg.params_),
+        "estimator": reg.estimator,
+        "params": _params(reg, how, profiles),
+        "cost": reg.cost_,
+        "sigma": reg.sigma_,
+        "df": reg.df_,
+        "converged": reg.converged_,
+        "n_starts": reg.n_starts_,
+        "n_starts_at_optimum": reg.n_starts_at_optimum_,
+        "condition_number": reg.condition_number_,
+        "notes": [n.to_dict() for n in reg.notes_],
+        "profiles": profiles,
+    } | ({"sensitivity": named_sensitivity(reg, how, runs)} if how.sensitivity else {})
+
+
+def named_sensitivity(
+    reg: LawRegressor, how: FitOptions, runs: np.ndarray | None
+) -> dict[str, Any]:
+    """Return `sensitivity` as plain data, influential rows under the names of their runs."""
+    found = sensitivity(reg, num_draws=how.num_draws).to_dict()
+    for row in found["runs"]:
+        name = None if runs is None else runs[row["rows"][0]]
+        row["run"] = getattr(name, "item", lambda name=name: name)()
+    return found
+
+
+def _params(reg: LawRegressor, how: FitOptions, profiles: dict[str, Any]) -> dict[str, Any]:
+    """Return value and intervals of each parameter; put the profiles drawn into `profiles`."""
+    params: dict[str, Any] = {}
     draws = reg.bootstrap(how.num_draws, how.seed) if reg.df_ > 0 else None
     for name, value in reg.params_.items():
         params[name] = {"value": value, "bootstrap": None, "profile": None}
@@ -119,21 +153,7 @@ def describe_fit(reg: LawRegressor, how: FitOptions) -> dict[str, Any]:
         if name == "E" or name not in reg.law.positive:  # an amplitude at x = 1 means little
             profiles[name] = reg.profile(name, how.level).to_dict()
             params[name]["profile"] = list(profiles[name]["interval"])
-    return {
-        "form": reg.law.describe(),
-        "formula": reg.law.describe(reg.params_),
-        "estimator": reg.estimator,
-        "params": params,
-        "cost": reg.cost_,
-        "sigma": reg.sigma_,
-        "df": reg.df_,
-        "converged": reg.converged_,
-        "n_starts": reg.n_starts_,
-        "n_starts_at_optimum": reg.n_starts_at_optimum_,
-        "condition_number": reg.condition_number_,
-        "notes": [n.to_dict() for n in reg.notes_],
-        "profiles": profiles,
-    }
+    return params
 
 
 def num_seeds(rows: pd.DataFrame) -> int | None:

@@ -73,9 +73,9 @@ def setting_rows(clean: pd.DataFrame, column: str = "prediction_window_s") -> li
     """Set our success rates by prediction window beside the paper's (Table 7), in percent."""
     paper = published("table_7").set_index("prediction_window_s")["simpler_widowx_success_percent"]
     ours = pd.Series(dtype=float)
-    if {"successes", "trials", column} <= set(clean.columns):
-        sums = clean.groupby(column)[["successes", "trials"]].sum()
-        ours = 100 * sums["successes"] / sums["trials"]
+    if {"successes", "rollouts", column} <= set(clean.columns):
+        sums = clean.groupby(column)[["successes", "rollouts"]].sum()
+        ours = 100 * sums["successes"] / sums["rollouts"]
     levels = sorted({*map(float, paper.index), *map(float, ours.index)})
     return [
         {column: level, "success here (%)": ours.get(level), f"{PUBLISHED} (%)": paper.get(level)}

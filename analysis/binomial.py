@@ -65,7 +65,7 @@ def success_rates(
     *,
     by: Sequence[str],
     successes: str = "successes",
-    trials: str = "trials",
+    trials: str = "rollouts",
     level: float = 0.95,
 ) -> SuccessRates:
     """Pool successes within cells of equal settings and test whether their runs agree.
@@ -120,7 +120,7 @@ def fit_failures(
     law: Law,
     *,
     successes: str = "successes",
-    trials: str = "trials",
+    trials: str = "rollouts",
     groups: str = "run_id",
     seed: int = 0,
     n_column: str = "num_params_total",

@@ -10,6 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.rollouts import COLUMNS as COUNT_COLUMNS
+from analysis.rollouts import parent_checkpoint, read_yaml, success_counts
+
 RUN_COLUMNS = (
     "run_id",
     "study",
@@ -49,6 +52,9 @@ def export_study(
 ) -> dict[str, Any]:
     """Write runs.parquet and curves.parquet of a study.
 
+    Beside the contract's columns: final metrics, axes, and `successes` of `rollouts` where there
+    are any (`analysis.rollouts`).
+
     Args:
         rows: what is known of each run without looking (run_id, study, seed, sizes, counts,
             FLOPs, further columns such as axis values); unfinished runs stay in the table with
@@ -68,7 +74,9 @@ def export_study(
     if len(set(ids)) < len(ids):
         raise ValueError("a run_id is given more than once: export each run of a study once")
     folders = [Path(runs_dir) / str(run_id) for run_id in ids]
-    runs = run_table([read_run(row, path) for row, path in zip(rows, folders, strict=True)])
+    counts = success_counts(runs_dir)
+    found = [read_run(row, path) for row, path in zip(rows, folders, strict=True)]
+    runs = run_table([row | counts.get(str(row["run_id"]), {}) for row in found])
     curves = curve_table(zip(ids, folders, strict=True))
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
@@ -99,13 +107,14 @@ def read_run(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     kept = {k: v for k, v in metrics.items() if k.startswith(FINAL_PREFIXES)}
     kept |= {short: kept[long] for long, short in SHORT_NAMES.items() if long in kept}
     return {
-        **dict.fromkeys(RUN_COLUMNS),
+        **dict.fromkeys((*RUN_COLUMNS, *COUNT_COLUMNS)),
         **kept,
         **dict(row),
         "state": state,
         "gpu_hours": _gpu_hours(folder),
         "code_digest": _read_json(folder / "env.json").get("code_digest"),
-        "parent_checkpoint": row.get("parent_checkpoint") or _parent(folder),
+        "parent_checkpoint": row.get("parent_checkpoint")
+        or parent_checkpoint(read_yaml(folder / "run.yaml")),
     }
 
 
@@ -136,7 +145,7 @@ def run_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame([dict(row) for row in rows])
     extra = sorted(set(table.columns) - set(RUN_COLUMNS))
     table = table[[*RUN_COLUMNS, *extra]]
-    for name in RUN_COLUMNS:
+    for name in (*RUN_COLUMNS, *(c for c in COUNT_COLUMNS if c in table.columns)):
         if name in TEXT_COLUMNS:
             table[name] = table[name].astype("string")
         else:
@@ -206,18 +215,6 @@ def _gpu_hours(folder: Path) -> float | None:
     records = [_read_json(path) for path in sorted((folder / "attempts").glob("*.json"))]
     hours = [record["gpu_hours"] for record in records if record.get("gpu_hours") is not None]
     return float(sum(hours)) if hours else None
-
-
-def _parent(folder: Path) -> str | None:
-    """Return the checkpoint a run started from, as its run.yaml says."""
-    path = folder / "run.yaml"
-    if not path.exists():
-        return None
-    import yaml
-
-    spec = yaml.safe_load(path.read_text())
-    init = spec.get("init") if isinstance(spec, dict) else None
-    return (init.get("checkpoint") or None) if isinstance(init, dict) else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

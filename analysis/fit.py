@@ -188,6 +188,8 @@ class LawRegressor:
     @property
     def estimator(self) -> str:
         """Name the estimator, for every number that is printed."""
+        if self.loss == "binomial":
+            return "binomial likelihood"
         knee = f" (delta {self.delta:g})" if self.loss == "huber" else ""
         return f"{self.loss}{knee} on {self.link} residuals"
 

@@ -41,7 +41,8 @@ def draw_all(
     with plots.style():
         drawn = [*_panel(document, folder), *_axes(document, folder)]
         drawn += [*_diagnostics(document, folder), *_isoflop(document, folder)]
-        drawn += [*_outcomes(document, folder), *_prompts(document, folder)]
+        drawn += [*_outcomes(document, folder), *_failures(document, folder)]
+        drawn += _prompts(document, folder)
         if curves is not None and len(curves):
             drawn += _curves(document, folder, curves)
     return drawn
@@ -208,6 +209,30 @@ def _outcomes(document: Mapping[str, Any], folder: Path) -> Iterator[Drawn]:
             caption=document["success"]["caption"],
             paths=plots.save(figure, folder, "success"),
             hover={"marks": {"runs-success": document["success"]["marks"]}},
+        )
+
+
+def _failures(document: Mapping[str, Any], folder: Path) -> Iterator[Drawn]:
+    found = document.get("failures") or {"axes": {}}
+    for axis, result in found["axes"].items():
+        if result["status"] == "refused":
+            continue
+        figure = _new(4.6, 3.4)
+        plots.failure_rate(figure.subplots(), result, found["level"])
+        texts = [
+            {
+                "run": p["run_id"],
+                "text": f"run {p['run_id']}\nfails {p['y']:.0%} of {p['rollouts']}",
+            }
+            for p in result["points"]
+        ]
+        yield Drawn(
+            name=f"failure_{axis}",
+            section="Settings and success",
+            caption=f"{result['label']}: failure rate of each run with its exact interval, and "
+            f"{result['law']['formula']} ({result['law']['estimator']})",
+            paths=plots.save(figure, folder, f"failure_{axis}"),
+            hover={"marks": {"runs-failure": texts}},
         )
 
 

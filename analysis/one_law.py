@@ -22,6 +22,7 @@ from analysis.laws import (
 from analysis.notes import Note
 from analysis.options import FitOptions, jsonable
 from analysis.table import axis_column, clean_runs, group_values
+from analysis.words import number, sensitivity_text, span
 
 SCHEMA = 1
 # What an error's column is called where the table has no val_l1 and none was named.
@@ -104,17 +105,17 @@ def fit_table(
         X if len(found) else np.zeros((len(rows), 0)),
         _numbers(rows, y),
         weights=None if weights is None else _numbers(rows, weights),
-        groups=group_values(rows, how.groups),
+        groups=(runs := group_values(rows, how.groups)),
     )
     about = {"schema": SCHEMA, "law": law.name, "y": y, "columns": found}
-    told = _describe(reg, how)
+    told = _describe(reg, how, runs)
     told["notes"] = [n.to_dict() for n in notes] + told["notes"]
     return jsonable(about | told)
 
 
-def _describe(reg: LawRegressor, how: FitOptions) -> dict[str, Any]:
+def _describe(reg: LawRegressor, how: FitOptions, runs: np.ndarray) -> dict[str, Any]:
     """Return parameters, intervals and how they came about."""
-    told = describe_fit(reg, how)
+    told = describe_fit(reg, how, runs)
     intervals = {
         k: {"bootstrap": p["bootstrap"], "profile": p["profile"]} for k, p in told["params"].items()
     }
@@ -195,8 +196,6 @@ def _numbers(rows: pd.DataFrame, column: str) -> np.ndarray:
 
 def render_law(document: Mapping[str, Any]) -> str:
     """Write one fitted law as text for a terminal."""
-    from analysis.verdict import number, span
-
     rule = "-" * 88
     where = ", ".join(f"{a} = {c}" for a, c in document["columns"].items())
     lines = [
@@ -216,5 +215,7 @@ def render_law(document: Mapping[str, Any]) -> str:
         f"{document['n_starts_at_optimum']} of {document['n_starts']} starts at the optimum, "
         f"condition {number(document['condition_number'])}"
     )
+    if document.get("sensitivity"):
+        lines.append(sensitivity_text(document["sensitivity"]))
     lines += [f"note: {note['message']}" for note in document["notes"]]
     return "\n".join([*lines, rule])

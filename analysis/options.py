@@ -16,7 +16,10 @@ from analysis.objective import Link, Loss
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitOptions:
-    """How every law of a study is fitted: named with every number that comes out."""
+    """How every law of a study is fitted: named with every number that comes out.
+
+    `sensitivity` adds refits by other estimators, without each level and without each run.
+    """
 
     y: str = "val_l1"
     groups: str = "run_id"
@@ -27,6 +30,7 @@ class FitOptions:
     level: float = 0.95
     num_draws: int = 1000
     seed: int = 0
+    sensitivity: bool = False
 
     def regressor(self, law: Law) -> LawRegressor:
         """Return an unfitted regressor with these options."""

@@ -9,9 +9,10 @@ import pandas as pd
 from analysis.binomial import exact_interval
 from analysis.correlation import correlation_study
 from analysis.options import FitOptions
+from analysis.rollouts import COLUMNS
 from analysis.table import axis_slice, published
 
-SUCCESSES, TRIALS = "successes", "trials"
+SUCCESSES, TRIALS = COLUMNS
 # Settings drawn as curves, and what must be said of comparing errors across their levels.
 SETTING_NOTES = {
     "prediction_window_s": "errors of different windows have different targets and cannot be "
@@ -24,7 +25,7 @@ PAPER = "paper, not reproduced"
 def setting_data(clean: pd.DataFrame, how: FitOptions) -> dict[str, dict[str, Any]]:
     """Return the curves of settings that vary with all else equal, by column.
 
-    Success rates are taken where the table has `successes` and `trials`, errors elsewhere.
+    Success rates are taken where the table has `successes` and `rollouts`, errors elsewhere.
     """
     found = {}
     for column, note in SETTING_NOTES.items():

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from analysis.verdict import number
+from analysis.words import number
 
 
 def escape(text: Any) -> str:

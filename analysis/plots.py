@@ -9,7 +9,12 @@ from analysis.figures.laws import (
     residuals,
     three_axes,
 )
-from analysis.figures.outcomes import error_against_success, setting_curve, soft_prompts
+from analysis.figures.outcomes import (
+    error_against_success,
+    failure_rate,
+    setting_curve,
+    soft_prompts,
+)
 from analysis.figures.style import column_label, save, short_number, style
 
 __all__ = [
@@ -17,6 +22,7 @@ __all__ = [
     "backtest",
     "column_label",
     "error_against_success",
+    "failure_rate",
     "frontier",
     "isoflop",
     "learning_curves",

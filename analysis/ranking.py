@@ -43,8 +43,7 @@ def rank_settings(
         within a window only. Without sigma there is no order: rows stand by setting, both deltas
         None.
     """
-    wanted = [c for c in ("size", n_column, *SETTINGS) if c in clean.columns]
-    keys = [c for c in wanted if clean[c].nunique(dropna=False) > 1]
+    keys = varying_settings(clean, n_column)
     table = clean.assign(_log=np.log(clean[y].to_numpy(dtype=float)))
     if keys:
         grouped = table.groupby(keys, dropna=False, sort=True)["_log"]
@@ -71,6 +70,12 @@ def rank_settings(
             }
         )
     return rows
+
+
+def varying_settings(clean: pd.DataFrame, n_column: str = "num_params_total") -> list[str]:
+    """List the columns that tell settings apart: those of sizes, counts and settings that vary."""
+    wanted = [c for c in ("size", n_column, *SETTINGS) if c in clean.columns]
+    return [c for c in wanted if clean[c].nunique(dropna=False) > 1]
 
 
 def settings_of(

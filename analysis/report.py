@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +13,9 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from analysis import beside, page
+from analysis import page, sections
 from analysis.export import RUN_COLUMNS
+from analysis.failures import failure_study
 from analysis.gallery import Drawn, draw_all
 from analysis.options import FitOptions, jsonable
 from analysis.outcomes import setting_data, success_data
@@ -42,7 +44,7 @@ ALSO = (
     "val_l1_rotation_deg",
     "test_l1",
     "successes",
-    "trials",
+    "rollouts",
 )
 BLOCKS = {
     "blind": "What the images are worth: blind against sighted runs",
@@ -50,7 +52,9 @@ BLOCKS = {
     "best": "Best checkpoint",
     "next_runs": "Which runs to buy next",
 }
-# Of the paper's tables, those that are shown open; the rest is folded away.
+# Keys of `extra` that are no blocks of their own: they have their places on the page.
+PLACED = ("simulated", "search", "ledger")
+SENSITIVITY_RUNS = 500  # with more runs, refits without each of them cost more than they tell
 SIMULATED = (
     "These runs learned from simulated data; nothing here is a claim about real robots or about "
     "the paper's numbers."
@@ -72,16 +76,17 @@ def build_report(
     """Fit, draw and write `report.html`, `figures/*.{png,svg}` and `record.json`.
 
     Args:
-        runs: runs.parquet; columns `successes` and `trials` add closed-loop success.
+        runs: runs.parquet; columns `successes` and `rollouts` add closed-loop success.
         curves: curves.parquet; adds the validation curves where given.
         study: its name.
         out_dir: gets the files (`reports/<study>`).
         axes: axes to fit, or "auto".
         baselines: errors of trivial predictors by name ("mean_chunk", "hold", "blind"); by
             default what the table's `baseline_*` columns and blind runs say.
-        extra: `simulated` (bool), `soft_prompts` (`PromptMap.to_dict()`, drawn), and blocks shown
-            under their titles: `blind`, `finetune`, `best`, `next_runs` (text, a mapping, or a list
-            of mappings); any other key is a block under its own name.
+        extra: `simulated` (bool), `soft_prompts` (`PromptMap.to_dict()`, drawn), `search` (the
+            result of a search, with its figures), `ledger` (hours by account: ends the page), and
+            blocks shown under their titles: `blind`, `finetune`, `best`, `next_runs` (text, a
+            mapping, or a list of mappings); any other key is a block under its own name.
         options: see `FitOptions` (y, n_column, loss, delta, level, seed, ...); single fields may
             be given as keywords instead.
 
@@ -90,10 +95,11 @@ def build_report(
         and `not_beating` (runs that do not beat every trivial predictor).
     """
     how = options or FitOptions(**changes)
+    how = replace(how, sensitivity=how.sensitivity or len(runs) <= SENSITIVITY_RUNS)
     document = fit_study(runs, study=study, axes=axes, options=how)
     clean, _ = clean_runs(runs, how.y, how.groups)
     references = dict(baselines) if baselines is not None else _references(runs, document)
-    document |= _beside_the_laws(clean, references, how)
+    document |= _beside_the_laws(clean, list(document["axes"]), references, how)
     out, facts = Path(out_dir), dict(extra or {})
     document["soft_prompts"] = facts.pop("soft_prompts", None)
     figures = draw_all(document, out / "figures", curves=curves)
@@ -110,7 +116,10 @@ def build_report(
 
 
 def _beside_the_laws(
-    clean: pd.DataFrame, references: Mapping[str, float], how: FitOptions
+    clean: pd.DataFrame,
+    axes: Sequence[str],
+    references: Mapping[str, float],
+    how: FitOptions,
 ) -> dict[str, Any]:
     """Return what a report tells of the runs beyond their laws."""
     best = _best_trivial(references)
@@ -119,6 +128,7 @@ def _beside_the_laws(
         "not_beating": not_beating(clean.to_dict("records"), best, how.y),
         "settings": jsonable(setting_data(clean, how)),
         "success": jsonable(success_data(clean, how)),
+        "failures": failure_study(clean, axes, how),
         "software": _software(),
     }
 
@@ -199,23 +209,24 @@ def _page(
         f"{document['num_runs']} runs fitted of {len(runs)} in the study, {data}; "
         f"estimator: {document['estimator']}; N is {document['n_column']}"
     )
-    sections = [page.section("Verdict", *_verdict(document, simulated)), *_figures(figures)]
+    found = [page.section("Verdict", *_verdict(document, simulated))]
+    found += sections.search(extra.get("search"))
+    found += [*_figures(figures), *sections.failures(document), *sections.sensitivity(document)]
     for name, value in extra.items():
-        if name == "simulated" or not value:
-            continue
-        sections.append(page.section(BLOCKS.get(name, name.replace("_", " ")), page.block(value)))
+        if name not in PLACED and value:
+            found.append(page.section(BLOCKS.get(name, name.replace("_", " ")), page.block(value)))
     ranking = page.table(document["ranking"], sortable=True)
-    sections.append(page.section("Settings compared", page.hint(ranking_text(document)), ranking))
+    found.append(page.section("Settings compared", page.hint(ranking_text(document)), ranking))
     rows, same = _without_constants(run_rows(runs, document))
     told = "Click a heading to sort, a point in a figure to bring its run to the top."
     common = f" The same for all: {same}." if same else ""
-    shown = page.table(rows, sortable=True)
-    sections.append(page.section("Runs", page.hint(told + common), shown))
-    sections.append(page.section("The paper's numbers", *_published(document, clean)))
+    found.append(page.section("Runs", page.hint(told + common), page.table(rows, sortable=True)))
+    found += sections.published(document, clean)
     told = "<p>Everything needed to refit: record.json beside this page holds the same data.</p>"
     record = {k: v for k, v in document.items() if k != "paths"}
-    sections.append(page.section("Record", told, page.json_block("record", jsonable(record))))
-    return page.page(f"Scaling study {document['study']}", subtitle, sections)
+    found.append(page.section("Record", told, page.json_block("record", jsonable(record))))
+    found += sections.ledger(extra.get("ledger"))
+    return page.page(f"Scaling study {document['study']}", subtitle, found)
 
 
 def _figures(figures: Sequence[Drawn]) -> list[str]:
@@ -266,17 +277,3 @@ def _trivial_text(document: Mapping[str, Any]) -> str:
         f"{len(losers)} of {document['num_runs']} runs do NOT beat the better trivial predictor "
         f"({best:.3g}): {', '.join(losers[:12])}{' ...' if len(losers) > 12 else ''}."
     )
-
-
-def _published(document: Mapping[str, Any], clean: pd.DataFrame) -> list[str]:
-    """Return the paper's tables: errors and windows beside ours, the rest folded away."""
-    told = (
-        "X-VLA's tables as printed: other data, other robots, real Florence-2. They stand here to "
-        "be compared in shape, not in size; none of them was reproduced."
-    )
-    parts = [page.hint(told), "<h3>Validation error</h3>", page.table(beside.error_rows(document))]
-    parts += ["<h3>Prediction window</h3>", page.table(beside.setting_rows(clean))]
-    for number in beside.numbers():
-        title = f"Table {number} ({beside.PUBLISHED}): {beside.TITLES[number]}"
-        parts.append(page.folded(title, page.table(beside.rows_of(number))))
-    return parts

@@ -123,12 +123,13 @@ def fit_joint(clean: pd.DataFrame, axes: Sequence[str], how: FitOptions) -> dict
     if cells < need:
         reason = f"not identified: {cells} cells, {len(law.param_names)} parameters"
         return {"status": "refused", "reason": f"{reason} ({need} cells are needed)"}
-    reg = how.regressor(law)
+    reg, runs = how.regressor(law), group_values(clean, how.groups)
     try:
-        reg.fit(X, clean[how.y], groups=group_values(clean, how.groups))
+        reg.fit(X, clean[how.y], groups=runs)
     except ValueError as problem:
         return {"status": "refused", "reason": str(problem)}
-    return {"status": "fitted", "axes": used, "num_cells": cells, "law": describe_fit(reg, how)}
+    told = describe_fit(reg, how, runs)
+    return {"status": "fitted", "axes": used, "num_cells": cells, "law": told}
 
 
 def _levels(clean: pd.DataFrame, axis: str, how: FitOptions) -> int:

@@ -7,25 +7,7 @@ from typing import Any
 
 from analysis.figures.style import short_number
 from analysis.study import note_texts
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Write a number for people; a missing one as a dash."""
-    return "-" if value is None or value != value else f"{value:.{digits}g}"
-
-
-def percent(value: float | None, sign: str = "") -> str:
-    """Write a share in percent; a missing one as a dash."""
-    return "-" if value is None else f"{value:{sign}.1%}"
-
-
-def span(interval: Sequence[float | None] | None, digits: int = 3) -> str:
-    """Write an interval; an open end as infinite, one open at both ends as none at all."""
-    if interval is None or all(v is None for v in interval):
-        return "[no interval]"
-    low, high = interval
-    left = "-inf" if low is None else number(low, digits)
-    return f"[{left}, {'inf' if high is None else number(high, digits)}]"
+from analysis.words import number, parameter_texts, percent, sensitivity_text, span
 
 
 def conditions(result: Mapping[str, Any], document: Mapping[str, Any]) -> str:
@@ -66,6 +48,8 @@ def details(result: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]
         lines.append("No gain is promised for the next doubling: the trend is within the noise.")
     lines.append(next_runs_text(result))
     lines.append(rivals_text(result))
+    if law.get("sensitivity"):
+        lines.append(sensitivity_text(law["sensitivity"]))
     return lines + [f"Remark {text}." for text in note_texts(dict(result))]
 
 
@@ -150,19 +134,6 @@ def ranking_text(document: Mapping[str, Any]) -> str:
         f"standard error (sigma {number(found['sigma'])} in log from seeds, divided by the number "
         f"of seeds): below 2, two settings are not told apart."
     )
-
-
-def parameter_texts(law: Mapping[str, Any], level: float) -> list[str]:
-    """Write each parameter with its bootstrap and profile intervals."""
-    texts = []
-    for name, found in law["params"].items():
-        text = f"{name} = {number(found['value'])}"
-        if found["profile"]:  # an amplitude belongs to x = 1, far from the data: no interval
-            text += f" ({level:.0%}: bootstrap {span(found['bootstrap'])}"
-            closed = any(end is not None for end in found["profile"])
-            text += f", profile {span(found['profile']) if closed else 'open at both ends'})"
-        texts.append(text)
-    return texts
 
 
 def saturation_text(found: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.figures.style import (
+    BAND,
     BLUE,
     DASHES,
     INK,
@@ -108,6 +109,38 @@ def error_against_success(ax: Axes, result: Mapping[str, Any], *, y: str = "val_
     round_ticks(ax, "x")
     ax.set_xlabel(column_label(y))
     ax.set_ylabel(column_label("success_rate"))
+    ax.legend(loc="best")
+    return ax
+
+
+def failure_rate(ax: Axes, result: Mapping[str, Any], level: float = 0.95) -> Axes:
+    """Draw the failure rate of closed-loop rollouts against an axis, with its binomial law.
+
+    Args:
+        ax: where to draw.
+        result: one axis of `failure_study`: `points` (`x`, `y`, `lower`, `upper`, shares) and
+            `curve`.
+        level: of the intervals, for the legend.
+    """
+    points, curve = result["points"], result["curve"]
+    x = np.array([p["x"] for p in points], dtype=float)
+    rate, low, high = (100 * np.array([p[k] for p in points]) for k in ("y", "lower", "upper"))
+    place = _side_by_side(x)
+    ends = [np.maximum(rate - low, 0), np.maximum(high - rate, 0)]
+    ax.set_xscale("log")
+    at = np.array(curve["x"])
+    mean, lower, upper = (100 * np.array(curve[k], dtype=float) for k in ("mean", "lower", "upper"))
+    ax.fill_between(at, lower, upper, color=BAND, alpha=0.55, lw=0, label=f"{level:.0%} of the law")
+    inside = at <= curve["x_last"] * (1 + 1e-9)
+    ax.plot(at[inside], mean[inside], color=BLUE, lw=1.8, label="law")
+    ax.plot(at[~inside], mean[~inside], color=BLUE, lw=1.4, ls=(0, (3, 2)))
+    ax.errorbar(place, rate, yerr=ends, ls="", color=INK, lw=0.9, capsize=2, zorder=2)
+    ax.scatter(place, rate, **RUN, zorder=3, label=f"one run, {level:.0%}", gid="runs-failure")
+    mark_levels(ax, np.unique(x))
+    ax.set_ylim(-3, 103)
+    grid(ax)
+    ax.set_xlabel(result["label"])
+    ax.set_ylabel("closed-loop failure rate (%)")
     ax.legend(loc="best")
     return ax
 

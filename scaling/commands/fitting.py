@@ -30,6 +30,8 @@ def add_fit_arguments(verb: ArgumentParser, *, one_law: bool) -> None:
     if one_law:
         verb.add_argument("--law", help="one law on all rows: chinchilla, power, additive, ...")
         verb.add_argument("--fixed", action="append", help="hold a parameter, e.g. E=0")
+        words = "also refit by other losses, without each level and each run"
+        verb.add_argument("--sensitivity", action="store_true", default=None, help=words)
         verb.add_argument("--weights", help="column of weights; of trials with --loss binomial")
 
 
@@ -48,7 +50,7 @@ def fit_options(arguments: Namespace) -> "FitOptions":
     from analysis.options import FitOptions
 
     names = {"loss": "loss", "delta": "delta", "link": "link", "level": "level",
-             "draws": "num_draws", "seed": "seed"}  # fmt: skip
+             "draws": "num_draws", "seed": "seed", "sensitivity": "sensitivity"}  # fmt: skip
     found = {field: given(arguments, name) for name, field in names.items()}
     found = {field: value for field, value in found.items() if value is not None}
     if not 0 < found.get("level", 0.95) < 1 or found.get("num_draws", 1) < 1:

@@ -55,7 +55,7 @@ def settings_study():
                 "soft_prompt_length": length,
                 "val_l1": 0.08 - 0.07 * rate + 0.001 * seed,
                 "successes": round(50 * rate),
-                "trials": 50,
+                "rollouts": 50,
             })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -134,7 +134,7 @@ def test_windows_are_compared_by_success_beside_the_papers():
 
 
 def test_errors_of_windows_are_drawn_with_a_warning():
-    found = setting_data(settings_study().drop(columns=["successes", "trials"]), HOW)
+    found = setting_data(settings_study().drop(columns=["successes", "rollouts"]), HOW)
     assert found["prediction_window_s"]["y"] == "val_l1"
     assert "cannot be ranked" in found["prediction_window_s"]["caption"]
 
@@ -160,7 +160,7 @@ def test_success_falls_as_the_error_rises():
 def test_success_that_cannot_be_correlated_says_why():
     few = settings_study().head(3)
     assert "needs 4" in success_data(few, HOW)["refused"]
-    assert success_data(few.drop(columns="trials"), HOW) is None
+    assert success_data(few.drop(columns="rollouts"), HOW) is None
 
 
 def test_prompts_of_separate_domains_have_a_high_silhouette():

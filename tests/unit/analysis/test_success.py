@@ -95,7 +95,7 @@ def test_exact_intervals_are_scipys_and_closed_at_the_ends():
 
 def test_runs_that_differ_beyond_chance_are_told():
     rng = np.random.default_rng(0)
-    rows = pd.DataFrame({"size": np.repeat(["a", "b"], 8), "trials": 100})
+    rows = pd.DataFrame({"size": np.repeat(["a", "b"], 8), "rollouts": 100})
     same = rows.assign(successes=rng.binomial(100, 0.6, 16))
     wild = rows.assign(successes=rng.binomial(100, rng.uniform(0.3, 0.9, 16)))
     calm, spread = (success_rates(t, by=["size"]) for t in (same, wild))
@@ -110,7 +110,7 @@ def test_failures_are_fitted_by_their_likelihood_even_at_none_and_all():
     law, truth = PowerLaw("N", offset=False), {"A": 8.0, "alpha": 0.25}
     rng = np.random.default_rng(0)
     rows = pd.DataFrame({"N": np.repeat(np.logspace(4, 9, 6), 40)})
-    rows["trials"] = 20
+    rows["rollouts"] = 20
     rows["successes"] = 20 - rng.binomial(20, law.predict(truth, rows))
     assert (rows["successes"] == 20).any()
     reg = fit_failures(rows, law)

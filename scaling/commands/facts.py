@@ -1,0 +1,125 @@
+"""What a report shows beside the laws: best run, blind runs, finetuning, search, hours."""
+
+from pathlib import Path
+from typing import Any
+
+from scaling.spec import RunSpec
+
+
+def beside_the_laws(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
+    """Return what a report shows beside the laws: blocks by name, for its page and its record."""
+    from scaling.adapt import finetune_result, finetuned_from
+    from scaling.best import best
+
+    done = [spec for spec in specs if (folder / spec.run_id / "DONE").exists()]
+    names = {entry.name for spec in specs for entry in spec.data.mixture}
+    extra: dict[str, Any] = {"simulated": all(name.startswith("sim_") for name in names)}
+    if any(not spec.data.blind for spec in done):
+        extra["best"] = best(specs, folder)
+        extra |= _soft_prompts(done, folder)
+    blind = _blind_against_sighted(done, folder)
+    if blind:
+        extra["blind"] = blind
+    tuned = finetuned_from(folder, {spec.run_id for spec in specs})
+    if tuned:
+        extra["finetune"] = [
+            _finetune_row(finetune_result(spec, run_dir, parent=_parent(spec)))
+            for spec, run_dir in tuned
+        ]
+    extra |= _searched(specs[0].study, folder)
+    return extra | {"ledger": _ledger(specs, folder)}
+
+
+def _searched(study: str, folder: Path) -> dict[str, Any]:
+    """Return what `scaling search` found, as it wrote it; {} where nobody has searched."""
+    from scaling.records import read_json
+    from scaling.search_runs import search_folder
+
+    found = read_json(search_folder(folder, study) / "result.json")
+    return {"search": found} if found else {}
+
+
+def _ledger(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
+    """Return what became of the hours that the runs took of GPUs, and one line of it."""
+    from jobs.ledger import ledger, render_ledger
+
+    book = ledger(specs, folder)
+    return {"text": render_ledger(book)} | book
+
+
+def _soft_prompts(done: list[RunSpec], folder: Path) -> dict[str, Any]:
+    """Return where the soft prompts of the best run on the most domains lie."""
+    from safetensors import safe_open
+
+    from analysis.prompts import map_prompts
+    from scaling.best import best
+    from xvla.config import DOMAIN_IDS
+
+    most = max(len(spec.data.mixture) for spec in done)
+    able = [s for s in done if len(s.data.mixture) == most and s.model.soft_prompt_length > 1]
+    if most < 2 or not any(not spec.data.blind for spec in able):
+        return {}
+    found = best(able, folder)
+    spec = next(spec for spec in able if spec.run_id == found["run_id"])
+    names, length = [e.name for e in spec.data.mixture], spec.model.soft_prompt_length
+    with safe_open(Path(found["checkpoint"]) / "model.safetensors", framework="numpy") as file:
+        table = file.get_tensor("transformer.soft_prompt_hub.weight")
+    rows = table[[DOMAIN_IDS[name] for name in names]].reshape(len(names), length, -1)
+    return {"soft_prompts": map_prompts(rows, names).to_dict()}
+
+
+def _blind_against_sighted(done: list[RunSpec], folder: Path) -> list[dict[str, Any]]:
+    """Compare blind runs with the sighted runs of the same science, paired by test episode."""
+    from dataclasses import replace
+
+    from analysis.paired import paired_difference, read_final_episodes
+
+    by_id = {spec.run_id: spec for spec in done}
+    pairs = [
+        (replace(spec, data=replace(spec.data, blind=False)).run_id, spec.run_id)
+        for spec in done
+        if spec.data.blind
+    ]
+    pairs = [pair for pair in pairs if pair[0] in by_id]
+    if not pairs:
+        return []
+    domains = sorted({entry.name for entry in by_id[pairs[0][0]].data.mixture})
+    groups = {"single-arm": [d for d in domains if not d.endswith("_dual")], "all": domains}
+    rows = []
+    for group, names in groups.items():
+        if not names:
+            continue
+        for metric in ("l1_position_m", "l1"):
+            found = paired_difference(
+                [read_final_episodes(folder / sighted, "test") for sighted, _ in pairs],
+                [read_final_episodes(folder / blind, "test") for _, blind in pairs],
+                metric=metric,
+                domains=names,
+            )
+            rows.append({"domains": group, "split": "test", "seeds": len(pairs), **found.to_dict()})
+    return rows
+
+
+def _finetune_row(result: dict[str, Any]) -> dict[str, Any]:
+    """Return one finetuning as a flat row: both splits, before and after, trivial predictors."""
+    before, after = result["metrics_before"], result["metrics_after"]
+    return {
+        "run_id": result["run_id"],
+        "parent": result["parent"],
+        "domain": result["domain"],
+        "val_l1_before": result["val_l1_before"],
+        "val_l1_after": result["val_l1_after"],
+        "val_l1_sem_after": result["val_l1_sem_after"],
+        "test_l1_before": before["test/l1"],
+        "test_l1_after": after["test_l1"],
+        "test_l1_hold": after["baseline_hold_test_l1"],
+        "test_l1_mean_chunk": after["baseline_mean_chunk_test_l1"],
+        "test_l1_position_m_before": before["test/l1_position_m"],
+        "test_l1_position_m_after": after["test_l1_position_m"],
+        "test_l1_position_m_hold": after["baseline_hold_test_l1_position_m"],
+        "checkpoint": result["checkpoint"],
+    }
+
+
+def _parent(spec: RunSpec) -> str:
+    return Path(spec.init.checkpoint).parent.parent.name
