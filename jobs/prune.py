@@ -1,16 +1,29 @@
 """Deletes checkpoints that nothing will ask for again, and says first what that frees."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.folder import run_folder
+from jobs.folder import DONE, run_folder
 from jobs.queue import read_queues
 from jobs.status import run_state
 from scaling.spec import RunSpec
+from scaling.study import trunk_point
 
 GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Uses:
+    """Who needs which step folder: `parents` were finetuned from; branches go on from `points`.
+
+    `points`: step folder -> the unfinished branches that start there (none: all are done).
+    """
+
+    parents: set[Path] = field(default_factory=set)
+    points: dict[Path, set[str]] = field(default_factory=dict)
 
 
 def prune(
@@ -18,37 +31,52 @@ def prune(
 ) -> dict[str, Any]:
     """Remove the step folders of done, failed and cancelled runs but for the newest.
 
-    A checkpoint that another run started from is kept. Runs that wait or run are left alone. Only
-    lists them unless `really`. Returns `{"deleted": bool, "gib", "checkpoints": [{"run_id",
-    "checkpoint", "gib"}], "kept_for_others": [path]}`.
+    A checkpoint that another run started from is kept, and a trunk's branch point until its
+    branches, declared in `specs` or prepared here, are done. Runs that wait or run are left alone.
+    Only lists them unless `really`. Returns `{"deleted": bool, "gib", "checkpoints": [{"run_id",
+    "checkpoint", "gib", "branch_point": bool}], "kept_for_others": [path], "kept_for_branches":
+    [{"checkpoint", "branches": [run_id]}]}`.
     """
-    runs_dir = Path(runs_dir).resolve()
+    specs, runs_dir = list(specs), Path(runs_dir).resolve()
     queued = read_queues(runs_dir)
-    parents = _parents(runs_dir)
-    found, kept = [], []
+    uses = _uses(specs, runs_dir)
+    found, kept, points = [], [], []
     for spec in specs:
         run_dir = run_folder(runs_dir, spec.run_id)
         if run_state(run_dir, queued=queued).state not in ("done", "failed", "cancelled"):
             continue
         for step in _older_steps(run_dir):
-            if any(parent == step or step in parent.parents for parent in parents):
+            if any(parent == step or step in parent.parents for parent in uses.parents):
                 kept.append(str(step))
-                continue
-            found.append({"run_id": spec.run_id, "checkpoint": str(step), "gib": _gib(step)})
-            if really:
-                _remove(step)
+            elif branches := uses.points.get(step):
+                points.append({"checkpoint": str(step), "branches": sorted(branches)})
+            else:
+                about = {"gib": _gib(step), "branch_point": step in uses.points}
+                found.append({"run_id": spec.run_id, "checkpoint": str(step), **about})
+                if really:
+                    _remove(step)
     return {
         "deleted": really,
-        "gib": sum(float(str(item["gib"])) for item in found),
+        "gib": sum(item["gib"] for item in found),
         "checkpoints": found,
         "kept_for_others": kept,
+        "kept_for_branches": points,
     }
 
 
 def render_pruned(document: dict[str, Any]) -> str:
     """Return what `scaling prune` prints."""
-    lines = [f"{item['checkpoint']}  {item['gib']:.2f} GiB" for item in document["checkpoints"]]
+    lines = [
+        f"{item['checkpoint']}  {item['gib']:.2f} GiB"
+        + ("  branch point, its branches are done" if item["branch_point"] else "")
+        for item in document["checkpoints"]
+    ]
     lines += [f"{path}  kept: another run started from it" for path in document["kept_for_others"]]
+    lines += [
+        f"{item['checkpoint']}  kept: unfinished branches start from it: "
+        f"{', '.join(item['branches'])}"
+        for item in document["kept_for_branches"]
+    ]
     count = len(document["checkpoints"])
     if document["deleted"]:
         lines.append(f"deleted {count} checkpoints, {document['gib']:.2f} GiB")
@@ -67,15 +95,29 @@ def _older_steps(run_dir: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("step_*")) if path.name != newest]
 
 
-def _parents(runs_dir: Path) -> set[Path]:
-    """Return the checkpoints that runs here started from."""
-    found = set()
+def _uses(specs: Iterable[RunSpec], runs_dir: Path) -> _Uses:
+    """Return what the runs of the study and all those prepared here need of others."""
+    uses = _Uses()
+    branches = {spec.run_id: trunk_point(spec, runs_dir) for spec in specs if spec.init.trunk}
+    for run_id, init in _prepared(runs_dir):
+        if init.get("checkpoint"):
+            uses.parents.add(Path(init["checkpoint"]).resolve())
+        if init.get("trunk"):
+            folder = run_folder(runs_dir, init["trunk"]) / "checkpoints"
+            branches[run_id] = folder / f"step_{int(init['trunk_step']):07d}"
+    for run_id, point in branches.items():
+        waiting = uses.points.setdefault(point, set())
+        if not (run_folder(runs_dir, run_id) / DONE).exists():
+            waiting.add(run_id)
+    return uses
+
+
+def _prepared(runs_dir: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield id and start of every run here; lines are read, as YAML takes milliseconds a file."""
     for path in runs_dir.glob("*/run.yaml"):
-        for line in path.read_text().splitlines():
-            key, _, value = line.strip().partition(": ")
-            if key == "checkpoint" and value.strip("'\""):
-                found.add(Path(value.strip("'\"")).resolve())
-    return found
+        lines = (line.strip().partition(": ") for line in path.read_text().splitlines())
+        wanted = ("checkpoint", "trunk", "trunk_step")
+        yield path.parent.name, {k: v.strip("'\"") for k, _, v in lines if k in wanted}
 
 
 def _remove(step: Path) -> None:
