@@ -163,9 +163,7 @@ def is_ready(spec: RunSpec, runs_dir: Path) -> bool:
 
 def trunk_point(spec: RunSpec, runs_dir: Path) -> Path:
     """Return where the trunk of a branch saves the step that the branch starts from."""
-    from scaling.checkpoint import step_name
-
-    return runs_dir / spec.init.trunk / "checkpoints" / step_name(spec.init.trunk_step)
+    return runs_dir / spec.init.trunk / "checkpoints" / f"step_{spec.init.trunk_step:07d}"
 
 
 def load_study(name: str) -> Study:
