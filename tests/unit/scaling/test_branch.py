@@ -1,5 +1,6 @@
 """Trunk and branches: what they cost, what they share to the sample, and what is refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from scaling.branch import (
     check_trunk,
     wait_for_trunk,
 )
+from scaling.cli import main
 from scaling.schedule import learning_rates
 from scaling.spec import RunSpec, ScheduleConfig, SeedConfig
 from scaling.study import is_ready, own_steps, saving
@@ -175,3 +177,63 @@ def test_freeze_counts_before_the_cool_down() -> None:
     assert start == 92
     assert learning_rates(spec, start) == learning_rates(spec, start - 1)
     assert learning_rates(spec, start + 1) != learning_rates(spec, start)
+
+
+STUDY = """
+import json
+from dataclasses import replace
+from scaling.branch import BranchedStudy
+from scaling.spec import ScheduleConfig
+from sweeps._mixtures import simulated_run, with_axes
+
+WSD = ScheduleConfig(kind="wsd", warmup_steps=5, decay_fraction=0.1)
+
+def runs():
+    for value in (2, 4):
+        spec = simulated_run("tiny-h16", {axis}=value)
+        yield with_axes(replace(spec, schedule=WSD, num_steps=100 * value), {axis}=value)
+
+STUDY = BranchedStudy(name=__name__, description="", varies=("{axis}",), holds_fixed="",
+                      runs={{"cpu": runs}})
+"""
+
+
+@pytest.mark.parametrize(
+    ("axis", "reason"),
+    [
+        ("episodes", "runs on 14 and 28 episodes cannot share a trunk: samples are shuffled over"),
+        ("domains", "runs on 2 and 4 domains cannot share a trunk: with another domain in the"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["plan", "submit"])
+def test_the_command_line_refuses_in_one_line(
+    verb, axis, reason, tmp_path, monkeypatch, capsys
+) -> None:
+    (tmp_path / f"by_{axis}.py").write_text(STUDY.format(axis=axis))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main([verb, f"by_{axis}", "--runs", str(tmp_path / "runs")]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"error: {reason}")
+    assert shown.err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_override_that_spoils_the_trunk_is_refused_in_one_line(tmp_path, capsys) -> None:
+    for words, reason in (
+        (["schedule.kind=cosine"], "runs share a trunk under schedule.kind=wsd only"),
+        (["schedule.warmup_steps=500"], "fewer than the 500 of freeze and warm-up"),
+        (["num_steps=100"], "samples=3200 and samples=6400 are the same run"),
+    ):
+        assert main(["plan", "sweeps.samples_seen", *words, "--runs", str(tmp_path)]) == 2
+        shown = capsys.readouterr()
+        assert reason in shown.err
+        assert shown.err.count("\n") == 1
+
+
+def test_the_plan_prints_the_saving_under_its_table(tmp_path, capsys) -> None:
+    assert main(["plan", "sweeps.samples_seen", "--runs", str(tmp_path)]) == 0
+    assert "9 of 12 runs branch off a longer one" in capsys.readouterr().out
+    assert main(["plan", "sweeps.samples_seen", "--json", "--runs", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out)["totals"]["saving"]
+    assert 41.9 < found["saving_percent"] < 42.1
