@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis import beside, page
 from analysis.failures import failure_texts
-from analysis.words import level_text, number, sensitivity_text, span
+from analysis.words import level_text, search_texts, sensitivity_text, sentence, span
 
 FIGURES = {
     "history": "Score by trial, smaller is better; the line is the best so far",
@@ -36,12 +36,7 @@ def search(found: Mapping[str, Any] | None) -> list[str]:
         return []
     best, score = found["best"], found["score"]
     kind = "falls" if best["verdict"] == "better" else ""
-    counts = ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in found["counts"].items() if n)
-    lines = [_against_default(best, score), f"Trials: {counts}."]
-    shares = found.get("importance") or {}
-    if shares:
-        told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-        lines.append(f"Importance (share of the score's variance): {told}.")
+    answer, *lines = search_texts(found)
     hint = (
         f"{score}, smaller is better. The scores that chose a point do not judge it: every point "
         "was run again with new seeds; intervals are 95% over all comparisons (Welch's t)."
@@ -49,23 +44,8 @@ def search(found: Mapping[str, Any] | None) -> list[str]:
     rows = [{"point": "default", **_point(found["default"], score)}]
     rows += [{"point": f"{place}.", **_point(row, score)}
              for place, row in enumerate(found["candidates"], start=1)]  # fmt: skip
-    parts = [page.card(kind, _sentence(found["answer"]), lines), page.hint(hint), page.table(rows)]
+    parts = [page.card(kind, answer, lines), page.hint(hint), page.table(rows)]
     return [page.section("Search", *parts, _pictures(found.get("figures") or {}))]
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
-
-
-def _against_default(best: Mapping[str, Any], score: str) -> str:
-    """Say how the chosen point stands to the default, with its interval."""
-    point = ", ".join(f"{name} = {value}" for name, value in best["params"].items())
-    mean = "not repeated" if best["mean"] is None else f"{number(best['mean'], 4)}"
-    told = f"Best point: {point}; {score} {mean} over {len(best['repeats'])} new seeds"
-    if best["delta"] is None or best["low"] is None:
-        return f"{told} ({best['verdict']})."
-    low, high = (f"{best[end]:+.3g}" for end in ("low", "high"))
-    return f"{told}; minus the default's {best['delta']:+.3g} [{low}, {high}]: {best['verdict']}."
 
 
 def _point(row: Mapping[str, Any], score: str) -> dict[str, Any]:
@@ -175,5 +155,5 @@ def ledger(book: Mapping[str, Any] | None) -> list[str]:
         for name, words in ACCOUNTS.items()
     ]  # fmt: skip
     runs = page.folded("by run", page.table(book["runs"], sortable=True)) if book["runs"] else ""
-    text = f"<p>{page.escape(_sentence(book['text']))}</p>"
+    text = f"<p>{page.escape(sentence(book['text']))}</p>"
     return [page.section("Ledger of hours", text, page.table(rows), runs)]

@@ -70,3 +70,35 @@ def level_text(row: Mapping[str, Any]) -> str:
     """Write the values of a level that was left out."""
     ends = [number(row["from"]), number(row["to"])]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+def search_texts(found: Mapping[str, Any]) -> list[str]:
+    """Say what a search answered, how its best point stands to the default, and of how many trials.
+
+    Args:
+        found: result.json of a search (`analysis.sections.search`).
+    """
+    counts = ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in found["counts"].items() if n)
+    lines = [sentence(found["answer"]), _against_default(found["best"], found["score"])]
+    lines.append(sentence(counts))
+    if found.get("stopped"):
+        lines.append(sentence(f"stopped early: {found['stopped']}"))
+    shares = found.get("importance") or {}
+    told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    return [*lines, *([f"Share of the score's variance (fANOVA): {told}."] if told else [])]
+
+
+def sentence(text: str) -> str:
+    """Write a remark as a sentence."""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _against_default(best: Mapping[str, Any], score: str) -> str:
+    """Say how the chosen point stands to the default, with its interval."""
+    point = ", ".join(f"{name} = {value}" for name, value in best["params"].items())
+    mean = "not repeated" if best["mean"] is None else f"{number(best['mean'], 4)}"
+    told = f"Best point: {point}; {score} {mean} over {len(best['repeats'])} new seeds"
+    if best["delta"] is None or best["low"] is None:
+        return f"{told} ({best['verdict']})."
+    low, high = (f"{best[end]:+.3g}" for end in ("low", "high"))
+    return f"{told}; minus the default's {best['delta']:+.3g} [{low}, {high}]: {best['verdict']}."

@@ -105,6 +105,7 @@ def report(arguments: Namespace) -> int:
 def render_report(document: dict[str, Any], runs: "pd.DataFrame", where: dict[str, str]) -> str:
     """Return the report in short: laws, runs, best checkpoint, finetuning, where things are."""
     from analysis.report import render_fit
+    from analysis.words import search_texts
 
     parts = [render_fit(document), _render_runs(document, runs)]
     if document.get("best"):
@@ -118,9 +119,7 @@ def render_report(document: dict[str, Any], runs: "pd.DataFrame", where: dict[st
     parts += [_render_finetuned(item) for item in document.get("finetune", [])]
     places = {"report": where["report"], "figures": f"{Path(where['report']).parent}/figures/"}
     if document.get("search"):
-        from scaling.search_result import render
-
-        parts.append(render(document["search"]))
+        parts.append("\n".join(["Search:", *search_texts(document["search"])]))
     parts.append("\n".join(f"{name}: {value}" for name, value in (places | where).items()))
     if document.get("ledger"):
         parts.append(document["ledger"]["text"])
