@@ -2,7 +2,6 @@
 
 import fcntl
 import gc
-import json
 import logging
 import os
 import re
@@ -15,11 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from scaling.mlflow_view import VIEW_KEY, experiment_tags
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PROBE_TIMEOUT_S = 5
 SQLITE = "sqlite:///"
+NOTE = "mlflow.note.content"  # what MLflow's page shows as a description, in Markdown
 MOUNTS = Path("/proc/self/mounts")
 # File systems of one machine: SQLite's write-ahead log needs memory that its programs share.
 LOCAL_DISKS = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"}
@@ -34,28 +36,6 @@ QUIET = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
 LOCAL_PAGE = "http://127.0.0.1:5000"  # where `mlflow ui` answers unless told otherwise
-# A saved view for MLflow's page: left to itself it shows one folded row and no metric. Sorting by a
-# metric unfolds the runs; the filter leaves out their parent.
-VIEW_KEY = "runs"
-VIEW = {
-    "searchFilter": "tags.run_key LIKE '%'",
-    "orderByKey": "metrics.`val/l1`",
-    "orderByAsc": True,
-    "selectedColumns": [
-        *(f"metrics.`{name}`" for name in ("val/l1", "val/l1_sem", "test/l1")),
-        "params.`size`",
-        "params.`num_params_total`",
-        "params.`num_unique_episodes`",
-        "params.`num_domains`",
-        "params.`num_samples_seen`",
-        "params.`seed`",
-    ],
-}
-NOTE = "mlflow.note.content"  # what MLflow's page shows as a description, in Markdown
-EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development",
-    f"mlflow.sharedViewState.{VIEW_KEY}": json.dumps(VIEW),
-}
 
 
 class TrackingError(RuntimeError):
@@ -209,7 +189,7 @@ def get_experiment(client: "MlflowClient", study: str, tracking_uri: str, *, not
     path = database_path(tracking_uri)
     # Without a server MLflow would write files below whatever directory the command runs in.
     location = None if path is None else (path.parent / f"{path.name}.artifacts" / study).as_uri()
-    tags = EXPERIMENT_TAGS | ({NOTE: note} if note else {})
+    tags = experiment_tags() | ({NOTE: note} if note else {})
     return client.create_experiment(study, artifact_location=location, tags=tags)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from scaling.mlflow_client import NOTE
 from scaling.records import (
     CANCELLED,
     Point,
@@ -35,6 +36,13 @@ Describe = Callable[[RunSpec], Mapping[str, Any]]
 DESCRIBED = ("num_params_total", "num_params_policy", "num_params_trainable", "compute_flops")
 BLOCK = 900  # metrics a request: MLflow takes 1,000 entries, tags and params included
 DIGEST_LENGTH = 36  # the longest that MLflow stores
+# Shown once more under MLflow's heading for the machine.
+SYSTEM = {
+    "throughput/samples_per_s": "system/samples_per_s",
+    "memory/peak_active_gib": "system/peak_active_memory_gib",
+    "data_wait_percent": "system/data_wait_percent",
+    "mfu_percent": "system/mfu_percent",
+}
 ENDED = ("FINISHED", "FAILED", "KILLED")
 FILES = ("metrics.jsonl", "run.yaml", "env.json")
 STATUS = {
@@ -104,10 +112,13 @@ def mirror_status(
 
 
 def run_name(spec: RunSpec, run_id: str) -> str:
-    """Return the name shown for a run: its size and axis values, its id (the folder) last."""
-    axes = {**spec.axes, "seed": spec.seeds.init}
-    values = [f"{name}={value}" for name, value in axes.items() if name != "size"]
-    return " ".join([spec.size, *values, run_id])
+    """Return the name shown for a run: size and axis values, each after three letters; its id last.
+
+    MLflow's tables and legends show some 25 letters of it.
+    """
+    values = {name: value for name, value in spec.axes.items() if name != "size"}
+    short = [f"{name[:3]}{value}" for name, value in values.items()]
+    return " ".join([spec.size, *short, f"s{spec.seeds.init}", run_id])
 
 
 def set_tags(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:
@@ -157,7 +168,10 @@ def _tags(sweep: Sweep, spec: RunSpec, run_dir: Path) -> dict[str, str]:
     jobs = [str(attempt["job_id"]) for attempt in read_attempts(run_dir) if attempt.get("job_id")]
     environment = read_json(run_dir / "env.json") or {}
     failed = read_json(run_dir / "FAILED") or {}
+    axes = [f"{name} = {value}" for name, value in spec.axes.items()]
     return {
+        NOTE: f"{', '.join([*axes, f'seed = {spec.seeds.init}'])}; `scaling logs {run_dir.name}`",
+        "mlflow.source.name": spec.study,
         "run_key": run_dir.name,
         "mlflow.parentRunId": sweep.parent.info.run_id,
         "study": spec.study,
@@ -211,6 +225,7 @@ def _new_points(
     last = {name: reached[key] for name, key in keys.items() if key in reached}
     points = thin(points, last, num_steps=spec.num_steps)
     reached |= {keys[point.metric]: point.step for point in points}  # ascending: the last one stays
+    points += [p._replace(metric=SYSTEM[p.metric]) for p in points if p.metric in SYSTEM]
     return points, {"offset": offset, "reached": _pack(reached)}
 
 

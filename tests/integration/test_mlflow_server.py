@@ -20,7 +20,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from scaling.best import best, resolve
-from scaling.mlflow_client import VIEW_KEY, TrackingError
+from scaling.mlflow_client import TrackingError
+from scaling.mlflow_view import VIEW_KEY
 from scaling.spec import InitConfig, RunSpec, SeedConfig
 from scaling.tracking import publish
 from xvla.config import DataConfig, DomainEntry
