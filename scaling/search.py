@@ -7,21 +7,17 @@ point's run follows from its parameters, so a controller killed at any moment go
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from scaling.config import with_overrides
+from scaling.search_budget import Budget, corners
+from scaling.search_look import Looks
+from scaling.search_propose import SAMPLERS, Sampler, completed, next_fixed, point_of, propose
 from scaling.spec import RunSpec
-from scaling.study import Choice, IntRange, Point, Search
+from scaling.study import Point, Search
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.trial import FrozenTrial, Trial
-
-Sampler = Literal["tpe", "gp", "random"]
-SAMPLERS: tuple[Sampler, ...] = ("tpe", "gp", "random")
-STARTUP_TRIALS = 8
-OUT_OF_MEMORY = "out of memory"
-CONSTRAINT = "memory"  # above 0: the point does not fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +27,17 @@ class Score:
     value: float
     sem: float
 
+    def __str__(self) -> str:
+        return f"{self.value:.5f} ± {self.sem:.5f}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Executor:
-    """Where runs go. `submit` returns at once and may be asked twice for a run.
+    """Where runs go, and who hears of it. `submit` returns at once and may be asked twice.
 
     `states(specs)` -> run id -> (state, reason), states as in `scaling status`; `idle_first`: hand
-    over the next runs only when none is under way; `on_round` is called after every look;
-    `remember((point, seed)s)` before their runs are started.
+    over the next runs only when none is under way; `remember` is called with (point, seed) before
+    their runs are started; `on_round` with the runs under way after every look; `say` with news.
     """
 
     submit: Callable[[Sequence[RunSpec]], None]
@@ -47,6 +46,7 @@ class Executor:
     idle_first: bool = False
     on_round: Callable[[Sequence[RunSpec]], None] = lambda specs: None
     remember: Callable[[Sequence[tuple[Mapping[str, Any], int]]], None] = lambda points: None
+    say: Callable[[str], None] = lambda text: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,9 @@ class Task:
     scale: str
     search: Search
     overrides: tuple[str, ...] = ()
-    _made: dict[tuple[Any, ...], RunSpec] = field(default_factory=dict, repr=False, compare=False)
+    _made: dict[tuple[Any, ...], RunSpec] = field(
+        init=False, default_factory=dict, repr=False, compare=False
+    )
 
     def spec(self, point: Mapping[str, Any], seed: int = 0) -> RunSpec:
         """Return the run of a point."""
@@ -118,97 +120,63 @@ def run_trials(
     *,
     executor: Executor,
     score: Callable[[RunSpec, int], Score | None],
-) -> None:
-    """Go on until `options.trials` trials are settled.
+    budget: Budget | None = None,
+) -> str | None:
+    """Go on until `options.trials` trials are settled; return why it stopped before, if it did.
 
     `score(spec, step)` of a checkpoint, None where it is not there. Trials that stand as running in
     the storage are taken up: their runs are looked at, started where they never were, and told.
     """
     for point in task.search.fixed_points(task.scale):
         study.enqueue_trial(point, skip_if_exists=True)
+    executor.remember([(point, 0) for point in _points(study, task)])
+    refusal = None
     while True:
-        executor.remember([(point, 0) for point in _points(study, task)])
         under_way = _settle(study, task, options, executor=executor, score=score)
-        missing = options.trials - _num_asked(study)
+        missing = 0 if refusal else options.trials - _num_asked(study)
         room = options.parallel - len(under_way)
         if executor.idle_first and under_way:
             room = 0
         if missing <= 0 and not under_way:
-            return
+            return refusal
         for _ in range(min(missing, room)):
+            refusal = budget.refusal([_next(study, task, budget)]) if budget else None
+            if refusal:
+                executor.say(f"no more trials: {refusal}")
+                break
             _ask(study, task, options)
         if missing <= 0 or room <= 0:
-            executor.on_round(_specs(study, task))
+            executor.on_round(under_way)
             time.sleep(options.poll_s)
 
 
 def wait_for(specs: Sequence[RunSpec], options: Options, *, executor: Executor) -> set[str]:
     """Have runs done, `options.parallel` at once; return the ids of those that are."""
+    ended: set[str] = set()
     while True:
         states = executor.states(specs)
         waiting = [s for s in specs if states[s.run_id][0] in ("planned", "preempted")]
         active = [s for s in specs if states[s.run_id][0] in ("queued", "running", "unknown")]
+        now = states.keys() - {spec.run_id for spec in [*waiting, *active]}
+        for spec in specs:
+            if spec.run_id in now - ended:
+                executor.say(
+                    f"[{len(now)}/{len(specs)}] repeat of {_words(spec)}: {states[spec.run_id][0]}"
+                )
+        ended = set(now)
         if not waiting and not active:
             return {key for key, (state, _) in states.items() if state == "done"}
         room = options.parallel - len(active)
         if waiting and room > 0 and not (executor.idle_first and active):
             executor.submit(waiting[:room])
             continue
-        executor.on_round(specs)
+        executor.on_round(active)
         time.sleep(options.poll_s)
 
 
-def distributions(search: Search) -> dict[str, Any]:
-    """Return the space as Optuna's distributions."""
-    from optuna.distributions import CategoricalDistribution, IntDistribution
-
-    made: dict[str, Any] = {}
-    for name, axis in search.space.items():
-        if isinstance(axis, IntRange):
-            made[name] = IntDistribution(axis.low, axis.high, log=True)
-        elif isinstance(axis, Choice):
-            made[name] = CategoricalDistribution(axis.values)
-    return made
-
-
-def propose(study: "optuna.Study", search: Search, options: Options) -> "Trial":
-    """Return a new trial with all its parameters.
-
-    The sampler is made anew from (seed, number of trials): a restart goes on with the draws that
-    would have come, instead of repeating the first ones.
-    """
-    study.sampler = make_sampler(options.sampler, seed=_trial_seed(study, options))
-    return study.ask(fixed_distributions=distributions(search))
-
-
-def make_sampler(name: Sampler, *, seed: int) -> Any:
-    """Return one of Optuna's samplers; a point that did not fit into memory is avoided."""
-    import warnings
-
-    from optuna.exceptions import ExperimentalWarning
-    from optuna.samplers import GPSampler, RandomSampler, TPESampler
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        if name == "random":
-            return RandomSampler(seed=seed)
-        if name == "gp":
-            return GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
-        return TPESampler(
-            seed=seed,
-            n_startup_trials=STARTUP_TRIALS,
-            multivariate=True,
-            constant_liar=True,
-        )
-
-
-def point_of(trial: "FrozenTrial", search: Search) -> Point | None:
-    """Return a trial's point, or None while parameters are missing."""
-    return dict(trial.params) if search.space.keys() <= trial.params.keys() else None
-
-
-def _trial_seed(study: "optuna.Study", options: Options) -> int:
-    return (options.seed * 1_000_003 + len(study.get_trials(deepcopy=False))) % 2**32
+def _words(spec: RunSpec) -> str:
+    words = " ".join(f"{name}={value}" for name, value in spec.axes.items())
+    return f"{words} seed={spec.seeds.init} ({spec.run_id})"
 
 
 def _num_asked(study: "optuna.Study") -> int:
@@ -218,15 +186,18 @@ def _num_asked(study: "optuna.Study") -> int:
     return sum(trial.state != TrialState.WAITING for trial in trials)
 
 
+def _next(study: "optuna.Study", task: Task, budget: Budget) -> RunSpec:
+    """Return the run of the next trial or, where the sampler is free, the dearest it may choose."""
+    point = next_fixed(study)
+    if point is not None:
+        return task.spec(point)
+    return budget.dearest([task.spec(point) for point in corners(task.search)])
+
+
 def _ask(study: "optuna.Study", task: Task, options: Options) -> None:
     """Ask for one point; its run is handed over at the next look."""
     trial = propose(study, task.search, options)
     trial.set_user_attr("run_id", task.spec(trial.params).run_id)
-
-
-def _specs(study: "optuna.Study", task: Task) -> list[RunSpec]:
-    specs = {spec.run_id: spec for spec in map(task.spec, _points(study, task))}
-    return list(specs.values())
 
 
 def _points(study: "optuna.Study", task: Task) -> list[Point]:
@@ -246,106 +217,18 @@ def _settle(
     from optuna.trial import TrialState
 
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    pairs = [(trial, task.spec(_completed(study, trial, task, options))) for trial in running]
+    points = [completed(study, trial, task.search, options) for trial in running]
+    executor.remember([(point, 0) for point in points])
+    pairs = [(trial, task.spec(point)) for trial, point in zip(running, points, strict=True)]
     unique = {spec.run_id: spec for _, spec in pairs}
     states = executor.states(list(unique.values())) if unique else {}
     lost = [s for key, s in unique.items() if states[key][0] in ("planned", "preempted")]
     if lost:
         executor.submit(lost)
-    looks = _Looks(study=study, options=options, executor=executor, score=score)
+    looks = Looks(study=study, options=options, executor=executor, score=score)
     open_ids = {
         spec.run_id
         for trial, spec in pairs
         if not looks.at(trial.number, trial._trial_id, spec, states[spec.run_id])
     }
-    return [unique[key] for key in open_ids]
-
-
-def _completed(
-    study: "optuna.Study", trial: "FrozenTrial", task: Task, options: Options
-) -> Mapping[str, Any]:
-    """Return a trial's parameters, drawing those that a killed controller left out."""
-    point = point_of(trial, task.search)
-    if point is not None:
-        return point
-    from optuna.trial import Trial
-
-    study.sampler = make_sampler(options.sampler, seed=_trial_seed(study, options))
-    live = Trial(study, trial._trial_id)
-    for name, axis in task.search.space.items():
-        if isinstance(axis, IntRange):
-            live.suggest_int(name, axis.low, axis.high, log=True)
-        else:
-            live.suggest_categorical(name, axis.values)
-    return live.params
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Looks:
-    """One look at running trials."""
-
-    study: "optuna.Study"
-    options: Options
-    executor: Executor
-    score: Callable[[RunSpec, int], Score | None]
-
-    def at(self, number: int, trial_id: int, spec: RunSpec, state: tuple[str, str | None]) -> bool:
-        """Tell the trial when its run has ended or is pruned; return whether it was."""
-        from optuna.trial import Trial, TrialState
-
-        trial = Trial(self.study, trial_id)
-        name, reason = state
-        if name == "done":
-            self._report_rungs(trial, spec)
-            found = self.score(spec, spec.num_steps)
-            if found is None:
-                raise RuntimeError(f"run {spec.run_id} is done but its last checkpoint is gone")
-            self._label(trial, spec, sem=found.sem)
-            self.study.tell(number, found.value)
-        elif name in ("failed", "cancelled"):
-            self._tell_end(trial, number, spec, reason or name)
-        elif name == "running" and self._report_rungs(trial, spec) and self._is_hopeless(trial):
-            self._label(trial, spec)
-            trial.set_user_attr("pruned", True)
-            self.executor.cancel([spec])
-            self.study.tell(number, state=TrialState.PRUNED)
-        else:
-            return False
-        return True
-
-    def _tell_end(self, trial: "Trial", number: int, spec: RunSpec, reason: str) -> None:
-        from optuna.trial import TrialState
-
-        self._label(trial, spec, reason=reason)
-        pruned = reason == "cancelled" and spec.run_id in self._pruned_runs()
-        if OUT_OF_MEMORY in reason.lower():
-            trial.set_constraint(CONSTRAINT, 1.0)
-            pruned = True
-        self.study.tell(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
-
-    def _pruned_runs(self) -> set[str]:
-        trials = self.study.get_trials(deepcopy=False)
-        return {t.user_attrs.get("run_id", "") for t in trials if t.user_attrs.get("pruned")}
-
-    def _report_rungs(self, trial: "Trial", spec: RunSpec) -> bool:
-        """Report the score of every rung's checkpoint that is there; return whether one was."""
-        known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        new = False
-        for step in (round(share * spec.num_steps) for share in self.options.rungs):
-            seen = step * spec.global_batch_size
-            found = None if seen in known else self.score(spec, step)
-            if found is not None:
-                trial.report(found.value, seen)
-                new = True
-        return new
-
-    def _is_hopeless(self, trial: "Trial") -> bool:
-        from optuna.pruners import MedianPruner
-
-        self.study.pruner = MedianPruner(n_startup_trials=STARTUP_TRIALS // 2)
-        return self.options.prune and trial.should_prune()
-
-    def _label(self, trial: "Trial", spec: RunSpec, **more: Any) -> None:
-        """Keep the run's id and what is known of it with the trial."""
-        for name, value in {"run_id": spec.run_id, **more}.items():
-            trial.set_user_attr(name, value)
+    return [spec for key, spec in unique.items() if key in open_ids]

@@ -5,13 +5,17 @@ count: every point of the answer, the default too, is judged by new seeds only.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scaling.search import CONSTRAINT, Executor, Options, Score, Task, point_of, wait_for
+from scaling.search import Executor, Options, Score, Task, wait_for
+from scaling.search_budget import Budget
+from scaling.search_look import CONSTRAINT
+from scaling.search_propose import point_of
 from scaling.spec import RunSpec
 from scaling.study import Point
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     import optuna
 
 LEVEL = 0.95
+MIN_TRIALS = 4  # for an importance
 FIRST_SEED = 1  # seed 0 chose
 
 
@@ -66,19 +71,28 @@ def compare(
     score: Callable[[RunSpec, int], Score | None],
     top: int = 3,
     repeats: int = 3,
+    budget: Budget | None = None,
 ) -> dict[str, Any]:
-    """Repeat the best `top` points and the default with new seeds and return the result."""
+    """Repeat the best `top` points and the default with new seeds and return the result.
+
+    A seed whose runs do not fit into the budget is left out, and so are those after it.
+    """
     chosen = top_points(study, task, top)
     default = task.search.defaults[task.scale]
     points = [default, *(point for point, _ in chosen)]
-    seeds = range(FIRST_SEED, FIRST_SEED + repeats)
-    specs = [task.spec(point, seed) for point in points for seed in seeds]
-    executor.remember([(point, seed) for point in points for seed in seeds])
-    done = wait_for(specs, options, executor=executor)
+    seeds = _affordable(task, points, repeats, budget=budget, say=executor.say)
+    again = [(point, seed) for seed in seeds for point in points]
+    executor.remember(again)
+    if again:
+        executor.say(
+            f"repeating the default and the best {len(chosen)} with {len(seeds)} new seeds: "
+            f"{len(again)} runs"
+        )
+    done = wait_for([task.spec(*item) for item in again], options, executor=executor)
     rows = []
     for point in points:
-        again = [task.spec(point, seed) for seed in seeds]
-        scores = [score(spec, spec.num_steps) for spec in again if spec.run_id in done]
+        specs = [task.spec(point, seed) for seed in seeds]
+        scores = [score(spec, spec.num_steps) for spec in specs if spec.run_id in done]
         rows.append([found.value for found in scores if found is not None])
     first = _value_of(study, task, default)
     base = _candidate(task, default, first, rows[0], rows[0], comparisons=0)
@@ -132,20 +146,38 @@ def counts(study: "optuna.Study") -> dict[str, int]:
     }
 
 
-def render(document: dict[str, Any]) -> str:
-    """Return the result as a few lines of text."""
-    numbers = document["counts"]
-    lines = [
-        f"{document['study']} ({document['scale']}), {document['score']}: {numbers['trials']} "
-        f"trials, {numbers['runs']} runs, {numbers['pruned']} pruned, "
-        f"{numbers['failed']} failed, {numbers['duplicates']} duplicates"
-    ]
-    for label, row in [("default", document["default"])] + [
-        (f"{place}.", row) for place, row in enumerate(document["candidates"], start=1)
-    ]:
-        lines.append(f"  {label:<8} {_point(row)}: {_numbers(row)}")
-    lines.append(document["answer"])
-    return "\n".join(lines)
+def importances(study: "optuna.Study") -> dict[str, float]:
+    """Return the share of the score's variance by parameter (fANOVA); {} with too few trials."""
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+    from optuna.trial import TrialState
+
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len({trial.value for trial in complete}) < MIN_TRIALS:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    return {name: float(share) for name, share in found.items()}
+
+
+def _affordable(
+    task: Task,
+    points: Sequence[Point],
+    repeats: int,
+    *,
+    budget: Budget | None,
+    say: Callable[[str], None],
+) -> list[int]:
+    """Return the seeds that every point is run with; under a budget perhaps fewer than asked."""
+    seeds: list[int] = []
+    for seed in range(FIRST_SEED, FIRST_SEED + repeats):
+        more = [task.spec(point, each) for each in [*seeds, seed] for point in points]
+        refusal = budget.refusal(more) if budget else None
+        if refusal:
+            say(f"{len(seeds)} of {repeats} repeats: {refusal}")
+            break
+        seeds.append(seed)
+    return seeds
 
 
 def _candidate(
@@ -200,11 +232,3 @@ def _answer(best: Candidate) -> str:
 
 def _point(row: dict[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in row["params"].items())
-
-
-def _numbers(row: dict[str, Any]) -> str:
-    mean = "no repeat" if row["mean"] is None else f"{row['mean']:.5f}"
-    text = f"{mean} over {len(row['repeats'])} new seeds"
-    if row["low"] is not None:
-        text += f", {row['delta']:+.5f} [{row['low']:+.5f}, {row['high']:+.5f}]"
-    return f"{text} ({row['verdict']})"

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,47 +13,58 @@ from scaling.commands.common import publish, runs_folder, show
 if TYPE_CHECKING:
     from jobs.cluster import Cluster
     from scaling.search import Executor, Options, Task
+    from scaling.search_budget import Budget
     from scaling.spec import RunSpec
 
 PUBLISH_EVERY_S = 60.0
+REPORT_EVERY_S = 30.0
 
 
 def search(arguments: Namespace) -> int:
     """Search until --trials are settled, repeat the best with new seeds, print the answer."""
+    from jobs.cluster import load_cluster
     from scaling.search import check_task
     from scaling.search_runs import search_folder
+    from scaling.search_show import render
     from scaling.search_storage import sole_controller
 
     task, options = _task(arguments), _options(arguments)
     check_task(task, options)
-    runs_dir = runs_folder(arguments)
+    runs_dir, cluster = runs_folder(arguments), load_cluster(arguments.on)
     folder = search_folder(runs_dir, task.study)
-    executor = _executor(arguments, runs_dir, task, options)
+    budget = _budget(arguments, task, cluster)
+    executor = _executor(task, options, runs_dir, cluster)
     with sole_controller(folder):
-        document = _search(arguments, task, options, folder=folder, executor=executor)
-    show(arguments, document, _render)
+        document = _search(
+            arguments, task, options, folder=folder, executor=executor, budget=budget
+        )
+    show(arguments, document, render)
     return 0 if document["counts"]["complete"] else 1
 
 
 def _search(
-    arguments: Namespace, task: "Task", options: "Options", *, folder: Path, executor: "Executor"
+    arguments: Namespace,
+    task: "Task",
+    options: "Options",
+    *,
+    folder: Path,
+    executor: "Executor",
+    budget: "Budget | None",
 ) -> dict[str, Any]:
-    from dataclasses import replace
-
+    from scaling.commands.search_figures import draw_search
     from scaling.config import write_atomic
     from scaling.search import run_trials
-    from scaling.search_plots import draw_search, importances
-    from scaling.search_result import compare, counts
+    from scaling.search_result import compare, counts, importances
     from scaling.search_score import make_scorer
-    from scaling.search_storage import open_study
+    from scaling.search_storage import open_study, shown_storage
 
-    runs_dir = runs_folder(arguments)
     name = arguments.score or task.search.score
-    score = make_scorer(name, task.search, runs_dir, folder / "scores")
+    score = make_scorer(name, task.search, runs_folder(arguments), folder / "scores")
     begun_with = task.begun_with(name)
     study = open_study(task.study, folder, begun_with=begun_with, storage=arguments.storage)
-    options = replace(options, rungs=task.search.rungs)
-    run_trials(study, task, options, executor=executor, score=score)
+    storage = shown_storage(arguments.storage) if arguments.storage else folder / "journal.log"
+    executor.say(_opening(counts(study), options, f"{task.study} ({task.scale})", str(storage)))
+    stopped = run_trials(study, task, options, executor=executor, score=score, budget=budget)
     answer = compare(
         study,
         task,
@@ -62,22 +73,36 @@ def _search(
         score=score,
         top=arguments.top,
         repeats=arguments.repeats,
+        budget=budget,
     )
     executor.on_round([])
+    shares = importances(study)
     document = {
         "study": task.study,
         "scale": task.scale,
         "score": name,
         "counts": counts(study),
+        "stopped": stopped,
         **answer,
-        "importance": importances(study),
+        "importance": shares,
         "figures": draw_search(
-            study, runs_dir.parent / "reports" / task.study / "figures", score=name
+            study, folder, task=task, score=name, answer=answer, importance=shares
         ),
-        "journal": (arguments.storage and _shown(arguments.storage)) or str(folder / "journal.log"),
+        "journal": str(storage),
     }
     write_atomic(folder / "result.json", json.dumps(document, indent=1) + "\n")
     return document
+
+
+def _opening(counts: dict[str, int], options: "Options", what: str, storage: str) -> str:
+    settled = counts["trials"] - counts["running"]
+    how = f"{options.trials} trials, {options.parallel} at once, sampler {options.sampler}"
+    if not counts["trials"]:
+        return f"{what}: {how}, kept in {storage}"
+    return (
+        f"{what}: going on in {storage}: {settled} trials settled, {counts['running']} under way; "
+        f"{how}"
+    )
 
 
 def _task(arguments: Namespace) -> "Task":
@@ -105,28 +130,57 @@ def _options(arguments: Namespace) -> "Options":
     )
 
 
-def _executor(arguments: Namespace, runs_dir: Path, task: "Task", options: "Options") -> "Executor":
+def _budget(arguments: Namespace, task: "Task", cluster: "Cluster") -> "Budget | None":
+    """Return the GPU-hours that may be planned, None without --max-gpu-hours.
+
+    Raises ValueError when not even the first trial fits.
+    """
+    cap = getattr(arguments, "max_gpu_hours", None)
+    if cap is None:
+        return None
+    from jobs.resources import plan
+    from scaling.describe import describe
+    from scaling.search_budget import Budget
+    from scaling.search_runs import search_specs
+
+    runs_dir = runs_folder(arguments)
+
+    def price(specs: "Sequence[RunSpec]") -> Mapping[str, float]:
+        rows = plan(specs, runs_dir, describe, peak_tflops=cluster.peak_tflops)["runs"]
+        return {row["run_id"]: row["gpu_hours"] or 0.0 for row in rows}
+
+    def planned() -> "list[RunSpec]":
+        return search_specs(task.study, runs_dir)
+
+    budget = Budget(cap=cap, price=price, planned=planned)
+    first = task.spec(task.search.defaults[task.scale])
+    refusal = None if planned() else budget.refusal([first])
+    if refusal:
+        raise ValueError(f"not even the first trial fits: {refusal}; nothing was submitted")
+    return budget
+
+
+def _executor(task: "Task", options: "Options", runs_dir: Path, cluster: "Cluster") -> "Executor":
     """Return the local executor or a cluster as the controller sees it."""
-    from jobs.cluster import load_cluster
     from jobs.control import cancel
     from jobs.status import study_status
     from scaling.search import Executor
     from scaling.search_runs import RUNS, RunList, search_folder
 
-    cluster = load_cluster(arguments.on)
-
     def states(specs: "Sequence[RunSpec]") -> dict[str, tuple[str, str | None]]:
         rows = study_status(specs, runs_dir)["runs"]
         return {row["run_id"]: (row["state"], row["reason"]) for row in rows}
 
+    default = task.search.defaults[task.scale]
     return Executor(
         submit=_submit(cluster, runs_dir, options.parallel),
         states=states,
         cancel=lambda specs: _quietly(cancel, specs, runs_dir),
         # Two local executors would both begin at GPU 0.
-        idle_first=cluster.backend != "slurm" and _has_gpus(arguments),
-        on_round=_Live(runs_dir, quiet=arguments.json),
+        idle_first=cluster.backend != "slurm" and bool(task.spec(default).resources.gpus_per_node),
+        on_round=_Live(task.study, runs_dir),
         remember=RunList(path=search_folder(runs_dir, task.study) / RUNS, task=task).add,
+        say=_say,
     )
 
 
@@ -143,43 +197,42 @@ def _submit(
 
 
 class _Live:
-    """Brings MLflow up to date at most once a minute while the search goes on."""
+    """Between looks: says how far the runs under way are, and brings MLflow up to date."""
 
-    def __init__(self, runs_dir: Path, *, quiet: bool) -> None:
-        self._runs_dir, self._quiet = runs_dir, quiet
-        self._specs: dict[str, RunSpec] = {}
-        self._last = time.monotonic()
+    def __init__(self, study: str, runs_dir: Path) -> None:
+        self._study, self._runs_dir = study, runs_dir
+        self._published = self._reported = time.monotonic()
 
     def __call__(self, specs: "Sequence[RunSpec]") -> None:
-        """Remember the runs and publish when it is time; no runs: publish now."""
-        self._specs.update({spec.run_id: spec for spec in specs})
-        if specs and time.monotonic() - self._last < PUBLISH_EVERY_S:
-            return
-        publish(list(self._specs.values()), self._runs_dir, quiet=True)
-        self._last = time.monotonic()
-        if not self._quiet:
-            print(f"{len(self._specs)} runs so far", file=sys.stderr, flush=True)
+        """Report on the runs under way and publish when it is time; no runs: publish now."""
+        now = time.monotonic()
+        if specs and now - self._reported > REPORT_EVERY_S:
+            self._reported = now
+            _say(_under_way(specs, self._runs_dir))
+        if not specs or now - self._published > PUBLISH_EVERY_S:
+            self._publish()
+            self._published = time.monotonic()
+
+    def _publish(self) -> None:
+        from scaling.search_runs import search_specs
+
+        publish(search_specs(self._study, self._runs_dir), self._runs_dir, quiet=True)
+
+
+def _under_way(specs: "Sequence[RunSpec]", runs_dir: Path) -> str:
+    from jobs.status import clock, study_status
+
+    parts = []
+    for row in study_status(specs, runs_dir)["runs"]:
+        left = f", {clock(row['eta_s'])} left" if row["eta_s"] else ""
+        steps = f" {row['step'] or 0}/{row['num_steps']}{left}"
+        parts.append(f"{row['run_id']} {row['state']}{steps if row['state'] == 'running' else ''}")
+    return f"under way: {'; '.join(parts)}"
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _quietly(call: Callable[..., Any], *words: Any, **options: Any) -> None:
     call(*words, **options)
-
-
-def _has_gpus(arguments: Namespace) -> bool:
-    task = _task(arguments)
-    default = task.search.defaults.get(task.scale)
-    return bool(default and task.spec(default).resources.gpus_per_node)
-
-
-def _shown(url: str) -> str:
-    from scaling.search_storage import shown_storage
-
-    return shown_storage(url)
-
-
-def _render(document: dict[str, Any]) -> str:
-    from scaling.search_result import render
-
-    figures = [paths[0] for paths in document["figures"].values()]
-    places = [f"figures: {', '.join(figures)}"] if figures else []
-    return "\n".join([render(document), *places, f"storage: {document['journal']}"])

@@ -3,6 +3,7 @@
 Run as a program (`test_search.py FOLDER TRIALS`) it is the controller that a test kills.
 """
 
+import io
 import json
 import math
 import os
@@ -18,22 +19,22 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from rich.console import Console
 from scipy import stats
 
+from scaling.commands.search_figures import draw_search
 from scaling.search import (
     Executor,
     Options,
     Score,
     Task,
     check_task,
-    distributions,
-    make_sampler,
-    propose,
     run_trials,
 )
-from scaling.search_plots import draw_search, importances
-from scaling.search_result import compare, counts, interval, render
+from scaling.search_propose import distributions, make_sampler, propose
+from scaling.search_result import compare, counts, importances, interval
 from scaling.search_runs import search_folder
+from scaling.search_show import render
 from scaling.search_storage import open_study, repair_journal, sole_controller
 from scaling.spec import RunSpec
 from scaling.study import Choice, IntRange, Search, load_study
@@ -248,8 +249,11 @@ def test_the_answer_says_when_nothing_is_separable(tmp_path: Path) -> None:
     flat = compare(study, task, options(14), executor=simulated.executor(), score=noisy)
     assert flat["best"]["verdict"] == "not separable"
     assert flat["answer"].endswith("not separable from the default; the default stays")
-    document = {"study": STUDY, "scale": "cpu", "score": "x", "counts": counts(study), **flat}
-    assert "not separable" in render(document)
+    document = {"study": STUDY, "scale": "cpu", "score": "val_l1", "counts": counts(study), **flat}
+    document |= {"importance": {}, "figures": {}, "journal": "J", "stopped": None}
+    console = Console(record=True, width=140, file=io.StringIO())
+    console.print(render(document))
+    assert "not separable" in console.export_text()
     none = compare(study, task, options(14), executor=simulated.executor(), score=score, repeats=0)
     assert none["best"]["verdict"] == "default" or none["best"]["mean"] is None
 
@@ -272,7 +276,9 @@ def test_figures_and_importance(tmp_path: Path) -> None:
     shares = importances(study)
     assert set(shares) == set(task.search.space)
     assert sum(shares.values()) == pytest.approx(1)
-    figures = draw_search(study, tmp_path / "figures", score="horizon_l1")
+    answer = compare(study, task, options(12), executor=simulated.executor(), score=score)
+    words = {"task": task, "score": "horizon_l1", "answer": answer, "importance": shares}
+    figures = draw_search(study, tmp_path / "figures", **words)
     assert set(figures) == {"history", "contour", "importance"}
     for png, svg in figures.values():
         assert Path(png).read_bytes()[:4] == b"\x89PNG"
