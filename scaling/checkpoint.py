@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import sys
-from contextlib import nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,47 +26,143 @@ def step_name(step: int) -> str:
     return f"step_{step:07d}"
 
 
-def save(
-    engine: Any,
-    folder: Path,
-    *,
-    state: dict[str, Any],
-    keep: EngineConfig,
-    ema: "Ema | None" = None,
-) -> Path:
-    """Save model, optimizer, RNG and `state` (with `step`) on all ranks; return the new folder.
+class Saver:
+    """Saves step folders; with `engine.async_save` training goes on while one is written.
 
-    With `ema` the published model.safetensors holds the running mean. Raises OSError (disk full)
-    with the half-written folder removed and earlier ones intact.
+    Then `save` copies the state into host memory and returns; one thread writes, hashes and
+    renames as ever. There is never a second save under way. All ranks call the same methods at the
+    same step.
+    """
+
+    def __init__(
+        self, engine: Any, folder: Path, *, keep: EngineConfig, ema: "Ema | None" = None
+    ) -> None:
+        """Save into `folder`, keeping what `keep` says; `ema`'s mean is what is published."""
+        import torch.distributed as dist
+
+        from scaling.staging import Buffers
+
+        self._engine, self._folder, self._keep, self._ema = engine, folder, keep, ema
+        self._buffers = Buffers() if keep.async_save else None
+        # A thread must not mix its messages with those of the training.
+        self._group = dist.new_group(backend="gloo") if keep.async_save else None
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the save under way has failed; the next `save` or `wait` raises its error."""
+        return self._error is not None
+
+    def save(self, state: dict[str, Any], *, wait: bool = True) -> None:
+        """Save model, optimizer, RNG and `state` (with `step`) after the save before has ended.
+
+        Returns once the folder is in place, with `async_save` and not `wait` once all is copied.
+        Raises OSError (disk full) with the half-written folder removed and earlier ones intact,
+        on every rank; of a save that was not waited for, at the next call.
+        """
+        import torch.distributed as dist
+
+        from scaling.staging import stage
+
+        self.wait()
+        aside = self._folder / f".{step_name(state['step'])}.tmp"
+        with _together(aside, None):
+            if dist.get_rank() == 0:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                _remove_aside(self._folder)
+                aside.mkdir()
+        own = self._buffers.copied if self._buffers else lambda tensor: tensor
+        try:
+            writes = stage(self._engine, aside, own=own, ema=self._ema)
+        except Exception as error:  # the others wait within DeepSpeed and end with this rank
+            if _is_full(aside):
+                raise OSError(errno.ENOSPC, "no space left on device", str(aside)) from error
+            raise
+        if self._buffers is None:
+            self._write(writes, aside, state)
+            return
+        self._buffers.settle()
+        self._thread = threading.Thread(
+            target=self._write_apart, args=(writes, aside, state), name="saver", daemon=True
+        )
+        self._thread.start()
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when no save is under way; raise what the last one raised."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, _: Any, error: BaseException | None, *__: object) -> None:
+        """Wait; a failure of the save comes second to another that is on its way."""
+        try:
+            self.wait()
+        except Exception as late:
+            if error is None:
+                raise
+            print(f"warning: the checkpoint under way is lost: {late}", file=sys.stderr)
+
+    def _write_apart(self, *args: Any) -> None:
+        try:
+            self._write(*args)
+        except Exception as error:
+            self._error = error
+
+    def _write(self, writes: list[Callable[[], Any]], aside: Path, state: dict[str, Any]) -> None:
+        import torch.distributed as dist
+
+        with _together(aside, self._group):
+            for write in writes:
+                write()
+        with _together(aside, self._group):
+            if dist.get_rank() == 0:
+                final = self._folder / step_name(state["step"])
+                _finish(aside, final, state)
+                write_atomic(self._folder / "latest", final.name)
+                _prune(self._folder, self._keep)
+
+
+@contextmanager
+def _together(aside: Path, group: Any) -> Iterator[None]:
+    """Let the ranks go on when all have come through; else remove `aside` and raise on each.
+
+    A full disk, met by any of them, is an OSError on all.
     """
     import torch.distributed as dist
 
-    final = folder / step_name(state["step"])
-    aside = folder / f".{final.name}.tmp"
-    rank = dist.get_rank()
+    mine: Exception | None = None
     try:
-        if rank == 0:
-            _remove_aside(folder)
-            aside.mkdir(parents=True)
-        dist.barrier()
-        _save_rank(engine, aside, rank, ema)
-        dist.barrier()
-        with ema.applied() if ema else nullcontext():
-            if rank == 0:
-                _finish(engine, aside, final, state)
-        if rank == 0:
-            write_atomic(folder / "latest", final.name)
-            _prune(folder, keep)
+        yield
     except Exception as error:
-        # torch's writer reports a full disk as a RuntimeError of its own.
-        full = shutil.disk_usage(folder).free < FULL_BYTES
-        if rank == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-        if full:
-            raise OSError(errno.ENOSPC, "no space left on device", str(final)) from error
-        raise
-    dist.barrier()
-    return final
+        mine = error
+    told = mine and (_is_full(aside), f"{type(mine).__name__}: {mine}")
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, told, group=group)
+    problems = {rank: problem for rank, problem in enumerate(found) if problem}
+    if not problems:
+        return
+    if dist.get_rank() == 0:
+        shutil.rmtree(aside, ignore_errors=True)
+    if any(full for full, _ in problems.values()):
+        raise OSError(errno.ENOSPC, "no space left on device", str(aside)) from mine
+    if mine is not None:
+        raise mine
+    rank, (_, text) = min(problems.items())
+    raise RuntimeError(f"rank {rank} could not write {aside.name}: {text}")
+
+
+def _is_full(aside: Path) -> bool:
+    """Return whether an error was a full disk; torch reports that as a RuntimeError of its own."""
+    return shutil.disk_usage(aside.parents[1]).free < FULL_BYTES
 
 
 def restore(engine: Any, path: Path, *, ema: "Ema | None" = None) -> dict[str, Any]:
@@ -144,27 +242,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _save_rank(engine: Any, aside: Path, rank: int, ema: "Ema | None") -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    engine.save_checkpoint(str(aside), tag="deepspeed", save_latest=False)
-    rng = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        rng["cuda"] = torch.cuda.get_rng_state()
-    save_file(rng, str(aside / "deepspeed" / f"rng_{rank:05d}.safetensors"))
-    if ema:
-        ema.save(aside / "deepspeed")
-
-
-def _finish(engine: Any, aside: Path, final: Path, state: dict[str, Any]) -> None:
-    from xvla.pretrained import save_pretrained
-
-    weights = aside / "weights"
-    save_pretrained(engine.module, str(weights), layout="ours")
-    for file in weights.iterdir():
-        file.rename(aside / file.name)
-    weights.rmdir()
+def _finish(aside: Path, final: Path, state: dict[str, Any]) -> None:
+    """Complete what all ranks have written, make it durable and put it in place."""
     (aside / "trainer.json").write_text(json.dumps(state))
     files = sorted(path for path in aside.rglob("*") if path.is_file())
     digests = {str(path.relative_to(aside)): file_sha256(path) for path in files}

@@ -24,7 +24,7 @@ class Ema:
         rank, world_size = dist.get_rank(), dist.get_world_size()
         mine = named[rank::world_size]
         self._sources = [parameter for _, parameter in mine]
-        self._means = {name: p.detach().to(torch.float32, copy=True) for name, p in mine}
+        self.means = {name: p.detach().to(torch.float32, copy=True) for name, p in mine}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -32,7 +32,7 @@ class Ema:
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         fresh = [parameter.detach().float() for parameter in self._sources]
         if fresh:
-            torch._foreach_lerp_(list(self._means.values()), fresh, weight)
+            torch._foreach_lerp_(list(self.means.values()), fresh, weight)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -46,31 +46,25 @@ class Ema:
             with torch.no_grad():
                 torch._foreach_copy_([p.data for p in self._parameters], before)
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's means."""
-        from safetensors.torch import save_file
-
-        save_file(self._means, str(folder / f"ema_{dist.get_rank():05d}.safetensors"))
-
     def load(self, folder: Path) -> None:
-        """Read this rank's means from the files of any number of ranks.
+        """Read this rank's `means` from the files ema_*.safetensors of any number of ranks.
 
         Raises ValueError when a parameter is in none of them.
         """
         from safetensors import safe_open
 
-        missing = set(self._means)
+        missing = set(self.means)
         for path in sorted(folder.glob("ema_*.safetensors")):
             with safe_open(str(path), framework="pt") as stream:
                 for name in missing & set(stream.keys()):
-                    self._means[name].copy_(stream.get_tensor(name))
+                    self.means[name].copy_(stream.get_tensor(name))
                     missing.remove(name)
         if missing:
             raise ValueError(f"checkpoint {folder.parent} has no running mean of {min(missing)}")
 
     def _spread(self) -> None:
         rank, world_size = dist.get_rank(), dist.get_world_size()
-        means = iter(self._means.values())
+        means = iter(self.means.values())
         for index, parameter in enumerate(self._parameters):
             owner = index % world_size
             if owner == rank:

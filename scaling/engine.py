@@ -63,6 +63,7 @@ def prepare_environment(spec: RunSpec) -> None:
 def start_distributed(spec: RunSpec) -> Any:
     """Start NCCL or gloo and return torch's device for this rank.
 
+    Raises ValueError for other ranks than the run is for, and for GPUs that are not there.
     On CPU DeepSpeed would compile a shared-memory op at first use (about 100 s, and an error
     without a C++ compiler); plain gloo is used instead.
     """
@@ -70,6 +71,7 @@ def start_distributed(spec: RunSpec) -> Any:
     import torch
 
     _check_version(deepspeed.__version__)
+    _check_ranks(spec)
     if spec.resources.gpus_per_node:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         if device.index >= torch.cuda.device_count():
@@ -129,6 +131,15 @@ def _check_version(version: str) -> None:
         raise ValueError(
             f"deepspeed {version} is reported to compute wrong ZeRO-2 gradients ({low} to {high}, "
             "issue 8224); install 0.19.8"
+        )
+
+
+def _check_ranks(spec: RunSpec) -> None:
+    started, wanted = int(os.environ["WORLD_SIZE"]), spec.resources.world_size
+    if started != wanted:
+        raise ValueError(
+            f"{started} ranks were started, the run is for {wanted}; start as many, or set "
+            "resources.nodes and resources.gpus_per_node (on CPUs resources.processes_per_node)"
         )
 
 

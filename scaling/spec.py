@@ -116,6 +116,7 @@ class EngineConfig:
     keep_every: int = 0
     keep_best: bool = False  # the one with the lowest val/l1 among steps saved and evaluated
     keep_steps: list[int] = field(default_factory=list)  # saved and kept: where branches start
+    async_save: bool = False  # train on while a checkpoint is written, for its size in memory
     eval_batch_size: int = 64
     hang_timeout_s: int = 1800  # without a step: stacks of all ranks, then exit 1; 0: off
 

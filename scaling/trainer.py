@@ -51,6 +51,7 @@ class Trainer:
         self.spec, self.engine, self.loader = spec, engine, loader
         self.log, self.validation, self.cache, self.folder = log, validation, cache, folder
         self.step = step
+        self._saver = checkpoint.Saver(engine, folder / "checkpoints", keep=spec.engine, ema=ema)
         self.micro_batch, self.accumulation = batch_plan(spec)
         self._batches = iter(loader)
         self._peak = peak_flops(engine.device, spec.precision) if log else None
@@ -59,13 +60,17 @@ class Trainer:
 
     def fit(self, stop_requested: Callable[[], bool]) -> bool:
         """Train to the last step; return False when stopped early (saved, resumable)."""
+        with self._saver:
+            return self._fit(stop_requested)
+
+    def _fit(self, stop_requested: Callable[[], bool]) -> bool:
         training_mode(self.spec, self.engine)
         while self.step < self.spec.num_steps:
             self._set_learning_rates()
             losses = self._optimizer_step()
             self.step += 1
             self._clock.steps += 1
-            stopping = self._agree(stop_requested(), losses)
+            stopping = self._agree(stop_requested() or self._saver.failed, losses)
             if self.ema:
                 self.ema.update(self.step)
             if self._due(self.spec.engine.log_every) or self._last():
@@ -73,7 +78,7 @@ class Trainer:
             if self._due(self.spec.engine.eval_every) and not self._last():
                 self._evaluate()
             if self._save_is_due() or stopping:
-                self._save()
+                self._save(wait=stopping or self._last() or self._is_branch_point())
             if stopping and not self._last():
                 return False
             self._beat("train")
@@ -188,7 +193,7 @@ class Trainer:
         if self.log:
             self.log.log(self.step, self.step * self.spec.global_batch_size, metrics)
 
-    def _save(self) -> None:
+    def _save(self, *, wait: bool) -> None:
         self._beat("save")
         state = {
             "step": self.step,
@@ -201,13 +206,7 @@ class Trainer:
             "normaliser": self.validation.normaliser.to_dict(),
         }
         with self._clock.paused():
-            checkpoint.save(
-                self.engine,
-                self.folder / "checkpoints",
-                state=state,
-                keep=self.spec.engine,
-                ema=self.ema,
-            )
+            self._saver.save(state, wait=wait)
 
     def _beat(self, phase: str) -> None:
         self.watchdog.touch(f"step {self.step} ({phase})")
@@ -220,8 +219,11 @@ class Trainer:
         return every > 0 and self.step % every == 0
 
     def _save_is_due(self) -> bool:
-        branches = self.spec.engine.keep_steps
-        return self._due(self.spec.engine.save_every) or self.step in branches or self._last()
+        due = self._due(self.spec.engine.save_every)
+        return due or self._is_branch_point() or self._last()
+
+    def _is_branch_point(self) -> bool:
+        return self.step in self.spec.engine.keep_steps
 
     def _last(self) -> bool:
         return self.step == self.spec.num_steps

@@ -4,13 +4,16 @@ import importlib
 import os
 import time
 
+import torch
+
+import scaling.run
 import scaling.trainer
 from scaling.forkserver import TRAINING_STACK
 from scaling.train import main as train
 
 for name in TRAINING_STACK:
     importlib.import_module(name)
-importlib.import_module("torch").set_num_threads(1)
+torch.set_num_threads(1)
 step_noise = scaling.trainer.step_noise
 
 
@@ -19,7 +22,10 @@ def main(argv: list[str]) -> int:
     kind, _, where = os.environ.get("FAULT", "").partition(":")
     if kind:
         rank, step = (int(number) for number in where.split(":"))
-        spoil = {"nan": _nan, "hang": _hang, "clock": _clock, "slow": _slow}[kind]
+        if kind == "small":
+            scaling.run.memory_available = lambda *_, **__: 2**20
+            return train(argv)
+        spoil = {"nan": _nan, "hang": _hang, "clock": _clock, "slow": _slow, "oom": _oom}[kind]
         scaling.trainer.step_noise = _at(rank, step, spoil)
     return train(argv)
 
@@ -40,6 +46,10 @@ def _nan(spec, pair):
 def _hang(spec, pair):
     time.sleep(10_000)
     return pair
+
+
+def _oom(spec, pair):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has")
 
 
 def _slow(spec, pair):
