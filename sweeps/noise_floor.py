@@ -37,7 +37,7 @@ def _a100() -> Iterator[RunSpec]:
 STUDY = Study(
     name=__name__,
     description="seeds of initialisation, data order and evaluation, at two sizes",
-    varies=("varied", "seed"),
-    holds_fixed="mixture, samples seen, recipe; the size within a group",
+    varies=("size", "varied", "seed"),
+    holds_fixed="mixture, samples seen, recipe",
     runs={"cpu": _cpu, "a100": _a100},
 )

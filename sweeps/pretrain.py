@@ -19,7 +19,7 @@ STUDY = Study(
     name=__name__,
     description="one pretraining run of X-VLA",
     varies=(),
-    holds_fixed="everything",
+    holds_fixed="mixture, samples seen, model, recipe",
     paper_gpu_hours=6144.0,  # appendix F: 64 A100s, approximately 4 days
     runs={"a100": _a100, "cpu": _cpu},
 )
