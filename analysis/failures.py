@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr
 
 from analysis.axis_study import describe_fit
 from analysis.binomial import exact_interval, fit_failures, success_rates
@@ -16,7 +17,7 @@ from analysis.notes import MIN_LEVELS
 from analysis.options import FitOptions, jsonable
 from analysis.ranking import varying_settings
 from analysis.rollouts import COLUMNS
-from analysis.table import axis_label, axis_slice, group_values
+from analysis.table import Slice, axis_label, axis_slice, group_values
 from analysis.words import number, parameter_texts, percent, span
 
 SUCCESSES, ROLLOUTS = COLUMNS
@@ -80,10 +81,7 @@ def _fit_axis(rows: pd.DataFrame, axis: str, how: FitOptions) -> dict[str, Any]:
         found = axis_slice(rows, axis, n_column=how.n_column)
         if found.num_levels < MIN_LEVELS:
             raise ValueError(f"{found.num_levels} levels with rollouts; a law needs {MIN_LEVELS}")
-        failed = found.rows[ROLLOUTS] - found.rows[SUCCESSES]
-        if failed.sum() == 0 or found.rows[SUCCESSES].sum() == 0:
-            words = "failed" if failed.sum() == 0 else "succeeded"
-            raise ValueError(f"none of {int(found.rows[ROLLOUTS].sum())} rollouts {words}")
+        _require_fall(found, how)
         reg = fit_failures(found.rows, PowerLaw(axis), groups=how.groups, seed=how.seed,
                            n_column=how.n_column)  # fmt: skip
     except ValueError as problem:
@@ -97,6 +95,35 @@ def _fit_axis(rows: pd.DataFrame, axis: str, how: FitOptions) -> dict[str, Any]:
         "points": _points(found.rows, found.column, how),
         "curve": _curve(reg, axis, how),
     }
+
+
+def _require_fall(found: Slice, how: FitOptions) -> None:
+    """Raise where the failure rate does not fall along the axis beyond chance: there is no law."""
+    x = found.rows[found.column].to_numpy(dtype=float)
+    k, n = (found.rows[c].to_numpy(dtype=float) for c in COLUMNS)
+    if (k == n).all() or not k.any():
+        words = "succeeded" if not k.any() else "failed"
+        raise ValueError(f"none of {int(n.sum())} rollouts {words}")
+    z, p = failure_trend(x, n - k, n)
+    if p >= 1 - how.level or z > 0:
+        words = "rises" if z > 0 and p < 1 - how.level else "does not fall measurably"
+        raise ValueError(f"the failure rate {words} (trend test p = {number(p, 2)})")
+
+
+def failure_trend(x: np.ndarray, failures: np.ndarray, trials: np.ndarray) -> tuple[float, float]:
+    """Test whether failure counts [n] change with log x; return z (negative: they fall) and p.
+
+    Cochran and Armitage's test, its variance multiplied by the spread of runs of one level beyond
+    chance where there is any.
+    """
+    rate = failures.sum() / trials.sum()
+    place = np.log(x) - np.log(x) @ trials / trials.sum()
+    chance = rate * (1 - rate) * float(trials @ place**2)
+    table = pd.DataFrame({"x": x, SUCCESSES: trials - failures, ROLLOUTS: trials})
+    spread = success_rates(table, by=["x"]).overdispersion
+    excess = spread if spread > 1 else 1.0  # NaN without repeats
+    z = float((failures - trials * rate) @ place / np.sqrt(chance * excess))
+    return z, float(2 * ndtr(-abs(z)))
 
 
 def _points(rows: pd.DataFrame, column: str, how: FitOptions) -> list[dict[str, Any]]:
@@ -116,7 +143,8 @@ def _curve(reg: LawRegressor, axis: str, how: FitOptions) -> dict[str, Any]:
     x = np.exp(np.linspace(logx.min(), logx.max() + np.log(2), CURVE_POINTS))
     band = reg.predict(pd.DataFrame({axis: x}), "confidence", how.level, num_draws=how.num_draws)
     assert isinstance(band, pd.DataFrame)
-    ends = {k: band[k].tolist() for k in ("mean", "lower", "upper")}
+    # beyond the data a refit may rise above certainty; a rate does not
+    ends = {k: band[k].clip(upper=1.0).tolist() for k in ("mean", "lower", "upper")}
     return {"x": x.tolist(), "x_last": float(np.exp(logx.max())), **ends}
 
 

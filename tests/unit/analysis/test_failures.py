@@ -10,7 +10,7 @@ from studies import demo_study
 
 from analysis import plots
 from analysis.export import export_study
-from analysis.failures import failure_study, failure_texts
+from analysis.failures import failure_study, failure_texts, failure_trend
 from analysis.options import FitOptions
 from analysis.report import build_report
 from analysis.rollouts import success_counts
@@ -100,6 +100,22 @@ def test_failure_falls_by_a_binomial_law_with_its_intervals(rolled_out):
     with plots.style():
         ax = plots.failure_rate(Figure().subplots(), found["axes"]["N"])
     assert ax.get_ylabel() == "closed-loop failure rate (%)"
+
+
+def test_the_trend_test_is_honest_without_a_trend_and_sees_one():
+    x = np.repeat([1.0, 2, 4, 8], 3)
+    rng = np.random.default_rng(0)
+    trials = np.full(12, 40.0)
+    p = [failure_trend(x, rng.binomial(40, 0.4, 12).astype(float), trials)[1] for _ in range(400)]
+    assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=0.03)
+    z, p_value = failure_trend(x, rng.binomial(40, 0.6 * x**-0.5).astype(float), trials)
+    assert z < 0
+    assert p_value < 0.001
+
+
+def test_a_failure_rate_that_only_wobbles_gets_no_law(rolled_out):
+    found = failure_study(rolled_out[~rolled_out["blind"]], ["domains"], HOW)["axes"]["domains"]
+    assert "does not fall measurably" in found["reason"]
 
 
 def test_what_carries_no_failure_law_is_refused_with_the_reason(rolled_out):
