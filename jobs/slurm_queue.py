@@ -1,5 +1,6 @@
 """Which run is in Slurm's hands: one batched squeue, sacct for the rest, cached half a minute."""
 
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from jobs.submissions import (
 )
 
 CACHE_S = 30.0
+_POLLING = threading.Lock()  # threads of one process that ask at once get one answer
 # A task that squeue leaves out once may only be between two states.
 GONE_AFTER_S = 5.0
 GONE, UNREACHABLE = "GONE", "UNREACHABLE"
@@ -41,15 +43,16 @@ def read_slurm(runs_dir: str | Path, *, fresh: bool = False) -> tuple[dict[str, 
     tasks = {run_id: task for item in submissions for run_id, task in item.tasks.items()}
     if not tasks:
         return {}, 0.0
-    cache = _Cache(slurm_folder(runs_dir) / "queue.json")
     newest = max(_changed(item) for item in submissions)
-    if fresh or cache.age() > CACHE_S or cache.time <= newest:
-        _poll(cache, tasks, runs_dir, strict=fresh)
-        if fresh and cache.undecided(tasks.values()):
-            time.sleep(GONE_AFTER_S)
+    with _POLLING:
+        cache = _Cache(slurm_folder(runs_dir) / "queue.json")
+        if fresh or cache.age() > CACHE_S or cache.time <= newest:
             _poll(cache, tasks, runs_dir, strict=fresh)
-        if cache.reachable:
-            close_finished(submissions, runs_dir, cache.live)
+            if fresh and cache.undecided(tasks.values()):
+                time.sleep(GONE_AFTER_S)
+                _poll(cache, tasks, runs_dir, strict=fresh)
+            if cache.reachable:
+                close_finished(submissions, runs_dir, cache.live)
     return {run_id: cache.job(task) for run_id, task in tasks.items()}, cache.time
 
 

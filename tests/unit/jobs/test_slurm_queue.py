@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -84,6 +85,16 @@ def test_one_squeue_serves_many_runs_for_half_a_minute(tmp_path, make_spec, fake
     before = len(fake_slurm.calls("squeue"))
     for spec in specs:
         assert run_state(tmp_path / spec.run_id).state == "queued"
+    assert len(fake_slurm.calls("squeue")) == before + 1
+
+
+def test_threads_that_ask_at_once_get_one_answer(tmp_path, make_spec, fake_slurm):
+    spec = make_spec()
+    submit([spec], tmp_path, DEV)
+    before = len(fake_slurm.calls("squeue"))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: read_slurm(tmp_path)[0], range(8)))
+    assert {jobs[spec.run_id].state for jobs in found} == {"PENDING"}
     assert len(fake_slurm.calls("squeue")) == before + 1
 
 
