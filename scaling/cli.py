@@ -10,7 +10,9 @@ from scaling.commands import data as data_commands
 from scaling.commands import laws, machine, plan, reuse, study
 from scaling.commands import search as search_command
 from scaling.commands.fitting import add_fit_arguments
+from scaling.commands.scores import scored
 
+SCORE_HELP = "compare done runs by horizon_l1 or adapted_success; computed where not known yet"
 EXIT_DONE, EXIT_FAILED, EXIT_USER = 0, 1, 2
 
 
@@ -139,12 +141,18 @@ def _add_machine_verbs(verbs, common) -> None:
 
 
 def _add_analysis_verbs(verbs, common) -> None:
-    _study(verbs, common, "export", laws.export, "write runs.parquet and curves.parquet")
+    table = _study(verbs, common, "export", scored(laws.export), "write runs and curves.parquet")
+    table.add_argument("--score", help=SCORE_HELP)
     for name, function, text in (
-        ("fit", laws.fit, "fit scaling laws to a study or a table (.csv, .parquet, .jsonl)"),
-        ("report", laws.report, "fit, draw and write the HTML report"),
+        (
+            "fit",
+            scored(laws.fit),
+            "fit laws to a study or a table (.csv, .parquet, .jsonl)",
+        ),
+        ("report", scored(laws.report), "fit, draw and write the HTML report"),
     ):
         verb = _study(verbs, common, name, function, text)
+        verb.add_argument("--score", help=SCORE_HELP)
         verb.add_argument("--y", default="val_l1", help="column to explain (default val_l1)")
         verb.add_argument("--n-column", default="num_params_total", help="which N")
         add_fit_arguments(verb, one_law=name == "fit")

@@ -107,7 +107,9 @@ def _read_table(path: Path) -> "pd.DataFrame":
 def export_study(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
     """Write the tables of a study beside the folder of runs; return their paths and row counts."""
     from analysis.export import export_study as write
+    from scaling.commands.scores import score_columns
     from scaling.describe import export_row
 
-    rows = [export_row(spec) for spec in specs]
+    scores = score_columns(specs, folder)
+    rows = [export_row(spec) | scores.get(spec.run_id, {}) for spec in specs]
     return write(rows, folder, folder.parent / "exports" / specs[0].study)

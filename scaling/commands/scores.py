@@ -1,0 +1,124 @@
+"""Scores beside val/l1 for a study's own runs: computed when asked, kept, and put in its table.
+
+`scaling report STUDY --score horizon_l1` compares prediction windows over one fixed horizon;
+`--score adapted_success` by rollouts after finetuning, as in the paper's appendix C.4.
+"""
+
+import functools
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaling.commands.common import expand, option, runs_folder
+from scaling.records import read_json
+from scaling.spec import RunSpec
+
+if TYPE_CHECKING:
+    from scaling.study import Search
+
+Verb = Callable[[Namespace], int]
+# A score's name -> its column. Success is turned round: a table's errors fall when runs improve.
+COLUMNS = {"val_l1": "val_l1", "horizon_l1": "horizon_l1", "adapted_success": "adapted_failure"}
+
+
+def scored(verb: Verb) -> Verb:
+    """Return a verb on a study's table that with --score first scores its done runs, and by it."""
+
+    @functools.wraps(verb)
+    def run(arguments: Namespace) -> int:
+        name = option(arguments, "score")
+        if name:
+            _score_runs(name, arguments)
+            arguments.y = COLUMNS[name]
+        return verb(arguments)
+
+    return run
+
+
+def score_columns(specs: Sequence[RunSpec], folder: Path) -> dict[str, dict[str, float]]:
+    """Return run id -> the columns of the scores that are known of it; nothing is computed."""
+    from scaling.search_runs import search_folder
+
+    found: dict[str, dict[str, float]] = {}
+    if not specs or not (search_folder(folder, specs[0].study) / "scores").is_dir():
+        return found
+    search = _search(specs)
+    for spec in specs:
+        for name in ("horizon_l1", "adapted_success"):
+            kept = read_json(_kept(name, spec, search, folder))
+            if kept:
+                column = COLUMNS[name]
+                values = {column: kept["value"], f"{column}_sem": kept["sem"]}
+                found.setdefault(spec.run_id, {}).update(values)
+    return found
+
+
+def _score_runs(name: str, arguments: Namespace) -> None:
+    """Compute and keep a score of every done, sighted run; raise ValueError when none has it."""
+    from scaling.search_score import NAMES
+
+    if name not in NAMES:
+        raise ValueError(f"score {name!r} is unknown; allowed: {', '.join(NAMES)}")
+    if arguments.study.endswith((".csv", ".parquet", ".jsonl")):
+        raise ValueError("--score belongs to a study; name a column of a table with --y")
+    if name == "val_l1":
+        return
+    specs, folder = expand(arguments), runs_folder(arguments)
+    search = _search(specs)
+    done = [s for s in specs if (folder / s.run_id / "DONE").exists() and not s.data.blind]
+    if not done:
+        raise ValueError(
+            f"no run of {arguments.study} is done in {folder}, so none can be scored by {name}; "
+            "see `scaling status STUDY`"
+        )
+    missing: list[str] = []
+    for index, spec in enumerate(done):
+        try:
+            _score_one(name, spec, search, folder)
+        except ValueError as error:  # no rollout of this one
+            missing.append(str(error))
+        print(f"{name}: {index + 1} of {len(done)} runs", file=sys.stderr, flush=True)
+    if len(missing) == len(done):
+        raise ValueError(missing[0])
+
+
+def _score_one(name: str, spec: RunSpec, search: "Search", folder: Path) -> None:
+    """Score the last checkpoint of a run. Rollouts are read again each time: they grow."""
+    import json
+    from dataclasses import asdict
+
+    from scaling.config import write_atomic
+    from scaling.search_score import make_scorer
+
+    path = _kept(name, spec, search, folder)
+    found = make_scorer(name, search, folder, path.parent)(spec, spec.num_steps)
+    if found is None:
+        raise ValueError(f"run {spec.run_id} is done but its last checkpoint is gone; retry it")
+    if name == "adapted_success":
+        write_atomic(path, json.dumps(asdict(found)))
+
+
+def _kept(name: str, spec: RunSpec, search: "Search", folder: Path) -> Path:
+    """Return where a score is kept: beside those of a search of the study, which are the same."""
+    from scaling.search_runs import search_folder
+
+    kind = "adapted"
+    if name == "horizon_l1":
+        windows: Any = search.space["prediction_window_s"]
+        kind = f"horizon-{min(windows.values):g}-{max(windows.values):g}"
+    scores = search_folder(folder, spec.study) / "scores"
+    return scores / f"{spec.run_id}-{spec.num_steps}-{kind}.json"
+
+
+def _search(specs: Sequence[RunSpec]) -> "Search":
+    """Return the study's search where it has windows of its own, else one over its runs'."""
+    from scaling.study import Choice, Search, load_study
+
+    declared = load_study(specs[0].study).search
+    if declared is not None and isinstance(declared.space.get("prediction_window_s"), Choice):
+        return declared
+    windows = sorted({spec.data.prediction_window_s for spec in specs})
+    space = {"prediction_window_s": Choice(tuple(windows))}
+    return Search(space=space, defaults={}, first=(), run={})
