@@ -30,7 +30,7 @@ from jobs.queue import read_queues
 from jobs.settle import RESUMABLE_CODE, settle
 from jobs.slurm_commands import SlurmError, job_state, run, sbatch
 from jobs.status import run_state
-from jobs.submissions import note_resubmitted, read_submission
+from jobs.submissions import RECORD, note_resubmitted, read_submission
 from scaling.spec import load_spec
 
 GO, FAILURE, NOTHING = 0, 1, 3
@@ -192,6 +192,7 @@ def _go_on(run_dir: Path, submission: Path, array: int) -> None:
     task = _task()
     try:
         run(["scontrol", "requeue", task])
+        (submission / RECORD).touch()  # `status` asks Slurm again instead of using old answers
         _say(f"requeued {task} at step {saved_step(run_dir)}")
         return
     except SlurmError as error:

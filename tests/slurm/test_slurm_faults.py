@@ -117,8 +117,12 @@ def test_three_attempts_without_a_new_step_are_enough(slurm, tmp_path, dev):
     assert len(read_lives(run_dir)) == 3
 
 
-def test_without_accounting_the_files_decide(slurm, tmp_path, dev, start, finish, monkeypatch):
-    monkeypatch.setattr("jobs.slurm_queue.sacct", _no_accounting)
+@pytest.mark.parametrize("accounting", ["absent", "empty"])
+def test_without_accounting_the_files_decide(
+    slurm, tmp_path, dev, start, finish, monkeypatch, accounting
+):
+    answer = _no_accounting if accounting == "absent" else lambda *_, **__: {}
+    monkeypatch.setattr("jobs.slurm_queue.sacct", answer)
     spec = small_run(num_steps=NUM_STEPS)
     run_dir = start(spec, steps=300)
     slurm.call("scancel", "-u", "0")

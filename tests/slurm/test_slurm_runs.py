@@ -91,11 +91,22 @@ def test_scancel_by_hand_is_seen_and_the_run_goes_on_when_asked(
     assert attempts(run_dir)[1]["first_step"] >= 150
 
 
-def test_the_chain_runs_behind_the_study(slurm, tmp_path, dev):
-    spec = small_run(num_steps=10)
-    summary = submit([spec], tmp_path, dev, then=[["lineage", spec.run_id, f"--runs={tmp_path}"]])
-    wait_until(lambda: not slurm.jobs())
-    folder = tmp_path.__class__(summary["submission"])
-    assert run_state(tmp_path / spec.run_id).state == "done"
-    said = (folder / "then-0-lineage.out").read_text()
-    assert spec.run_id in said
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"partition": "no_such"}, "invalid partition specified"),
+        ({"gpus_per_node": 9}, "Requested node configuration is not available"),
+        ({"sbatch_options": ["--qos=no_such"]}, "Invalid qos specification"),
+        ({"sbatch_options": ["--no-such-option"]}, "unrecognized option"),
+    ],
+)
+def test_what_slurm_refuses_is_one_line_and_leaves_nothing(slurm, tmp_path, dev, wrong, said):
+    spec = small_run()
+    if wrong.get("gpus_per_node"):
+        spec = replace(spec, resources=ResourceConfig(gpus_per_node=9))
+    with pytest.raises(ValueError, match=said) as caught:
+        submit([spec], tmp_path, replace(dev, **wrong))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("; nothing was submitted")
+    assert not slurm.jobs()
+    assert run_state(tmp_path / spec.run_id).state == "planned"

@@ -10,6 +10,7 @@ from jobs import slurm_task
 from jobs.cluster import Cluster
 from jobs.slurm import submit
 from jobs.slurm_task import FAILURE, GO, NOTHING, begin, end, read_lives, wait
+from jobs.status import run_state
 from jobs.submissions import read_submission
 
 DEV = Cluster(name="dev", time_limit="10")
@@ -62,6 +63,15 @@ def test_a_stopped_run_requeues_its_own_task_alone(task):
     assert finish(task, 85) == 85
     assert ["requeue", "1_0"] in fake.calls("scontrol")
     assert fake["jobs"]["1_0"] == ["PENDING", "BeginTime"]
+
+
+def test_status_sees_a_requeue_at_once(task):
+    run_dir, submission, fake = task
+    fake.set(jobs={"1_0": ["RUNNING", "None"]})
+    assert run_state(run_dir).state == "running"
+    begin(run_dir, submission)
+    finish(task, 85)
+    assert run_state(run_dir).state == "queued"
 
 
 def test_where_requeue_is_refused_the_one_run_is_submitted_anew(task):
