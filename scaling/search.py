@@ -144,7 +144,7 @@ def run_trials(
             if refusal:
                 executor.say(f"no more trials: {refusal}")
                 break
-            _ask(study, task, options)
+            executor.remember([(_ask(study, task, options), 0)])
         if missing <= 0 or room <= 0:
             executor.on_round(under_way)
             time.sleep(options.poll_s)
@@ -194,10 +194,11 @@ def _next(study: "optuna.Study", task: Task, budget: Budget) -> RunSpec:
     return budget.dearest([task.spec(point) for point in corners(task.search)])
 
 
-def _ask(study: "optuna.Study", task: Task, options: Options) -> None:
-    """Ask for one point; its run is handed over at the next look."""
+def _ask(study: "optuna.Study", task: Task, options: Options) -> Point:
+    """Ask for one point and return it; its run is handed over at the next look."""
     trial = propose(study, task.search, options)
     trial.set_user_attr("run_id", task.spec(trial.params).run_id)
+    return trial.params
 
 
 def _points(study: "optuna.Study", task: Task) -> list[Point]:

@@ -1,0 +1,122 @@
+"""--max-gpu-hours of a search: nothing is planned above it, and it says what it left out."""
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scaling.commands.search import search
+from scaling.search import Executor, Options, Score, Task, run_trials
+from scaling.search_budget import Budget, corners
+from scaling.search_result import compare
+from scaling.search_runs import RUNS, RunList, search_folder, search_specs
+from scaling.search_storage import open_study
+from scaling.spec import RunSpec
+from scaling.study import load_study
+
+STUDY = "sweeps.prompt_and_window"
+SEARCH = load_study(STUDY).search
+assert SEARCH is not None
+TASK = Task(study=STUDY, scale="cpu", search=SEARCH)
+
+
+def ten_each(specs: Sequence[RunSpec]) -> Mapping[str, float]:
+    return {spec.run_id: 10.0 for spec in specs}
+
+
+def by_length(specs: Sequence[RunSpec]) -> Mapping[str, float]:
+    return {spec.run_id: 1.0 + spec.model.soft_prompt_length / 16 for spec in specs}
+
+
+def score(spec: RunSpec, step: int) -> Score:
+    return Score(value=1 / spec.model.soft_prompt_length + spec.seeds.init / 1000, sem=0.1)
+
+
+class Searched:
+    """A search of simulated runs in a folder, under a budget."""
+
+    def __init__(self, runs_dir: Path, cap: float, price=ten_each) -> None:
+        self.runs_dir, self.done, self.said = runs_dir, set(), []
+        self.study = open_study(STUDY, search_folder(runs_dir, STUDY), begun_with={})
+        self.budget = Budget(cap=cap, price=price, planned=self.planned)
+        self.done |= {spec.run_id for spec in self.planned()}
+        self.executor = Executor(
+            submit=lambda specs: self.done.update(spec.run_id for spec in specs),
+            states=lambda specs: {
+                s.run_id: ("done" if s.run_id in self.done else "planned", None) for s in specs
+            },
+            cancel=print,
+            remember=RunList(path=search_folder(runs_dir, STUDY) / RUNS, task=TASK).add,
+            say=self.said.append,
+        )
+
+    def planned(self) -> list[RunSpec]:
+        return search_specs(STUDY, self.runs_dir)
+
+    def trials(self, number: int, **options) -> str | None:
+        return run_trials(
+            self.study, TASK, Options(trials=number, poll_s=0.0, **options),
+            executor=self.executor, score=score, budget=self.budget,
+        )  # fmt: skip
+
+    def num_trials(self) -> int:
+        return sum(trial.state.is_finished() for trial in self.study.get_trials())
+
+
+def test_asking_stops_at_the_cap_and_goes_on_under_a_higher_one(tmp_path: Path) -> None:
+    first = Searched(tmp_path, cap=35)
+    stopped = first.trials(12, parallel=2)
+    assert stopped == ("30.0 GPU-hours are planned and 10.0 more would pass --max-gpu-hours 35.0")
+    assert first.said[-2:].count(f"no more trials: {stopped}") == 1
+    assert (first.num_trials(), len(first.done)) == (3, 3)
+    second = Searched(tmp_path, cap=1000)
+    assert second.trials(12) is None
+    assert second.num_trials() == 12
+    lowered = Searched(tmp_path, cap=1)  # what is planned already stays; nothing is added
+    assert lowered.trials(12) is None
+    assert lowered.trials(13) is not None
+    assert lowered.num_trials() == 12
+
+
+@pytest.mark.parametrize("cap", [30, 47, 60])
+def test_no_choice_of_the_sampler_passes_the_cap(tmp_path: Path, cap: float) -> None:
+    searched = Searched(tmp_path, cap=cap, price=by_length)
+    assert searched.trials(40, parallel=3) is not None
+    hours = sum(by_length(searched.planned()).values())
+    assert cap - 9 < hours <= cap  # the dearest point takes 9
+    assert searched.num_trials() < 40
+
+
+@pytest.mark.parametrize(("left", "seeds"), [(0, 0), (45, 1), (80, 2), (1000, 3)])
+def test_repeats_keep_to_what_is_left(tmp_path: Path, left: float, seeds: int) -> None:
+    searched = Searched(tmp_path, cap=1000)
+    searched.trials(6)
+    used = 10.0 * len(searched.planned())
+    budget = replace(searched.budget, cap=used + left)
+    options = Options(trials=6, poll_s=0.0)
+    for _ in range(2):  # asked again: nothing more, nothing less
+        found = compare(searched.study, TASK, options, executor=searched.executor, score=score,
+                        budget=budget)  # fmt: skip
+        assert len(found["default"]["repeats"]) == seeds
+        assert len(searched.done) == used / 10 + 4 * seeds
+    assert any(f"{seeds} of 3 repeats" in text for text in searched.said) == (seeds < 3)
+
+
+def test_the_corners_bound_the_space() -> None:
+    points = corners(TASK.search)
+    assert len(points) == 8
+    assert {point["soft_prompt_length"] for point in points} == {1, 128}
+    assert {point["prediction_window_s"] for point in points} == {1.0, 2.0, 4.0, 8.0}
+
+
+def test_a_cap_below_the_first_trial_is_the_users_mistake(tmp_path: Path) -> None:
+    words = Namespace(
+        study=STUDY, overrides=["scale=a100"], runs=str(tmp_path), on="a100", trials=20,
+        parallel=4, seed=0, sampler="tpe", no_prune=False, max_gpu_hours=1.0, score=None,
+        storage=None, top=3, repeats=3, json=True,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"not even the first trial fits: 0.0 .* nothing was sub"):
+        search(words)
+    assert not list(tmp_path.iterdir())
