@@ -133,7 +133,8 @@ def logs(
     log = run_dir / "train.log"
     if not log.exists() and not follow:
         state = run_state(run_dir).state
-        raise ValueError(f"run {run_dir.name} has no log, it is {state}; submit it first")
+        hint = "wait for its turn" if state == "queued" else "submit it first"
+        raise ValueError(f"run {run_dir.name} has no log, it is {state}; {hint}")
     with contextlib.suppress(KeyboardInterrupt):
         position = _print_from(log, 0, out)
         while follow and run_state(run_dir).state in ("queued", "running"):

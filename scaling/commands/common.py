@@ -81,7 +81,7 @@ def publish(specs: list[RunSpec], folder: Path, *, quiet: bool) -> dict[str, Any
 def show(arguments: Namespace, document: Any, render: Any) -> None:
     """Print one JSON document with --json, else what `render` makes of it (text or rich)."""
     if arguments.json:
-        print(json.dumps(document))  # json.dump writes piece by piece, ten times as slowly
+        print(json.dumps(document))  # json.dump writes piece by piece, a third as fast
         return
     from rich.console import Console
 

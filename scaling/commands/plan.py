@@ -47,7 +47,7 @@ def plan(arguments: Namespace) -> int:
     asked = {"memory": memory} if option(arguments, "memory") else {}
     show(arguments, document | asked, lambda shown: _render(shown, lines, memory))
     if page is not None:
-        print(f"page: {page}", file=sys.stderr)
+        print(f"page: {page}", file=sys.stderr if arguments.json else sys.stdout)
     return 0
 
 

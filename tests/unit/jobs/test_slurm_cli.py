@@ -1,6 +1,8 @@
 """The commands on a study and a cluster, over the fake Slurm."""
 
 import json
+import threading
+import time
 from argparse import Namespace
 
 import pytest
@@ -35,6 +37,76 @@ def test_submit_status_cancel_and_retry(call, fake_slurm):
     assert len(call(study.retry, select="state=cancelled")) == len(stopped)
     again = call(study.submit, on="dev")
     assert (again["submitted"], again["skipped_running"]) == (len(stopped), planned - len(stopped))
+
+
+@pytest.fixture
+def under_way(call, fake_slurm, tmp_path):
+    """The demo on the fake Slurm: one run at work on another host, one waiting, the rest held."""
+    call(study.submit, on="dev")
+    running, waiting = call(plan.plan)["runs"][:2]
+    folder = tmp_path / "runs" / running["run_id"]
+    jobs = fake_slurm["jobs"]
+    task = next(iter(jobs))
+    fake_slurm.set(jobs=jobs | {task: ["RUNNING", "None"]})
+    now = time.time()
+    (folder / "attempts").mkdir()
+    attempt = {"job_id": task, "host": "node7", "pid": 11, "start": now - 60, "end": None}
+    (folder / "attempts" / "0001.json").write_text(json.dumps(attempt))
+    beat = {"time": now, "host": "node7", "pid": 11, "step": 250, "num_steps": 500,
+            "samples_per_s": 640.0, "eta_s": 90.0, "val_l1": 0.04}  # fmt: skip
+    (folder / "heartbeat.json").write_text(json.dumps(beat))
+    (folder / "train.log").write_text("step 250\n")
+    return {"running": running["run_id"], "waiting": waiting["run_id"], "folder": folder}
+
+
+def test_the_table_of_a_study_in_slurm(call, under_way, capsys, tmp_path):
+    rows = call(study.status, select="state=running", watch=False)["runs"]
+    assert [row["run_id"] for row in rows] == [under_way["running"]]
+    (row,) = rows
+    shown = {key: row[key] for key in ("step", "samples_per_s", "eta_s", "val_l1", "attempts")}
+    assert shown == {"step": 250, "samples_per_s": 640.0, "eta_s": 90.0, "val_l1": 0.04,
+                     "attempts": 1}  # fmt: skip
+    assert row["job_id"]
+    words = {"study": "sweeps.demo", "overrides": [], "runs": str(tmp_path / "runs")}
+    study.status(Namespace(**words, json=False, select="state=running", watch=False))
+    table = capsys.readouterr().out
+    assert [part for part in ("250/500  50%", "640.0", "1:30", "0.0400") if part not in table] == []
+
+
+def test_logs_of_a_run_in_slurm_are_followed_to_its_end(under_way, fake_slurm, capsys, tmp_path):
+    def finish() -> None:
+        with open(under_way["folder"] / "train.log", "a") as stream:
+            stream.write("step 500\n")
+        (under_way["folder"] / "DONE").write_text('{"step": 500, "metrics": {}}')
+
+    timer = threading.Timer(0.4, finish)
+    timer.start()
+    words = {"runs": str(tmp_path / "runs"), "run_id": under_way["running"][:8], "follow": True}
+    study.logs(Namespace(**words))
+    timer.join()
+    assert capsys.readouterr().out == "step 250\nstep 500\n"
+    with pytest.raises(ValueError, match="has no log, it is queued; wait for its turn"):
+        study.logs(Namespace(**words | {"run_id": under_way["waiting"], "follow": False}))
+
+
+def test_a_selector_reaches_what_runs_in_slurm(call, under_way, fake_slurm):
+    (stopped,) = call(study.cancel, select="state=running")
+    assert stopped == {"run_id": under_way["running"], "was": "running", "action": "stopping"}
+    assert len(fake_slurm.calls("scancel")) == 1
+    assert call(study.prune, select="state=queued|cancelled", yes=True)["checkpoints"] == []
+    with pytest.raises(ValueError, match=r"matches none of 22 runs \(.*21 queued.*\); keys: "):
+        call(study.retry, select="size=0.3b,state=failed")
+
+
+def test_a_chain_finetunes_from_what_was_submitted(call, fake_slurm, tmp_path):
+    words = ["num_steps=7", "optim.betas=[0.9,0.99]"]
+    summary = call(study.submit, on="dev", overrides=words, then="fit,finetune:sim_xarm7")
+    fit, finetune = (link["command"] for link in summary["chain"])
+    assert fit.startswith("fit sweeps.demo num_steps=7 optim.betas=[0.9,0.99] --runs=")
+    source = "best:sweeps.demo,num_steps=7,optim.betas=[0.9,0.99]"
+    assert finetune.startswith(f"finetune --from {source} --domain sim_xarm7 --runs=")
+    script = next((tmp_path / "runs" / "_slurm").glob("*/then-1.sbatch")).read_text()
+    assert f"--from '{source}'" in script
 
 
 def test_a_dry_run_shows_the_arrays_and_prunes_nothing(call, fake_slurm):
