@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.figures.style import GRID, INK, MUTED, column_label, short_number, tex_number
+from analysis.figures.style import GRID, INK, MUTED, ORANGE, column_label, short_number, tex_number
 from jobs.grid import Axis, Cell, Grid
 
 if TYPE_CHECKING:
@@ -108,9 +108,8 @@ def scatter(
         gid = f"{prefix}-{state}"
         ax.scatter(
             [x for x, _ in places], [y for _, y in places], s=size**2 / smallest,
-            marker=SHAPES[state],
-            c=[colours.of(cell) for cell, _, _ in mine], edgecolors=INK,
-            linewidths=1.3 if state == "done" else 0.5, zorder=3, gid=gid,
+            marker=SHAPES[state], c=[colours.of(cell) for cell, _, _ in mine],
+            zorder=3, gid=gid, **_rim(state),
         )  # fmt: skip
         marks[gid] = [_text(cell, grid) for cell, _, _ in mine]
         for (cell, _, _), place in zip(mine, places, strict=True):
@@ -204,11 +203,17 @@ def legend(figure: "Figure", grid: Grid) -> None:
     states = [state for state in SHAPES if any(cell.state == state for cell in grid.cells)]
     counts = {s: sum(len(c.run_ids) for c in grid.cells if c.state == s) for s in states}
     handles = [
-        Line2D([], [], ls="", marker=SHAPES[state], mfc="white", mec=INK, ms=6,
-               mew=1.3 if state == "done" else 0.6, label=f"{counts[state]:,} {state}")
+        Line2D([], [], ls="", marker=SHAPES[state], mfc="white", mec=_rim(state)["edgecolors"],
+               mew=_rim(state)["linewidths"], ms=6, label=f"{counts[state]:,} {state}")
         for state in states
     ]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def _rim(state: str) -> dict[str, Any]:
+    """Return a mark's edge: heavy where a run is over, orange where it failed."""
+    heavy = state in ("done", "failed")
+    return {"edgecolors": ORANGE if state == "failed" else INK, "linewidths": 1.3 if heavy else 0.5}
 
 
 def _beside(states: Sequence[str], state: str) -> float:
