@@ -76,7 +76,7 @@ class Saver:
         try:
             writes = stage(self._engine, aside, own=own, ema=self._ema)
         except Exception as error:  # the others wait within DeepSpeed and end with this rank
-            if _is_full(aside):
+            if _is_full(error, aside):
                 raise OSError(errno.ENOSPC, "no space left on device", str(aside)) from error
             raise
         if self._buffers is None:
@@ -144,7 +144,7 @@ def _together(aside: Path, group: Any) -> Iterator[None]:
         yield
     except Exception as error:
         mine = error
-    told = mine and (_is_full(aside), f"{type(mine).__name__}: {mine}")
+    told = mine and (_is_full(mine, aside), f"{type(mine).__name__}: {mine}")
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, told, group=group)
     problems = {rank: problem for rank, problem in enumerate(found) if problem}
@@ -160,8 +160,10 @@ def _together(aside: Path, group: Any) -> Iterator[None]:
     raise RuntimeError(f"rank {rank} could not write {aside.name}: {text}")
 
 
-def _is_full(aside: Path) -> bool:
-    """Return whether an error was a full disk; torch reports that as a RuntimeError of its own."""
+def _is_full(error: Exception, aside: Path) -> bool:
+    """Return whether it is a full disk; torch reports that as a RuntimeError of its own."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
     return shutil.disk_usage(aside.parents[1]).free < FULL_BYTES
 
 

@@ -3,8 +3,8 @@
     make bench-save
 
 A round saves once and then trains some steps, at one rank of ZeRO-2 with the 50m rung. Rounds of
-both kinds, and of none, take turns. stop: seconds until training goes on; round: seconds until
-the steps are done and the checkpoint is in place.
+both kinds, and of none, take turns. stop_s: until training goes on, on the wall and of CPU time;
+round_s: until the steps are done and the checkpoint is in place.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def one_round(saver: Any, number: int, step: Callable[[], None], steps: int) -> 
     began, cpu = time.perf_counter(), cpu_seconds()
     if saver:
         saver.save({"step": number, "world_size": 1, "zero_stage": 2}, wait=False)
-    stopped = time.perf_counter() - began
+    stopped, stopped_cpu = time.perf_counter() - began, cpu_seconds() - cpu
     for _ in range(steps):
         step()
     trained = time.perf_counter() - began
@@ -81,6 +81,7 @@ def one_round(saver: Any, number: int, step: Callable[[], None], steps: int) -> 
     whole = time.perf_counter() - began
     return {
         "stop_s": stopped,
+        "stop_cpu_s": stopped_cpu,
         "steps_s": trained - stopped,
         "round_s": whole,
         "cpu_s": cpu_seconds() - cpu,

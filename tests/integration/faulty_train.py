@@ -1,11 +1,13 @@
 """scaling.train with a fault asked for by $FAULT: `kind:rank:step`; a rank of -1 means all."""
 
+import errno
 import importlib
 import os
 import time
 
 import torch
 
+import scaling.checkpoint
 import scaling.run
 import scaling.trainer
 from scaling.forkserver import TRAINING_STACK
@@ -25,6 +27,9 @@ def main(argv: list[str]) -> int:
         if kind == "small":
             scaling.run.memory_available = lambda *_, **__: 2**20
             return train(argv)
+        if kind in ("slowsave", "nosave"):
+            _spoil_saves(kind, rank, step)
+            return train(argv)
         spoil = {"nan": _nan, "hang": _hang, "clock": _clock, "slow": _slow, "oom": _oom}[kind]
         scaling.trainer.step_noise = _at(rank, step, spoil)
     return train(argv)
@@ -37,6 +42,22 @@ def _at(rank: int, step: int, spoil):
         return spoil(spec, pair) if mine and now >= step else pair
 
     return noise_of
+
+
+def _spoil_saves(kind: str, rank: int, step: int) -> None:
+    """Make each save after one of `step` take long, or fail on one rank for want of space."""
+    write = scaling.checkpoint.Saver._write
+
+    def spoiled(self, writes, aside, state):
+        def first():
+            if state["step"] > step and rank in (-1, int(os.environ["RANK"])):
+                if kind == "nosave":
+                    raise OSError(errno.ENOSPC, "no space left on device", str(aside))
+                time.sleep(5)
+
+        write(self, [first, *writes], aside, state)
+
+    scaling.checkpoint.Saver._write = spoiled
 
 
 def _nan(spec, pair):

@@ -109,6 +109,46 @@ def test_fifty_kills_change_nothing(make_run, start_ranks, whole, seed: int) -> 
     assert_as_undisturbed(run_yaml, whole)
 
 
+STAGED = (*TWO, f"num_steps={STEPS}", "engine.async_save=true")
+
+
+def test_a_kill_while_a_staged_save_is_written(make_run, start_ranks, whole) -> None:
+    run_yaml = make_run(*STAGED)
+    folder = run_yaml.parent / "checkpoints"
+    ranks = start_ranks(run_yaml, fault="slowsave:-1:4")
+    ranks.wait_for((folder / ".step_0000008.tmp" / "deepspeed").exists)
+    ranks.wait_for(lambda: max(losses(run_yaml)) > 8)  # training has gone on meanwhile
+    ranks.signal(signal.SIGKILL)
+    ranks.wait()
+    assert saved(run_yaml) == [4]
+    assert start_ranks(run_yaml).wait() == [0, 0]
+    assert_as_undisturbed(run_yaml, whole)
+    assert not list(folder.glob(".*"))
+
+
+def test_a_staged_save_that_fails_ends_the_run(make_run, start_ranks) -> None:
+    run_yaml = make_run(*STAGED)
+    ranks = start_ranks(run_yaml, fault="nosave:1:4")
+    assert ranks.wait() == [1, 1]
+    assert ranks.output.count("error: disk full while writing") == 2, ranks.output
+    assert "disk full" in json.loads((run_yaml.parent / "FAILED").read_text())["reason"]
+    assert saved(run_yaml) == [4]
+    assert not list((run_yaml.parent / "checkpoints").glob(".*"))
+    assert max(losses(run_yaml)) < 12  # not only at the next save
+
+
+def test_a_signal_waits_for_a_staged_save(make_run, start_ranks) -> None:
+    run_yaml = make_run(*STAGED)
+    ranks = start_ranks(run_yaml, fault="slowsave:-1:0")
+    ranks.wait_for((run_yaml.parent / "checkpoints" / ".step_0000004.tmp" / "deepspeed").exists)
+    ranks.signal(signal.SIGTERM, [1])
+    assert ranks.wait() == [85, 85]
+    assert saved(run_yaml)[0] == 4
+    assert len(saved(run_yaml)) == 2
+    text = (run_yaml.parent / "checkpoints" / "latest").read_text()
+    assert text == f"step_{saved(run_yaml)[1]:07d}"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_one_rank_stops_both_in_time(make_run, start_ranks, whole, number) -> None:
     run_yaml = make_run(*TWO, f"num_steps={STEPS}", "engine.save_every=0")
