@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from jobs.folder import DONE, FAILED, run_folder, write_failed
 from jobs.queue import Queued, read_queues
 from jobs.slurm_commands import SlurmError, sbatch
 from jobs.slurm_queue import in_queue
+from jobs.slurm_task import saved_step
 from jobs.status import RunStatus, run_state
 from jobs.submissions import note_resubmitted
 from scaling.config import write_atomic
@@ -38,11 +39,14 @@ def outlook(spec: RunSpec, runs_dir: Path, *, queued: Queued, held: Container[st
     trunk = spec.init.trunk
     if not trunk or trunk_point(spec, runs_dir).exists():
         return Outlook(state="ready")
-    if trunk in held:
+    passed = saved_step(run_folder(runs_dir, trunk)) > spec.init.trunk_step
+    if trunk in held and not passed:
         return Outlook(state="waiting")
     status = run_state(run_folder(runs_dir, trunk), queued=queued)
-    if is_ready(spec, runs_dir):  # asked after the state: the trunk may just have ended
+    if is_ready(spec, runs_dir):  # asked last: the trunk may just have saved, or ended
         return Outlook(state="ready")
+    if passed:
+        return Outlook(state="lost", reason=_why_lost(spec, replace(status, state="done")))
     if status.state in ("running", "queued"):
         return Outlook(state="waiting", reason=status.job_id or "")
     if status.state in ("done", "failed", "cancelled"):
@@ -55,7 +59,7 @@ def _why_lost(spec: RunSpec, status: RunStatus) -> str:
     trunk, step = spec.init.trunk, spec.init.trunk_step
     if status.state == "done":
         return (
-            f"trunk {trunk} is done but did not keep step {step}; delete its folder to train it "
+            f"trunk {trunk} is past step {step} and did not keep it; delete its folder to train it "
             "again"
         )
     if status.state == "cancelled":

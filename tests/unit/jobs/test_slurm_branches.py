@@ -153,7 +153,7 @@ def test_a_task_whose_trunk_goes_on_elsewhere_goes_behind_it(tmp_path, started, 
     [
         (("FAILED", {"reason": "loss is nan"}), "failed before step 9: loss is nan; submit to"),
         (("FAILED", {"reason": "cancelled"}), "was cancelled before step 9"),
-        (("DONE", {}), "is done but did not keep step 9"),
+        (("DONE", {}), "is past step 9 and did not keep it"),
         (None, "is planned (job 1_0 has ended without starting the run); submit both"),
     ],
 )

@@ -184,11 +184,27 @@ def test_what_a_branch_is_told(tmp_path, family):
     assert look(waiting=frozenset({trunk.run_id})).state == "waiting"
     (folder / "DONE").write_text("{}")
     assert look().state == "lost"
-    assert f"did not keep step {branch.init.trunk_step}; delete its folder" in look().reason
+    assert (
+        f"is past step {branch.init.trunk_step} and did not keep it; delete its folder"
+        in look().reason
+    )
     (tmp_path / branch.run_id / "checkpoints").mkdir(parents=True)
     (tmp_path / branch.run_id / "checkpoints" / "latest").write_text("step_0000019")
     assert look().state == "ready"  # it goes on from its own
     assert outlook(trunk, tmp_path, queued=Queued()).state == "ready"
+
+
+def test_a_trunk_past_the_step_is_not_waited_for(tmp_path, family):
+    """It began before it had branches: they fail at once and not when it is through."""
+    trunk, long, short = family()
+    assert long.init.trunk_step > short.init.trunk_step
+    folder = tmp_path / trunk.run_id / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "latest").write_text(f"step_{short.init.trunk_step + 1:07d}")
+    held = {trunk.run_id}
+    found = [outlook(spec, tmp_path, queued=Queued(), held=held) for spec in (long, short)]
+    assert [item.state for item in found] == ["waiting", "lost"]
+    assert f"is past step {short.init.trunk_step} and did not keep it" in found[1].reason
 
 
 def test_the_trunk_done_without_the_step_is_named(tmp_path, family, saving):
@@ -199,5 +215,5 @@ def test_the_trunk_done_without_the_step_is_named(tmp_path, family, saving):
     assert (summary["skipped_done"], summary["failed"]) == (1, 2)
     marker = read_json(tmp_path / branches[0].run_id / "FAILED")
     assert marker is not None
-    assert "is done but did not keep step" in marker["reason"]
+    assert "and did not keep it" in marker["reason"]
     assert json.dumps(summary)
