@@ -35,6 +35,7 @@ def submit(arguments: Namespace) -> int:
     given = [name for name in ("max_gpu_hours", "dry_run", "then") if option(arguments, name)]
     if given:
         raise ValueError(f"--{given[0].replace('_', '-')} needs a Slurm cluster; give --on CLUSTER")
+    _warn_of_other_code(specs, folder)
     parallel = arguments.parallel or os.cpu_count() or 1
     if arguments.detach:
         from jobs.detach import submit_detached

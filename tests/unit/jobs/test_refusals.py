@@ -119,14 +119,22 @@ def test_a_study_without_runs_or_with_colliding_ids(capsys, folder, fake_slurm, 
     assert fake_slurm.calls("sbatch") == []
 
 
-def test_a_run_made_by_other_code_is_said_and_kept(capsys, folder, fake_slurm) -> None:
+@pytest.mark.parametrize("where", [["--on", "dev"], ["--detach"]])
+def test_a_run_made_by_other_code_is_said_and_kept(
+    capsys, folder, fake_slurm, monkeypatch, where: list[str]
+) -> None:
+    def started(specs, runs_dir, **_) -> dict:
+        left = [spec for spec in specs if not (runs_dir / spec.run_id / "DONE").exists()]
+        return {"study": "sweeps.demo", "submitted": len(left)}
+
+    monkeypatch.setattr("jobs.detach.submit_detached", started)
     assert main(["plan", "sweeps.demo", "--json", *WORDS]) == 0
     run_id = json.loads(capsys.readouterr().out)["runs"][0]["run_id"]
     done = folder / "runs" / run_id
     done.mkdir(parents=True)
     (done / "DONE").write_text("{}")
     (done / "env.json").write_text('{"code_digest": "0123456789ab"}')
-    assert main([*DEMO, "--json", *WORDS]) == 0
+    assert main(["submit", "sweeps.demo", *where, "--json", *WORDS]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["submitted"] == 21
     assert captured.err.count("\n") == 1
