@@ -16,7 +16,7 @@ from scaling.tracking import publish
 
 FIRST_S = 5.0  # to let the first runs start
 EVERY_S = 30.0
-NICE = 19
+NICE = 10  # a tenth of what training gets on a busy machine
 AWAY_S = 0.5  # how soon it leaves when the program that it serves has gone
 
 
