@@ -1,8 +1,9 @@
 """Publishing 1,000 simulated runs to a new SQLite MLflow, beside bare calls with the same values.
 
 The baseline does what cannot be left out: create_run, log_batch in blocks of 1,000, set_terminated.
-Blocks of runs take turns, so that a busy machine slows both; CPU seconds stand beside wall seconds. Targets: 0.8 of the
-bare speed, 90 s for 1,000 runs, 1 s for a sync with nothing to do (a new process).
+Blocks of runs take turns, so that a busy machine slows both; CPU seconds stand beside wall seconds.
+Targets: 0.8 of the bare speed, 90 s for 1,000 runs, 1 s for a sync with nothing to do (a new
+process).
 """
 
 import json
