@@ -39,7 +39,7 @@ def render(document: dict[str, Any]) -> Group:
     lines += [_counted(document["counts"]), *_weighed(document["importance"])]
     if document.get("stopped"):
         lines.append(f"stopped early: {document['stopped']}")
-    lines += [f"storage: {document['journal']}"]
+    lines += [f"storage (optuna-dashboard opens it): {document['journal']}"]
     figures = [paths[0] for paths in document["figures"].values()]
     lines += [f"figures: {' '.join(figures)}"] if figures else []
     return Group(table, Text("\n".join(lines)), Text(document["answer"], style="bold"))

@@ -52,6 +52,7 @@ def open_study(
     before = study.user_attrs.get(BEGINNING)
     if before is None and not study.get_trials(deepcopy=False):
         study.set_user_attr(BEGINNING, begun_with)
+        _name_score(study, begun_with.get("score"))
     elif before != begun_with:
         raise ValueError(
             f"the search in {place} was begun with {_difference(before or {}, begun_with)}; give "
@@ -89,6 +90,15 @@ def shown_storage(url: str) -> str:
     from scaling.mlflow_client import shown
 
     return shown(url)
+
+
+def _name_score(study: "optuna.Study", score: str | None) -> None:
+    """Have pages on the storage show the score by its name."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "experimental"
+        study.set_metric_names([score or "score"])
 
 
 def _journal(path: Path, name: str) -> Any:

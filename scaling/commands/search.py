@@ -22,6 +22,7 @@ REPORT_EVERY_S = 30.0
 
 def search(arguments: Namespace) -> int:
     """Search until --trials are settled, repeat the best with new seeds, print the answer."""
+    from jobs.adopt import adopt
     from jobs.cluster import load_cluster
     from scaling.search import check_task
     from scaling.search_runs import search_folder
@@ -35,6 +36,8 @@ def search(arguments: Namespace) -> int:
     budget = _budget(arguments, task, cluster)
     executor = _executor(task, options, runs_dir, cluster)
     with sole_controller(folder):
+        if cluster.backend == "slurm":
+            adopt(runs_dir)  # what a controller killed in sbatch left in the queue
         document = _search(
             arguments, task, options, folder=folder, executor=executor, budget=budget
         )

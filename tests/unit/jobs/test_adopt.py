@@ -1,0 +1,49 @@
+"""A submission killed while sbatch was under way finds its jobs again."""
+
+import json
+from dataclasses import replace
+
+from jobs.adopt import adopt
+from jobs.cluster import Cluster
+from jobs.slurm import submit
+from jobs.submissions import CLOSED, RECORD, read_submission
+
+DEV = Cluster(name="dev", gpus_per_node=8, max_gpus=16, max_cpu_ranks=2, time_limit="10")
+
+
+def test_jobs_without_a_record_are_adopted(tmp_path, make_spec, fake_slurm):
+    big = replace(make_spec(7), size="0.9b", seeds=replace(make_spec(7).seeds, init=90))
+    specs = [make_spec(0), make_spec(1), big]
+    assert adopt(tmp_path) == []
+    submit(specs, tmp_path, DEV)
+    (path,) = tmp_path.glob(f"_slurm/*/{RECORD}")
+    whole = json.loads(path.read_text())
+    assert [array["job_id"] for array in whole["arrays"]] == ["1", "2"]
+    # Killed in the second sbatch: Slurm has the job, the record does not.
+    broken = json.loads(path.read_text())
+    broken["arrays"][1]["job_id"] = None
+    path.write_text(json.dumps(broken))
+    (path.parent / CLOSED).touch()
+    scripts = [f"{job}|{path.parent}/array-{job - 1}.sbatch" for job in (1, 2)]
+    live = ["1|0|PENDING|", "1|1|RUNNING|", "2|0|PENDING|"]
+    fake_slurm.set(squeue="\n".join([*live, "7|/elsewhere/array-1.sbatch", *scripts]))
+    assert adopt(tmp_path) == ["2"]
+    assert json.loads(path.read_text()) == whole
+    assert not (path.parent / CLOSED).exists()
+    assert set(read_submission(path.parent).tasks.values()) == {"1_0", "1_1", "2_0"}
+    calls = len(fake_slurm.calls("squeue"))
+    assert adopt(tmp_path) == []
+    assert len(fake_slurm.calls("squeue")) == calls
+    assert submit(specs, tmp_path, DEV)["submitted"] == 0
+
+
+def test_a_job_that_has_gone_is_handed_over_again(tmp_path, make_spec, fake_slurm):
+    specs = [make_spec(0)]
+    submit(specs, tmp_path, DEV)
+    (path,) = tmp_path.glob(f"_slurm/*/{RECORD}")
+    record = json.loads(path.read_text())
+    record["arrays"][0]["job_id"] = None
+    path.write_text(json.dumps(record))
+    fake_slurm.set(squeue="")
+    assert adopt(tmp_path) == []
+    assert submit(specs, tmp_path, DEV)["submitted"] == 1
