@@ -221,7 +221,7 @@ def _price_key(spec: RunSpec) -> tuple[Any, ...]:
 
     Valid while the specs are held, as during one plan.
     """
-    parts = (spec.model, spec.data, spec.optim, spec.schedule, spec.init, spec.engine)
+    parts = (spec.model, spec.data, spec.optim, spec.schedule, spec.engine)
     numbers = (spec.stage, spec.precision, spec.global_batch_size, spec.num_steps)
     return (*numbers, *(id(part) for part in parts), id(spec.resources))
 

@@ -133,17 +133,15 @@ def _shared(spec: RunSpec) -> dict[str, Any]:
 
 def _grow(group: list[RunSpec]) -> list[RunSpec]:
     trunk, *shorter = sorted(group, key=lambda spec: -spec.num_steps)
-    starts = {spec.run_id: branch_step(spec) for spec in shorter}
-    points = sorted({*trunk.engine.keep_steps, *starts.values()})
-    root = replace(trunk, engine=replace(trunk.engine, keep_steps=points))
+    if not shorter:
+        return [trunk]
+    trunk_id, starts = trunk.run_id, [branch_step(spec) for spec in shorter]
+    points = sorted({*trunk.engine.keep_steps, *starts})
     branches = [
-        replace(
-            spec,
-            init=replace(spec.init, trunk=trunk.run_id, trunk_step=starts[spec.run_id]),
-        )
-        for spec in shorter
+        replace(spec, init=replace(spec.init, trunk=trunk_id, trunk_step=start))
+        for spec, start in zip(shorter, starts, strict=True)
     ]
-    return [root, *branches]
+    return [replace(trunk, engine=replace(trunk.engine, keep_steps=points)), *branches]
 
 
 def _refuse_other_data(groups: list[list[RunSpec]]) -> None:
