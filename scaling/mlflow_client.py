@@ -1,33 +1,22 @@
 """Opens an MLflow store: creates the database once, keeps quiet, says clearly when it is away."""
 
-import fcntl
-import gc
 import logging
 import os
 import re
-import sqlite3
-import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from functools import cache
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from scaling.mlflow_sqlite import SQLITE, commit_quickly, create_database, database_path, locked
 from scaling.mlflow_view import VIEW_KEY, experiment_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PROBE_TIMEOUT_S = 5
-SQLITE = "sqlite:///"
 NOTE = "mlflow.note.content"  # what MLflow's page shows as a description, in Markdown
-MOUNTS = Path("/proc/self/mounts")
-# File systems of one machine: SQLite's write-ahead log needs memory that its programs share.
-LOCAL_DISKS = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"}
-MOUNTS = Path("/proc/self/mounts")
-# File systems of one machine: SQLite's write-ahead log needs memory that its programs share.
-LOCAL_DISKS = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"}
 # Set before MLflow is imported; a value that the user has set stays.
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -67,110 +56,19 @@ def connect(tracking_uri: str) -> "MlflowClient":
             client.search_experiments(max_results=1)
             return client
         path.parent.mkdir(parents=True, exist_ok=True)
-        _commit_quickly()
+        commit_quickly()
         # Two processes that create or migrate one SQLite file at once corrupt the migration.
         with locked(path.with_name(f"{path.name}.lock")):
             if not path.exists():
-                _create(path)
+                create_database(path)
             client = MlflowClient(f"{SQLITE}{path}", registry_uri=f"{SQLITE}{path}")
             client.search_experiments(max_results=1)
     return client
 
 
-def _create(path: Path) -> None:
-    """Make a database under another name, so that a kill leaves none or a whole one."""
-    from mlflow import MlflowClient
-
-    new = path.with_name(f".{path.name}.new")
-    for part in (new, new.with_name(f"{new.name}-journal")):
-        part.unlink(missing_ok=True)
-    MlflowClient(f"{SQLITE}{new}", registry_uri=f"{SQLITE}{new}").search_experiments(max_results=1)
-    new.replace(path)
-
-
-@cache
-def _commit_quickly() -> None:
-    """Let SQLite wait for the disk once a commit instead of three times, in this process only.
-
-    A killed process loses nothing by it, and after a power cut the runs are published again from
-    their folders.
-    """
-    from sqlalchemy import Engine, event
-
-    @event.listens_for(Engine, "connect")
-    def set_mode(connection: Any, _: Any) -> None:
-        if isinstance(connection, sqlite3.Connection):
-            connection.execute("PRAGMA synchronous = NORMAL")
-
-
-@contextmanager
-def many_writes(tracking_uri: str) -> Iterator[None]:
-    """Write many runs at once: a SQLite file on a local disk keeps a log of its commits meanwhile.
-
-    A commit then costs 0.4 ms instead of two waits for the disk. Afterwards the database is one
-    file again, unless another program has it open (then the next call sees to it) or this one is
-    killed (then the next program to open it does).
-    """
-    gc.freeze()  # MLflow's million imported objects: not to be looked through again and again
-    path = database_path(tracking_uri)
-    try:
-        if path is None or not _on_local_disk(path):
-            yield
-            return
-        with _engines() as engines:
-            _set_journal(path, "WAL")
-            try:
-                yield
-            finally:
-                for engine in engines:
-                    engine.dispose()  # its idle connections hold the log
-                _set_journal(path, "DELETE")
-    finally:
-        gc.unfreeze()
-
-
-@contextmanager
-def _engines() -> Iterator[set[Any]]:
-    """Collect the SQLAlchemy engines that are used meanwhile."""
-    from sqlalchemy import Engine, event
-
-    found: set[Any] = set()
-
-    def note(connection: Any) -> None:
-        found.add(connection.engine)
-
-    event.listen(Engine, "engine_connect", note)
-    try:
-        yield found
-    finally:
-        event.remove(Engine, "engine_connect", note)
-
-
-def _set_journal(path: Path, mode: str) -> None:
-    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, timeout=1)) as database:
-        database.execute(f"PRAGMA journal_mode = {mode}")
-
-
-def _on_local_disk(path: Path) -> bool:
-    """Return whether a file's folder is on a disk of this machine, as far as Linux tells."""
-    try:
-        rows = [line.split() for line in MOUNTS.read_text().splitlines()]
-    except OSError:
-        return False
-    kinds = {row[1]: row[2] for row in rows}
-    return next((kinds[str(up)] in LOCAL_DISKS for up in path.parents if str(up) in kinds), False)
-
-
 def is_http(tracking_uri: str) -> bool:
     """Return whether the store is a server spoken to over HTTP."""
     return urlsplit(tracking_uri).scheme in ("http", "https")
-
-
-def database_path(tracking_uri: str) -> Path | None:
-    """Return the absolute path of a SQLite store, or None for another kind of store."""
-    if not tracking_uri.startswith(SQLITE):
-        return None
-    return Path(tracking_uri.removeprefix(SQLITE)).resolve()
 
 
 def get_experiment(client: "MlflowClient", study: str, tracking_uri: str, *, note: str = "") -> str:
@@ -214,19 +112,6 @@ def store_errors(tracking_uri: str) -> Iterator[None]:
             _probe(tracking_uri)
         reason = _newer_schema(str(error)) or _one_line(error)
         raise TrackingError(f"MLflow at {shown(tracking_uri)} refused: {reason}") from error
-
-
-@contextmanager
-def locked(path: Path, *, waiting: str = "") -> Iterator[None]:
-    """Hold an exclusive lock file; print `waiting` once where another process holds it."""
-    with open(path, "a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting:
-                print(waiting, file=sys.stderr, flush=True)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def shown(tracking_uri: str) -> str:

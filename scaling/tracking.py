@@ -8,16 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.mlflow_client import (
-    TrackingError,
-    connect,
-    database_path,
-    locked,
-    many_writes,
-    page,
-    shown,
-    store_errors,
-)
+from scaling.mlflow_client import TrackingError, connect, page, shown, store_errors
+from scaling.mlflow_sqlite import database_path, locked, many_writes
 from scaling.records import file_state
 from scaling.spec import RunSpec
 from scaling.tracking_ledger import Ledger

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import write_atomic
-from scaling.mlflow_client import database_path, is_http
+from scaling.mlflow_client import is_http
+from scaling.mlflow_sqlite import database_path
 from scaling.spec import RunSpec, canonical_json
+from scaling.tracking_record import PUBLISHED
 
-# What is published already, kept on the MLflow run so that it stays true when a database or a run
-# folder is moved or deleted. Tags under "mlflow." are not shown as columns.
-PUBLISHED = "mlflow.scaling.published"
 WATCHED = ("run.yaml", "env.json", "metrics.jsonl", "attempts", "DONE", "FAILED")
 HTTP_TIMEOUT_S = 5
 VERSION = 2  # of the ledger's content

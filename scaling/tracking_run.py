@@ -1,13 +1,9 @@
 """Describes one run folder to MLflow: its child run's tags, params, metrics, data and files."""
 
-import base64
-import hashlib
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,17 +21,16 @@ from scaling.records import (
     thin,
 )
 from scaling.spec import RunSpec, canonical_json
-from scaling.tracking_ledger import PUBLISHED
-from xvla.config import DomainEntry
+from scaling.tracking_inputs import log_inputs
+from scaling.tracking_record import PUBLISHED, metric_key, pack, published, unpack
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Run
+    from mlflow.entities import Run
 
 Describe = Callable[[RunSpec], Mapping[str, Any]]
 DESCRIBED = ("num_params_total", "num_params_policy", "num_params_trainable", "compute_flops")
 BLOCK = 900  # metrics a request: MLflow takes 1,000 entries, tags and params included
-DIGEST_LENGTH = 36  # the longest that MLflow stores
 # Shown once more under MLflow's heading for the machine.
 SYSTEM = {
     "throughput/samples_per_s": "system/samples_per_s",
@@ -84,11 +79,11 @@ def publish_run(
     new = run_id not in sweep.children
     tags = _tags(sweep, spec, run_dir)
     run = _create(sweep, spec, run_dir, tags) if new else sweep.children[run_id]
-    before = _published(run)
+    before = published(run)
     params = _missing_params(spec, run, describe)
     flops = {**run.data.params, **params}.get("compute_flops")
     points, now = _new_points(spec, run_dir, before, flops=flops)
-    now["inputs"] = before.get("inputs") or _log_inputs(client, spec, run, run_dir)
+    now["inputs"] = before.get("inputs") or log_inputs(client, spec, run, run_dir)
     now["files"] = before.get("files")
     if STATUS[state] in ENDED and now["files"] != [state, now["offset"]]:
         log_files(client, run, [run_dir / name for name in FILES if (run_dir / name).exists()])
@@ -145,21 +140,16 @@ def log_files(
         client.log_artifact(run.info.run_id, str(path), folder or None)
 
 
-def _published(run: "Run") -> dict[str, Any]:
-    """Return the record of what is published; one that cannot be read counts as none."""
-    try:
-        return json.loads(run.data.tags.get(PUBLISHED, "{}"))
-    except ValueError:
-        return {}  # cut off or edited: MLflow keeps a point that is sent again once
-
-
 def _create(sweep: Sweep, spec: RunSpec, run_dir: Path, tags: Mapping[str, str]) -> "Run":
     attempts = read_attempts(run_dir)
+    axes = [f"{name} = {value}" for name, value in spec.axes.items()]
+    # Once only: it is the users' to change.
+    note = f"{', '.join([*axes, f'seed = {spec.seeds.init}'])}; `scaling logs {run_dir.name}`"
     return sweep.client.create_run(
         sweep.experiment_id,
         run_name=run_name(spec, run_dir.name),
         start_time=round(1000 * attempts[0]["start"]) if attempts else None,
-        tags={name: value for name, value in tags.items() if value},
+        tags={name: value for name, value in tags.items() if value} | {NOTE: note},
     )
 
 
@@ -168,9 +158,7 @@ def _tags(sweep: Sweep, spec: RunSpec, run_dir: Path) -> dict[str, str]:
     jobs = [str(attempt["job_id"]) for attempt in read_attempts(run_dir) if attempt.get("job_id")]
     environment = read_json(run_dir / "env.json") or {}
     failed = read_json(run_dir / "FAILED") or {}
-    axes = [f"{name} = {value}" for name, value in spec.axes.items()]
     return {
-        NOTE: f"{', '.join([*axes, f'seed = {spec.seeds.init}'])}; `scaling logs {run_dir.name}`",
         "mlflow.source.name": spec.study,
         "run_key": run_dir.name,
         "mlflow.parentRunId": sweep.parent.info.run_id,
@@ -214,41 +202,19 @@ def _new_points(
     spec: RunSpec, run_dir: Path, before: Mapping[str, Any], *, flops: str | None
 ) -> tuple[list[Point], dict[str, Any]]:
     """Return the points still to publish and the record of what is published with them."""
-    reached = _unpack(before.get("reached", {}))
+    reached = unpack(before.get("reached", {}))
     points, offset = read_points(run_dir / "metrics.jsonl", before.get("offset", 0))
     done = read_json(run_dir / "DONE")
     if done:
         hours = sum(attempt.get("gpu_hours") or 0.0 for attempt in read_attempts(run_dir))
         totals = {"compute/gpu_hours": hours} | ({"compute/flops": float(flops)} if flops else {})
         points += final_points({**done, "metrics": {**totals, **done.get("metrics", {})}})
-    keys = {name: _key(name) for name in {point.metric for point in points}}
+    keys = {name: metric_key(name) for name in {point.metric for point in points}}
     last = {name: reached[key] for name, key in keys.items() if key in reached}
     points = thin(points, last, num_steps=spec.num_steps)
     reached |= {keys[point.metric]: point.step for point in points}  # ascending: the last one stays
     points += [p._replace(metric=SYSTEM[p.metric]) for p in points if p.metric in SYSTEM]
-    return points, {"offset": offset, "reached": _pack(reached)}
-
-
-@cache
-def _key(metric: str) -> str:
-    """Return eight characters that stand for a metric: MLflow cuts a tag at 8,000."""
-    return base64.b64encode(hashlib.blake2b(metric.encode(), digest_size=6).digest()).decode()
-
-
-def _pack(reached: Mapping[str, int]) -> dict[str, str]:
-    """Return step -> the keys of the metrics whose last published step it is, in one string."""
-    packed: dict[str, str] = {}
-    for key, step in sorted(reached.items()):
-        packed[str(step)] = packed.get(str(step), "") + key
-    return packed
-
-
-def _unpack(packed: Mapping[str, str]) -> dict[str, int]:
-    return {
-        keys[start : start + 8]: int(step)
-        for step, keys in packed.items()
-        for start in range(0, len(keys), 8)
-    }
+    return points, {"offset": offset, "reached": pack(reached)}
 
 
 def _log(
@@ -284,41 +250,6 @@ def _log(
 def _metric_name(name: str) -> str:
     """Return the name with what MLflow refuses (% and parentheses, among others) made `_`."""
     return re.sub(r"[^\w\-. :/]", "_", name)
-
-
-def _log_inputs(client: "MlflowClient", spec: RunSpec, run: "Run", run_dir: Path) -> bool:
-    """Log training sources and evaluation manifests once their digests are known."""
-    manifests = (read_json(run_dir / "env.json") or {}).get("eval_manifest")
-    if not isinstance(manifests, dict):
-        return False
-    inputs = [_source_input(spec, entry) for entry in spec.data.mixture]
-    for split, context in (("val", "validation"), ("test", "test")):
-        if digest := manifests.get(split):
-            content = {"anchor_domain": spec.data.anchor_domain, "manifest_sha256": digest}
-            inputs.append(_input(f"evaluation {split}", digest, context, content))
-    client.log_inputs(run.info.run_id, datasets=inputs)
-    return True
-
-
-def _source_input(spec: RunSpec, entry: DomainEntry) -> "DatasetInput":
-    """Return one domain of the mixture; the digest stands for the episodes chosen."""
-    content = {**asdict(entry), "subset_seed": spec.data.subset_seed}
-    del content["weight"]  # how often it is drawn, not what it is
-    digest = hashlib.sha256(canonical_json(content).encode()).hexdigest()
-    return _input(entry.name, digest, "training", content)
-
-
-def _input(name: str, digest: str, context: str, content: Mapping[str, Any]) -> "DatasetInput":
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    dataset = Dataset(
-        name=name,
-        digest=digest[:DIGEST_LENGTH],
-        source_type="local",
-        source=canonical_json(content),
-        profile=canonical_json(content),
-    )
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
 
 
 def _end_time(run_dir: Path) -> float | None:

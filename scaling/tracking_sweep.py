@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from scaling.mlflow_client import NOTE, get_experiment, is_http
 from scaling.spec import canonical_json
 from scaling.study import Study, load_study
-from scaling.tracking_ledger import PUBLISHED, Ledger, stat_mark
+from scaling.tracking_ledger import Ledger, stat_mark
+from scaling.tracking_record import PUBLISHED
 from scaling.tracking_run import Sweep, log_files, set_tags
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def open_sweep(
             parent = parent or run
     if parent is None:
         parent = client.create_run(experiment_id, run_name=f"sweep {study}", tags=tags)
-    set_tags(client, parent, tags)
+    # A description is the users' to change.
+    set_tags(client, parent, {key: tags[key] for key in tags if key not in parent.data.tags})
     statuses = {key: run.info.status for key, run in children.items()}
     return Sweep(
         client=client,

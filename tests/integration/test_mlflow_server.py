@@ -269,7 +269,7 @@ def test_publishing_again_changes_nothing(store: Store, published: tuple) -> Non
 def test_a_lost_record_does_not_double_points(store: Store, published: tuple) -> None:
     from mlflow import MlflowClient
 
-    from scaling.tracking_ledger import PUBLISHED
+    from scaling.tracking_record import PUBLISHED
 
     runs_dir, specs, _ = published
     before = content(store.uri)[specs[0].run_id]
@@ -316,6 +316,9 @@ def test_best_publishes_a_run_that_was_not_there(store: Store, tmp_path: Path) -
     assert "num_params_total" not in content(store.uri)[spec.run_id]["params"]
     publish([spec], tmp_path, tracking_uri=store.uri, describe=describe)
     assert content(store.uri)[spec.run_id]["params"]["num_params_total"] == "1000"
+    (Path(found["checkpoint"]) / "model.safetensors").write_bytes(b"changed")
+    with pytest.raises(ValueError, match=r"model\.safetensors does not match its sha256"):
+        resolve(f"best-0.26b:{STUDY}", tmp_path / "x", tracking_uri=store.uri)
 
 
 def test_failed_and_cancelled_runs_show_their_reason(store: Store, tmp_path: Path) -> None:

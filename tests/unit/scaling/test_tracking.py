@@ -20,7 +20,8 @@ from scaling.records import (
 )
 from scaling.spec import RunSpec
 from scaling.tracking import publish, ui_command
-from scaling.tracking_run import _key, _metric_name, _pack, _unpack, run_name
+from scaling.tracking_record import metric_key, pack, unpack
+from scaling.tracking_run import _metric_name, run_name
 
 
 def line(step: int, attempt: int = 1, **values: object) -> str:
@@ -130,10 +131,10 @@ def test_run_name_shows_axis_values_first() -> None:
 
 
 def test_the_record_of_many_metrics_fits_into_a_tag() -> None:
-    reached = {_key(f"metric/of/some/length/{number}"): 500 for number in range(900)}
-    reached[_key("loss/train")] = 480
-    assert _unpack(_pack(reached)) == reached
-    assert len(json.dumps(_pack(reached))) < 8000  # MLflow's longest tag
+    reached = {metric_key(f"metric/of/some/length/{number}"): 500 for number in range(900)}
+    reached[metric_key("loss/train")] = 480
+    assert unpack(pack(reached)) == reached
+    assert len(json.dumps(pack(reached))) < 8000  # MLflow's longest tag
 
 
 def test_publishing_what_has_not_started_touches_nothing(tmp_path: Path) -> None:

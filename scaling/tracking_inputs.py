@@ -1,0 +1,52 @@
+"""Tells MLflow what data a run learned from and was judged on, each with a digest."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaling.records import read_json
+from scaling.spec import RunSpec, canonical_json
+from xvla.config import DomainEntry
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Run
+
+DIGEST_LENGTH = 36  # the longest that MLflow stores
+
+
+def log_inputs(client: "MlflowClient", spec: RunSpec, run: "Run", run_dir: Path) -> bool:
+    """Log training sources and evaluation manifests once their digests are known."""
+    manifests = (read_json(run_dir / "env.json") or {}).get("eval_manifest")
+    if not isinstance(manifests, dict):
+        return False
+    inputs = [_source_input(spec, entry) for entry in spec.data.mixture]
+    for split, context in (("val", "validation"), ("test", "test")):
+        if digest := manifests.get(split):
+            content = {"anchor_domain": spec.data.anchor_domain, "manifest_sha256": digest}
+            inputs.append(_input(f"evaluation {split}", digest, context, content))
+    client.log_inputs(run.info.run_id, datasets=inputs)
+    return True
+
+
+def _source_input(spec: RunSpec, entry: DomainEntry) -> "DatasetInput":
+    """Return one domain of the mixture; the digest stands for the episodes chosen."""
+    content = {**asdict(entry), "subset_seed": spec.data.subset_seed}
+    del content["weight"]  # how often it is drawn, not what it is
+    digest = hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    return _input(entry.name, digest, "training", content)
+
+
+def _input(name: str, digest: str, context: str, content: Mapping[str, Any]) -> "DatasetInput":
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=name,
+        digest=digest[:DIGEST_LENGTH],
+        source_type="local",
+        source=canonical_json(content),
+        profile=canonical_json(content),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
