@@ -157,13 +157,11 @@ def wait_for(specs: Sequence[RunSpec], options: Options, *, executor: Executor) 
         states = executor.states(specs)
         waiting = [s for s in specs if states[s.run_id][0] in ("planned", "preempted")]
         active = [s for s in specs if states[s.run_id][0] in ("queued", "running", "unknown")]
-        now = states.keys() - {spec.run_id for spec in [*waiting, *active]}
         for spec in specs:
-            if spec.run_id in now - ended:
-                executor.say(
-                    f"[{len(now)}/{len(specs)}] repeat of {_words(spec)}: {states[spec.run_id][0]}"
-                )
-        ended = set(now)
+            if spec not in waiting and spec not in active and spec.run_id not in ended:
+                ended.add(spec.run_id)
+                place, state = f"[{len(ended)}/{len(specs)}]", states[spec.run_id][0]
+                executor.say(f"{place} repeat of {_words(spec)}: {state}")
         if not waiting and not active:
             return {key for key, (state, _) in states.items() if state == "done"}
         room = options.parallel - len(active)
