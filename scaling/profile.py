@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,24 +27,60 @@ def profile_run(
 ) -> dict[str, Any]:
     """Trace `steps` training steps of a run after two of warm-up; the run itself is not touched.
 
-    Writes profile/rank<N>.json.gz (open it in ui.perfetto.dev or chrome://tracing) and
-    profile/rank<N>.txt beside run.yaml. Returns {"run_id", "steps", "trace", "table"}. Under
-    torchrun each rank traces itself. Raises ValueError for steps < 1.
+    Each rank writes profile/rank<N>.json.gz (open it in ui.perfetto.dev or chrome://tracing) and
+    profile/rank<N>.txt beside run.yaml. Returns {"run_id", "steps", "trace", "table"} of rank 0 and
+    "traces". The ranks of one node are started here, those of several by torchrun or srun. Raises
+    ValueError for steps < 1, RuntimeError with its last words where a rank fails.
     """
     if steps < 1:
         raise ValueError(f"steps={steps}; trace at least one step")
-    declared = load_spec(run_yaml)
-    spec = with_overrides(declared, list(overrides)).validate()
-    prepare_environment(spec)
+    spec = with_overrides(load_spec(run_yaml), list(overrides)).validate()
     out = run_yaml.resolve().parent / "profile"
+    if "RANK" in os.environ or spec.resources.world_size == 1:
+        _trace_rank(spec, run_yaml.resolve(), out, steps)
+    else:
+        shutil.rmtree(out, ignore_errors=True)
+        _start_ranks(spec, [str(run_yaml), *overrides, "--steps", str(steps)])
+    return {
+        "run_id": spec.run_id,
+        "steps": steps,
+        "trace": str(out / "rank0.json.gz"),
+        "traces": sorted(str(path) for path in out.glob("rank*.json.gz")),
+        "table": (out / f"rank{os.environ.get('RANK', '0')}.txt").read_text(),
+    }
+
+
+def _start_ranks(spec: RunSpec, arguments: list[str]) -> None:
+    """Run this command again, once a rank."""
+    if spec.resources.nodes > 1:
+        raise ValueError(
+            f"run {spec.run_id} takes {spec.resources.nodes} nodes; start `scaling profile` under "
+            "torchrun or srun there, or give resources.nodes=1"
+        )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += [f"--nproc-per-node={spec.resources.world_size}", "-m", "scaling", "profile"]
+    done = subprocess.run([*launcher, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        named = [line for line in lines if line.startswith("error: ")] or lines[-1:]
+        raise RuntimeError(f"a rank failed: {' '.join(named[:1])}")
+
+
+def _trace_rank(spec: RunSpec, run_yaml: Path, out: Path, steps: int) -> None:
+    """Trace as one rank and write its files."""
+    prepare_environment(spec)
     out.mkdir(parents=True, exist_ok=True)
     # Beside the run, so that cached features of a frozen encoder are found.
-    scratch = Path(tempfile.mkdtemp(prefix="_profile-", dir=run_yaml.resolve().parents[1]))
+    scratch = Path(tempfile.mkdtemp(prefix="_profile-", dir=run_yaml.parents[1]))
     try:
         profiler = _trace(spec, scratch, steps)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return _write(spec, profiler, out, steps)
+    rank = os.environ.get("RANK", "0")
+    profiler.export_chrome_trace(str(out / f"rank{rank}.json.gz"))
+    order = "self_cuda_time_total" if spec.resources.gpus_per_node else "self_cpu_time_total"
+    table = profiler.key_averages().table(sort_by=order, row_limit=ROWS)
+    (out / f"rank{rank}.txt").write_text(table)
 
 
 def _trace(spec: RunSpec, scratch: Path, steps: int) -> Any:
@@ -80,13 +118,3 @@ def _steady(spec: RunSpec, steps: int) -> RunSpec:
     """Return the run without evaluation and saving, and long enough to trace."""
     silent = [f"engine.{name}=0" for name in ("eval_every", "save_every")]
     return with_overrides(spec, [*silent, f"num_steps={max(spec.num_steps, steps + 1)}"])
-
-
-def _write(spec: RunSpec, profiler: Any, out: Path, steps: int) -> dict[str, Any]:
-    rank = os.environ.get("RANK", "0")
-    trace, text = out / f"rank{rank}.json.gz", out / f"rank{rank}.txt"
-    profiler.export_chrome_trace(str(trace))
-    order = "self_cuda_time_total" if spec.resources.gpus_per_node else "self_cpu_time_total"
-    table = profiler.key_averages().table(sort_by=order, row_limit=ROWS)
-    text.write_text(table)
-    return {"run_id": spec.run_id, "steps": steps, "trace": str(trace), "table": table}

@@ -1,5 +1,6 @@
 """Verbs on the machine: doctor, profile, and train with a micro-batch that fits."""
 
+import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -26,7 +27,8 @@ def profile(arguments: Namespace) -> int:
     document = profile_run(
         Path(arguments.run_yaml), overrides=arguments.overrides, steps=arguments.steps
     )
-    show(arguments, document, lambda found: found["table"] + f"\ntrace: {found['trace']}")
+    if os.environ.get("RANK", "0") == "0":
+        show(arguments, document, _render_profile)
     return 0
 
 
@@ -42,6 +44,10 @@ def train(arguments: Namespace) -> int:
         print(f"micro-batch {micro} fits this machine", file=sys.stderr)
         words.append(f"engine.micro_batch_size={micro}")
     return main([arguments.run_yaml, *words])
+
+
+def _render_profile(document: dict[str, Any]) -> str:
+    return "\n".join([document["table"], *(f"trace: {path}" for path in document["traces"])])
 
 
 def _spec(arguments: Namespace) -> RunSpec:

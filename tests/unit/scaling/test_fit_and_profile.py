@@ -60,3 +60,27 @@ def test_a_profile_traces_the_loop_and_leaves_the_run_alone(make_run) -> None:
     assert any("AdamW" in str(name) for name in names)
     assert sorted(p.name for p in path.parent.iterdir()) == ["profile", "run.yaml"]
     assert not list(path.parents[1].glob("_profile-*"))
+
+
+def test_each_of_two_ranks_writes_its_trace(make_run) -> None:
+    path: Path = make_run("num_steps=6", "resources.processes_per_node=2")
+    command = [sys.executable, "-m", "scaling", "profile", str(path), "--steps", "2", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [Path(trace).name for trace in document["traces"]] == ["rank0.json.gz", "rank1.json.gz"]
+    for trace in document["traces"]:
+        with gzip.open(trace, "rt") as stream:
+            names = {event.get("name") for event in json.load(stream)["traceEvents"]}
+        assert "ProfilerStep#3" in names
+        assert any("gloo" in str(name) or "c10d::" in str(name) for name in names)
+    assert "Self CPU" in document["table"]
+    assert not list(path.parents[1].glob("_profile-*"))
+
+
+def test_a_profile_of_several_nodes_is_left_to_their_launcher(make_run) -> None:
+    from scaling.profile import profile_run
+
+    path = make_run("resources.nodes=2")
+    with pytest.raises(ValueError, match="takes 2 nodes; start `scaling profile` under torchrun"):
+        profile_run(path)
