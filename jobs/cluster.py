@@ -99,6 +99,24 @@ def check_fits(cluster: Cluster, specs: list[RunSpec]) -> None:
                 )
 
 
+def check_mounts(cluster: Cluster, folder: Path) -> None:
+    """Raise ValueError where a container that mounts nothing by itself would not see the runs.
+
+    apptainer mounts the home and the working folder; pyxis mounts what it is told.
+    """
+    box = cluster.container
+    if box.kind != "pyxis":
+        return
+    for mount in box.mounts:
+        host, inside, *_ = mount.split(":")
+        if host == inside and folder.is_relative_to(host):
+            return
+    raise ValueError(
+        f"cluster {cluster.name}: no mount of its container shows the runs at {folder}, where the "
+        f"batch script has them; add '{folder}:{folder}' to container.mounts"
+    )
+
+
 def seconds(time_limit: str) -> int:
     """Return Slurm's time limit ([days-]h:m:s, or minutes) in seconds."""
     if time_limit.isdigit():
@@ -125,6 +143,11 @@ def _check(cluster: Cluster, path: Path) -> None:
             raise ValueError(f"{path}: {name}={getattr(cluster, name)} must be 0 or more")
     if cluster.container.kind != "none" and not cluster.container.image:
         raise ValueError(f"{path}: container.kind={cluster.container.kind} needs container.image")
+    strange = [mount for mount in cluster.container.mounts if mount.count(":") not in (1, 2)]
+    if strange:
+        raise ValueError(
+            f"{path}: container.mounts: {strange[0]!r} is not of the form HOST:CONTAINER"
+        )
     wrong = [line for line in cluster.sbatch_options if not line.startswith("--")]
     if wrong:
         raise ValueError(f"{path}: sbatch_options: {wrong[0]!r} must start with --")

@@ -58,11 +58,13 @@ def submit(arguments: Namespace) -> int:
 
 def _submit_to_slurm(arguments: Namespace, specs: list[Any], cluster: Any) -> int:
     from jobs.chain import chain_commands
+    from jobs.cluster import check_mounts
     from jobs.resources import plan as make_plan
     from jobs.slurm import submit as hand_over
     from scaling.describe import describe
 
     folder = runs_folder(arguments)
+    check_mounts(cluster, folder)
     shared = [*arguments.overrides, f"--runs={folder}"]
     then = chain_commands(option(arguments, "then") or "", arguments.study, shared)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cluster import Cluster, load_cluster
+from jobs.cluster import Cluster, check_mounts, load_cluster
 from jobs.sbatch import make_arrays, render_array
 from scaling.spec import ResourceConfig
 
@@ -95,6 +95,24 @@ def test_ranks_reach_the_trainer_through_the_container(script, tmp_path, kind: s
         box = ["exec", "--nv", "--bind", "/scratch:/scratch", "--bind", "/data sets:/data"]
         assert seen[1][1:8] == [*box, "/images/train.sif"]
     assert python == "/venv/bin/python"  # the batch script's own, outside the container
+
+
+def test_a_container_must_see_the_runs(tmp_path) -> None:
+    pyxis = cluster(tmp_path, "pyxis")
+    check_mounts(pyxis, Path("/scratch/me/runs"))
+    with pytest.raises(ValueError, match="no mount .* shows the runs at /work2/runs, .* add '/wo"):
+        check_mounts(pyxis, Path("/work2/runs"))
+    with pytest.raises(ValueError, match="shows the runs at /home/lab/xvla/runs"):
+        check_mounts(pyxis, Path("/home/lab/xvla/runs"))  # it is elsewhere inside
+    check_mounts(cluster(tmp_path, "apptainer"), Path("/work2/runs"))
+    check_mounts(load_cluster("dev"), Path("/work2/runs"))
+
+
+def test_a_mount_with_a_typo_is_one_line(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ncontainer: {kind: pyxis, image: a.sqsh, mounts: [/data]}\n")
+    with pytest.raises(ValueError, match="mine.yaml: container.mounts: '/data' is not of the form"):
+        load_cluster(str(path))
 
 
 def _python() -> str:
