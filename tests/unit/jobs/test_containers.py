@@ -100,18 +100,18 @@ def test_ranks_reach_the_trainer_through_the_container(script, tmp_path, kind: s
 def test_a_container_must_see_the_runs(tmp_path) -> None:
     pyxis = cluster(tmp_path, "pyxis")
     check_mounts(pyxis, Path("/scratch/me/runs"))
-    with pytest.raises(ValueError, match="no mount .* shows the runs at /work2/runs, .* add '/wo"):
-        check_mounts(pyxis, Path("/work2/runs"))
+    with pytest.raises(ValueError, match=r"no mount .* shows the runs at /other/runs, .* add '/ot"):
+        check_mounts(pyxis, Path("/other/runs"))
     with pytest.raises(ValueError, match="shows the runs at /home/lab/xvla/runs"):
         check_mounts(pyxis, Path("/home/lab/xvla/runs"))  # it is elsewhere inside
-    check_mounts(cluster(tmp_path, "apptainer"), Path("/work2/runs"))
-    check_mounts(load_cluster("dev"), Path("/work2/runs"))
+    check_mounts(cluster(tmp_path, "apptainer"), Path("/other/runs"))
+    check_mounts(load_cluster("dev"), Path("/other/runs"))
 
 
 def test_a_mount_with_a_typo_is_one_line(tmp_path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\ncontainer: {kind: pyxis, image: a.sqsh, mounts: [/data]}\n")
-    with pytest.raises(ValueError, match="mine.yaml: container.mounts: '/data' is not of the form"):
+    with pytest.raises(ValueError, match=r"mine\.yaml: .*'/data' is not of the form"):
         load_cluster(str(path))
 
 
