@@ -36,8 +36,9 @@ class Memory:
     """Bytes on one rank. A step is fullest in its backward pass or in its update, never in both.
 
     buckets: communication buffers of the backward pass; update: temporaries of the optimizer;
-    process: code and caches that come with the first step. `lazy`: on a CPU a buffer takes memory
-    when it is written, so that gradients arrive while activations leave.
+    process: code and caches that come with the first step; staging: copies for `async_save` on a
+    CPU (a GPU's are in its host's memory). `lazy`: on a CPU a buffer takes memory when it is
+    written, so that gradients arrive while activations leave.
     """
 
     weights: float
@@ -47,12 +48,13 @@ class Memory:
     activations: float
     update: float
     process: float = 0.0
+    staging: float = 0.0
     lazy: bool = False
 
     @property
     def states(self) -> float:
         """Bytes that stay from step to step."""
-        return self.weights + self.optimizer + self.process
+        return self.weights + self.optimizer + self.process + self.staging
 
     @property
     def total(self) -> float:
@@ -82,14 +84,17 @@ def memory(spec: RunSpec, *, micro_batch: int = 0, device: Device | None = None)
     mean = 4 * trained / ranks if spec.optim.ema_decay else 0.0  # a running mean, in fp32
     gradient_share = ranks if stage == 2 else 1
     state_share = ranks if stage else 1
+    weights = number * num_params(spec.model)["total"]
+    optimizer = optimizer_bytes(spec) * trained / state_share + mean
     return Memory(
-        weights=number * num_params(spec.model)["total"],
+        weights=weights,
         gradients=number * trained / gradient_share,
-        optimizer=optimizer_bytes(spec) * trained / state_share + mean,
+        optimizer=optimizer,
         buckets=_bucket_bytes(spec, trained, where),
         activations=activation_bytes(spec, micro, device=where),
         update=_update_bytes(spec, groups, where),
         process=PROCESS_BYTES if where == "cpu" else 0.0,
+        staging=weights + optimizer if spec.engine.async_save and where == "cpu" else 0.0,
         lazy=where == "cpu" and micro * ranks == spec.global_batch_size,
     )
 

@@ -65,6 +65,17 @@ def test_more_ranks_and_recomputation_need_less() -> None:
     assert again.states == kept.states
 
 
+def test_staged_saves_take_the_checkpoint_once_more_on_a_cpu() -> None:
+    """tests/bench/save.py: 0.77 GiB were seen at 50m and one rank, of 0.82."""
+    plain, staged = (
+        memory(run("50m", "global_batch_size=1", f"engine.async_save={word}"))
+        for word in ("false", "true")
+    )
+    assert staged.total - plain.total == plain.weights + plain.optimizer
+    assert staged.total - plain.total == pytest.approx(0.82 * GIB, rel=0.02)
+    assert memory(run("0.9b", *A100S, "engine.async_save=true")) == memory(run("0.9b", *A100S))
+
+
 def test_the_largest_divisor_that_fits_is_taken() -> None:
     spec = run("0.26b", "global_batch_size=12")
     for micro in (1, 2, 3, 4, 6, 12):
