@@ -18,7 +18,6 @@ from analysis.sensitivity import sensitivity
 from analysis.table import Slice, axis_frame, axis_label, axis_slice, group_values
 
 CURVE_POINTS = 80
-FORECAST_DRAWS = 200
 Trend = Literal["falls", "rises", "does not fall"]
 
 
@@ -63,8 +62,6 @@ def _judge(reg: LawRegressor, rows: pd.DataFrame, axis: str, how: FitOptions) ->
         saturation = saturation_test(rows, axis, level=how.level, **columns).to_dict()
     ahead = _attempt(backtest, rows, PowerLaw(axis), axis, **columns, **loss, level=how.level,
                      seed=how.seed)  # fmt: skip
-    if "cuts" in ahead:
-        ahead["cuts"] = [_with_forecast(cut, rows, axis, how) for cut in ahead["cuts"]]
     return {
         "law": describe_fit(reg, how, group_values(rows, how.groups)),
         "curve": _curve(reg, axis, how),
@@ -167,23 +164,6 @@ def _attempt(function: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
         return function(*arguments, **options).to_dict()
     except ValueError as problem:
         return {"refused": str(problem)}
-
-
-def _with_forecast(
-    cut: dict[str, Any], rows: pd.DataFrame, axis: str, how: FitOptions
-) -> dict[str, Any]:
-    """Add to one cut of a backtest what was forecast, its interval, and what was measured."""
-    if "truth" in cut:
-        return cut
-    reg = how.regressor(PowerLaw(axis))
-    X, y = axis_frame(rows, reg.law, how.n_column), rows[how.y].to_numpy(dtype=float)
-    train = (X[axis] <= cut["trained_up_to"]).to_numpy()
-    reg.fit(X[train], y[train], groups=group_values(rows, how.groups)[train])
-    at = pd.DataFrame({axis: [cut["predicted"]]})
-    band = reg.predict(at, "prediction", how.level, num_draws=FORECAST_DRAWS)
-    assert isinstance(band, pd.DataFrame)
-    truth = y[(X[axis] == cut["predicted"]).to_numpy()].tolist()
-    return cut | {"truth": truth} | {k: band[k].tolist() for k in ("mean", "lower", "upper")}
 
 
 def _points(found: Slice, how: FitOptions) -> list[dict[str, Any]]:

@@ -189,7 +189,8 @@ def backtest(
         law: the form.
         by: "compute" (column compute_flops; never guessed from N and D), an axis, or a column.
         level: of the prediction intervals whose coverage is counted.
-        num_draws: refits behind each interval; 0 skips them (coverage is then NaN).
+        num_draws: refits behind each interval; 0 skips them (coverage is then NaN). With them each
+            cut tells `truth`, `mean`, `lower` and `upper` of its runs.
 
     Raises:
         ValueError: too few levels for even one forecast.
@@ -245,13 +246,14 @@ def _forecast(
 ) -> dict[str, Any]:
     """Score one cut of a backtest."""
     error = np.asarray(reg.predict(X)) / truth - 1
-    covered = float("nan")
+    covered, told = float("nan"), {}
     if at[3]:
         band = reg.predict(X, interval="prediction", level=at[2], num_draws=at[3])
         assert isinstance(band, pd.DataFrame)
         inside = (band["lower"].to_numpy() <= truth) & (truth <= band["upper"].to_numpy())
         covered = float(inside.mean())
-    return {
+        told = {"truth": truth.tolist()} | {k: band[k].tolist() for k in band.columns}
+    return told | {
         "trained_up_to": at[0],
         "predicted": at[1],
         "mare": float(np.abs(error).mean()),

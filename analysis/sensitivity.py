@@ -124,18 +124,29 @@ def _other_estimators(
 ) -> list[dict[str, Any]]:
     if reg.loss == "binomial":
         return []
-    data, rows = reg.data_, []
-    X = {a: np.exp(v) for a, v in data.logx.items()}
+    rows, every = [], np.ones(reg.n_obs_, dtype=bool)
     for loss, delta in (*(("huber", d) for d in deltas), ("lad", reg.delta), ("ls", reg.delta)):
-        options = reg.get_params() | {"loss": loss, "delta": delta}
-        other = LawRegressor(**options).fit(X, data.y, weights=data.weights)
-        theta = reg._objective.to_centred(other._objective.from_centred(other._theta))
+        other, theta = _fit_again(reg, every, loss=loss, delta=delta)
         rows.append({"estimator": other.estimator, "cost": other.cost_, **watch.row(theta)})
     return rows
 
 
+def _fit_again(
+    reg: LawRegressor, rows: np.ndarray, **changes: Any
+) -> tuple[LawRegressor, np.ndarray]:
+    """Search the optimum on some rows [n] anew; return it also in the first fit's centring [p].
+
+    Without a level the optimum may lie in another basin, which a warm start does not reach.
+    """
+    data = reg.data_
+    X = {a: np.exp(v[rows]) for a, v in data.logx.items()}
+    options = reg.get_params() | changes
+    other = LawRegressor(**options).fit(X, data.y[rows], weights=data.weights[rows])
+    return other, reg._objective.to_centred(other._objective.from_centred(other._theta))
+
+
 def _without_levels(reg: LawRegressor, watch: _Watch) -> tuple[list[dict[str, Any]], list[Note]]:
-    data, where, kept, notes = reg.data_, [], [], []
+    data, found, notes = reg.data_, [], []
     needed = int(np.isnan(reg._held).sum())
     for axis in reg.law.axes:
         bands, skipped = _bands(data.logx[axis]), 0
@@ -146,15 +157,13 @@ def _without_levels(reg: LawRegressor, watch: _Watch) -> tuple[list[dict[str, An
                 continue
             ends = np.exp(data.logx[axis][~rest])
             span = {"from": float(ends.min()), "to": float(ends.max())}
-            where.append({"axis": axis, **span, "num_left_out": int((~rest).sum())})
-            kept.append(rest)
+            theta = _fit_again(reg, rest)[1]
+            where = {"axis": axis, **span, "num_left_out": int((~rest).sum())}
+            found.append(where | watch.row(theta))
         if skipped:
             message = f"{skipped} levels of {axis} cannot be left out: too few cells would remain"
             notes.append(Note(code="needed_level", message=message, value=skipped))
-    if not kept:
-        return [], notes
-    theta = refit(reg, data.target, data.weights * np.array(kept))
-    return [{**w, **watch.row(t)} for w, t in zip(where, theta, strict=True)], notes
+    return found, notes
 
 
 def _bands(log_x: np.ndarray) -> np.ndarray:

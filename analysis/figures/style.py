@@ -141,8 +141,10 @@ def save(figure: Figure, folder: Path, name: str) -> dict[str, str]:
     """Write a figure as PNG and SVG; return both paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {kind: folder / f"{name}.{kind}" for kind in ("png", "svg")}
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once: a layout costs as much as a drawing
+    engine = figure.get_layout_engine()
+    if engine is not None:  # laid out once: a layout costs as much as a drawing
+        engine.execute(figure)
+        figure.set_layout_engine("none")
     for kind, path in paths.items():
         figure.savefig(path, metadata={"Date": None} if kind == "svg" else None)
     return {kind: str(path) for kind, path in paths.items()}
