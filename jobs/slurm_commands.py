@@ -13,7 +13,7 @@ OUT_OF_MEMORY = "OUT_OF_MEMORY"
 
 
 class SlurmError(RuntimeError):
-    """A Slurm command failed or did not answer; the message is its own first line."""
+    """A Slurm command failed or did not answer; the message is what it said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +36,19 @@ def run(words: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> str:
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{words[0]} did not answer within {timeout_s:.0f} s") from None
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        said = re.sub(rf"^{re.escape(words[0])}: (error: )?", "", lines[-1] if lines else "")
+        said = _complaint(words[0], done.stderr)
         raise SlurmError(f"{words[0]}: {said or f'exit code {done.returncode}'}")
     return done.stdout
+
+
+def _complaint(command: str, stderr: str) -> str:
+    """Return what a command complains of in one line: the cause comes before the summary."""
+    lines = [
+        re.sub(rf"^{re.escape(command)}: (error: |fatal: )?", "", line.strip())
+        for line in stderr.splitlines()
+        if line.strip() and "--help" not in line
+    ]
+    return "; ".join(dict.fromkeys(lines[-3:]))
 
 
 def sbatch(script: str, *options: str) -> str:

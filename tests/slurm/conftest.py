@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from jobs.status import run_state
 from scaling.spec import RunSpec
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the tests beside this file
+from preloaded import preloaded_python
 from slurm_helpers import Slurm, losses, open_slurm, result, step_of, wait_until
 
 
@@ -39,27 +41,54 @@ def dev() -> Cluster:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory) -> Callable[[RunSpec], Path]:
-    """Return a function that trains a spec in one go, without Slurm, and returns its folder."""
-    runs = tmp_path_factory.mktemp("undisturbed")
-
-    def train(spec: RunSpec) -> Path:
-        run_dir = runs / spec.run_id
-        if not (run_dir / "DONE").exists():
-            spec.save(run_dir / "run.yaml")
-            words = [sys.executable, "-m", "scaling.train", str(run_dir / "run.yaml")]
-            subprocess.run(words, check=True, capture_output=True)
-        return run_dir
-
-    return train
+def preloaded_session() -> Iterator[str]:
+    """Serve trainers from one preloaded process for all tests that ask for `preloaded`."""
+    # Short: the paths of sockets end at 108 characters.
+    folder = tempfile.TemporaryDirectory(prefix="preloaded-", dir="/tmp")
+    with folder as name, preloaded_python(Path(name)) as python:
+        yield python
 
 
 @pytest.fixture
-def same_as_undisturbed(undisturbed) -> Callable[[RunSpec, Path], None]:
+def preloaded(preloaded_session: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this test's runs start without their imports, where these are not the point."""
+    monkeypatch.setattr(sys, "executable", preloaded_session)
+
+
+class Undisturbed:
+    """The same runs in one go, without Slurm; begun early, they train on the core left free."""
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs
+        self.begun: dict[str, subprocess.Popen] = {}
+
+    def begin(self, spec: RunSpec) -> None:
+        """Start a run; once is enough for all tests that compare with it."""
+        if spec.run_id not in self.begun:
+            run_yaml = self.runs / spec.run_id / "run.yaml"
+            spec.save(run_yaml)
+            words = [sys.executable, "-m", "scaling.train", str(run_yaml)]
+            with open(run_yaml.with_name("train.log"), "wb") as log:
+                self.begun[spec.run_id] = subprocess.Popen(words, stdout=log, stderr=log)
+
+    def folder(self, spec: RunSpec) -> Path:
+        """Return the folder of a run that was begun, when it is done."""
+        assert self.begun[spec.run_id].wait(timeout=600) == 0
+        return self.runs / spec.run_id
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> Undisturbed:
+    """Return the references, shared by all tests."""
+    return Undisturbed(tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture
+def same_as_undisturbed(undisturbed: Undisturbed) -> Callable[[RunSpec, Path], None]:
     """Return a check that a run's losses and final metrics are those of an undisturbed one."""
 
     def check(spec: RunSpec, run_dir: Path) -> None:
-        reference = undisturbed(spec)
+        reference = undisturbed.folder(spec)
         assert losses(run_dir) == losses(reference)
         assert result(run_dir) == result(reference)
 

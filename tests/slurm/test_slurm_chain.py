@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from preloaded import preloaded_python
 from slurm_helpers import wait_until
 
 from jobs.chain import chain_commands
@@ -26,22 +25,16 @@ def ended(runs: Path) -> list[dict] | None:
     return None if any(link["state"] in ("waiting", "running") for link in links) else links
 
 
-def test_a_study_is_published_fitted_and_reported(slurm, tmp_path, dev, monkeypatch):
+def test_a_study_is_published_fitted_and_reported(slurm, preloaded, tmp_path, dev, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     specs, runs = load_study(NAME).expand(), tmp_path / "runs"
     cluster = replace(dev, max_cpu_ranks=4)  # one task of each of four sizes
     then = chain_commands("sync,fit,report", NAME, [f"--runs={runs}"])
-    with preloaded_python(tmp_path) as python, monkeypatch.context() as patch:
-        patch.setattr("sys.executable", python)
-        summary = submit(specs, runs, cluster, then=then)
-        assert [link["command"].split()[0] for link in summary["chain"]] == [
-            "sync",
-            "fit",
-            "report",
-        ]
-        assert submit(specs, runs, cluster, then=then)["chain"] == []  # it is pending already
-        links = wait_until(lambda: ended(runs), every_s=1.0)
+    summary = submit(specs, runs, cluster, then=then)
+    assert [link["command"].split()[0] for link in summary["chain"]] == ["sync", "fit", "report"]
+    assert submit(specs, runs, cluster, then=then)["chain"] == []  # it is pending already
+    links = wait_until(lambda: ended(runs), every_s=1.0)
     assert study_status(specs, runs)["counts"] == {"done": 4}
     assert [(link["state"], link["reason"]) for link in links] == [("done", None)] * 3
     with sqlite3.connect(tmp_path / "mlflow.db") as database:

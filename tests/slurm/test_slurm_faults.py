@@ -20,9 +20,10 @@ NUM_STEPS = 1500  # about ten seconds, so that a fault finds the run at work
 
 
 def test_a_time_limit_saves_requeues_and_goes_on_exactly(
-    slurm, start, finish, dev, same_as_undisturbed
+    slurm, start, finish, dev, undisturbed, same_as_undisturbed
 ):
     spec = small_run(num_steps=8000)
+    undisturbed.begin(spec)
     # Slurm warns up to a minute early: here, 20 to 50 s after the start.
     run_dir = start(spec, replace(dev, time_limit="2", signal_lead_s=65))
     wait_until(lambda: "requeued" in log_of(run_dir))
@@ -40,9 +41,10 @@ def test_a_time_limit_saves_requeues_and_goes_on_exactly(
 # Put back by Slurm; cancelled after half a minute's notice; cancelled at once.
 @pytest.mark.parametrize("partition", ["main", "spot", "leftover"])
 def test_preemption_by_requeue_and_by_cancel(
-    slurm, start, finish, dev, same_as_undisturbed, partition
+    slurm, start, finish, dev, undisturbed, same_as_undisturbed, partition
 ):
     spec = small_run(num_steps=NUM_STEPS)
+    undisturbed.begin(spec)
     run_dir = start(spec, replace(dev, partition=partition), steps=300)
     slurm.occupy()
     wait_until(lambda: run_state(run_dir).state in ("queued", "preempted"))
@@ -66,7 +68,7 @@ def test_a_node_crash_under_two_ranks(slurm, start, finish):
     assert not (run_dir / "FAILED").exists()
 
 
-def test_a_restart_of_slurmctld_disturbs_nothing(slurm, tmp_path, dev, start, finish):
+def test_a_restart_of_slurmctld_disturbs_nothing(slurm, preloaded, tmp_path, dev, start, finish):
     spec = small_run(num_steps=NUM_STEPS)
     run_dir = start(spec, steps=100)
     slurm.do("restart-ctld")
@@ -75,7 +77,7 @@ def test_a_restart_of_slurmctld_disturbs_nothing(slurm, tmp_path, dev, start, fi
     assert len(attempts(run_dir)) == 1
 
 
-def test_a_requeued_task_leaves_its_siblings_alone(slurm, tmp_path, dev, finish):
+def test_a_requeued_task_leaves_its_siblings_alone(slurm, preloaded, tmp_path, dev, finish):
     specs = [small_run(seed, num_steps=NUM_STEPS) for seed in (0, 1)]
     submit(specs, tmp_path, dev)
     first, last = (tmp_path / spec.run_id for spec in specs)
@@ -119,7 +121,7 @@ def test_three_attempts_without_a_new_step_are_enough(slurm, tmp_path, dev):
 
 @pytest.mark.parametrize("accounting", ["absent", "empty"])
 def test_without_accounting_the_files_decide(
-    slurm, tmp_path, dev, start, finish, monkeypatch, accounting
+    slurm, preloaded, tmp_path, dev, start, finish, monkeypatch, accounting
 ):
     answer = _no_accounting if accounting == "absent" else lambda *_, **__: {}
     monkeypatch.setattr("jobs.slurm_queue.sacct", answer)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from preloaded import preloaded_python
 from slurm_helpers import attempts, losses, result, small_run
 
 from jobs.folder import process_alive
@@ -85,13 +84,11 @@ def train_under_kills(specs: list[RunSpec], runs: Path, cluster) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [40, pytest.param(200, marks=pytest.mark.long)])
-def test_a_study_with_kills_ends_as_undisturbed(slurm, tmp_path, dev, number, monkeypatch):
+def test_a_study_with_kills_ends_as_undisturbed(slurm, preloaded, tmp_path, dev, number):
     specs = [small_run(seed, num_steps=NUM_STEPS) for seed in range(number)]
     runs, reference = tmp_path / "slurm", tmp_path / "here"
-    with preloaded_python(tmp_path) as python, monkeypatch.context() as patch:
-        patch.setattr("sys.executable", python)
-        # More tasks than cores, so that Slurm's own pauses do not leave the cores idle.
-        killed = train_under_kills(specs, runs, replace(dev, max_cpu_ranks=4))
+    # More tasks than cores, so that Slurm's own pauses do not leave the cores idle.
+    killed = train_under_kills(specs, runs, replace(dev, max_cpu_ranks=4))
     assert len(killed) == round(KILLED_SHARE * number)
     assert study_status(specs, runs)["counts"] == {"done": number}
     assert run_here(specs, reference, progress=False)["done"] == number

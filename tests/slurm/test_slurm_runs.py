@@ -38,7 +38,7 @@ def most_at_once(folders: list[Path]) -> int:
     return max(accumulate(change for _, change in sorted(changes)))
 
 
-def test_an_array_of_eight_keeps_to_its_throttle(slurm, tmp_path, dev, finish):
+def test_an_array_of_eight_keeps_to_its_throttle(slurm, preloaded, tmp_path, dev, finish):
     specs = [small_run(seed, num_steps=20) for seed in range(8)]
     began = time.monotonic()
     summary = submit(specs, tmp_path, dev)
@@ -57,7 +57,7 @@ def test_an_array_of_eight_keeps_to_its_throttle(slurm, tmp_path, dev, finish):
 
 
 def test_cancel_stops_a_running_and_a_waiting_run_and_retry_takes_both_up_again(
-    slurm, tmp_path, dev, finish
+    slurm, preloaded, tmp_path, dev, finish
 ):
     cluster = replace(dev, max_cpu_ranks=1)
     specs = [small_run(seed, num_steps=800) for seed in (0, 1)]
@@ -79,7 +79,7 @@ def test_cancel_stops_a_running_and_a_waiting_run_and_retry_takes_both_up_again(
 
 
 def test_scancel_by_hand_is_seen_and_the_run_goes_on_when_asked(
-    slurm, tmp_path, dev, start, finish
+    slurm, preloaded, tmp_path, dev, start, finish
 ):
     spec = small_run(num_steps=1500)
     run_dir = start(spec, steps=300)
@@ -94,10 +94,11 @@ def test_scancel_by_hand_is_seen_and_the_run_goes_on_when_asked(
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"partition": "no_such"}, "invalid partition specified"),
+        ({"partition": "no_such"}, "invalid partition specified: no_such"),
+        ({"account": "no_such"}, "Invalid account"),
+        ({"qos": "no_such"}, "Invalid qos specification"),
         ({"gpus_per_node": 9}, "Requested node configuration is not available"),
-        ({"sbatch_options": ["--qos=no_such"]}, "Invalid qos specification"),
-        ({"sbatch_options": ["--no-such-option"]}, "unrecognized option"),
+        ({"sbatch_options": ["--no-such-option"]}, "unrecognized option '--no-such-option'"),
     ],
 )
 def test_what_slurm_refuses_is_one_line_and_leaves_nothing(slurm, tmp_path, dev, wrong, said):
