@@ -38,6 +38,7 @@ def plan(arguments: Namespace) -> int:
     )
     memory = document.pop("memory_by_gpus")
     lines = head(load_study(arguments.study), specs, document)
+    lines += _wall(document, cluster.max_gpus)
     if page is not None:
         from scaling.commands.plan_page import plan_page
 
@@ -78,6 +79,20 @@ def head(
             )
         )
     return lines
+
+
+def _wall(document: dict[str, Any], max_gpus: int) -> list[tuple[str, str]]:
+    """Return the wall hours with the number of GPUs that they take at once."""
+    hours = document["totals"]["wall_hours"]
+    if hours is None:
+        return []
+    if max_gpus:
+        return [("wall clock", f"{hours:,.3g} hours on {max_gpus} GPUs")]
+    gpus = sum(row["nodes"] * row["gpus_per_node"] for row in document["runs"])
+    text = (
+        f"{hours:,.3g} hours with all runs at once, {gpus:,} GPUs; --on CLUSTER counts what it has"
+    )
+    return [("wall clock", text)]
 
 
 def _in_all(specs: Sequence[RunSpec], totals: dict[str, Any]) -> str:

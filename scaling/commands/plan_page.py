@@ -91,7 +91,7 @@ def _totals(totals: dict[str, Any]) -> list[tuple[str, str]]:
     if totals["gpu_hours"] is not None:
         low, high = totals["gpu_hours_low"], totals["gpu_hours_high"]
         hours = f"{totals['gpu_hours']:,.0f} ({low:,.0f} to {high:,.0f})"
-        rows += [("GPU-hours", hours), ("wall clock", f"{totals['wall_hours']:,.3g} hours")]
+        rows += [("GPU-hours", hours)]
     return [*rows, ("checkpoints kept", f"{totals['disk_gib']:,.1f} GiB")]
 
 

@@ -103,6 +103,14 @@ def test_the_paper_s_run_beside_our_estimate(capsys, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_wall_hours_name_the_gpus_they_take(capsys, tmp_path: Path) -> None:
+    words = ["plan", "sweeps.joint", "scale=a100", "--runs", str(tmp_path / "runs")]
+    assert main(words) == 0
+    assert "hours with all runs at once, 1,024 GPUs" in capsys.readouterr().out
+    assert main([*words, "--on", "a100"]) == 0
+    assert "hours on 64 GPUs" in capsys.readouterr().out
+
+
 def test_memory_is_in_the_json_only_when_asked(capsys, tmp_path: Path) -> None:
     words = ["sweeps.model_size", "scale=a100", "--json", "--runs", str(tmp_path / "runs")]
     assert set(json.loads(run(capsys, *words))) == {"schema", "study", "scale", "runs", "totals"}
