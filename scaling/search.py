@@ -167,7 +167,6 @@ def wait_for(specs: Sequence[RunSpec], options: Options, *, executor: Executor) 
         room = options.parallel - len(active)
         if waiting and room > 0 and not (executor.idle_first and active):
             executor.submit(waiting[:room])
-            continue
         executor.on_round(active)
         time.sleep(options.poll_s)
 

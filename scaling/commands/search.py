@@ -1,23 +1,19 @@
 """The verb on a space: search prompt length, window or anything else that a study declares."""
 
 import json
-import sys
-import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.commands.common import publish, runs_folder, show
+from scaling.commands.common import runs_folder, show
+from scaling.commands.search_executor import make_executor, say
 
 if TYPE_CHECKING:
     from jobs.cluster import Cluster
     from scaling.search import Executor, Options, Task
     from scaling.search_budget import Budget
     from scaling.spec import RunSpec
-
-PUBLISH_EVERY_S = 60.0
-REPORT_EVERY_S = 30.0
 
 
 def search(arguments: Namespace) -> int:
@@ -34,13 +30,17 @@ def search(arguments: Namespace) -> int:
     runs_dir, cluster = runs_folder(arguments), load_cluster(arguments.on)
     folder = search_folder(runs_dir, task.study)
     budget = _budget(arguments, task, cluster)
-    executor = _executor(task, options, runs_dir, cluster)
+    executor = make_executor(task, options, runs_dir, cluster)
     with sole_controller(folder):
         if cluster.backend == "slurm":
             adopt(runs_dir)  # what a controller killed in sbatch left in the queue
-        document = _search(
-            arguments, task, options, folder=folder, executor=executor, budget=budget
-        )
+        try:
+            document = _search(
+                arguments, task, options, folder=folder, executor=executor, budget=budget
+            )
+        except KeyboardInterrupt:
+            say("runs under way go on; the same command takes the search up again")
+            raise
     show(arguments, document, render)
     return 0 if document["counts"]["complete"] else 1
 
@@ -161,81 +161,3 @@ def _budget(arguments: Namespace, task: "Task", cluster: "Cluster") -> "Budget |
     if refusal:
         raise ValueError(f"not even the first trial fits: {refusal}; nothing was submitted")
     return budget
-
-
-def _executor(task: "Task", options: "Options", runs_dir: Path, cluster: "Cluster") -> "Executor":
-    """Return the local executor or a cluster as the controller sees it."""
-    from jobs.control import cancel
-    from jobs.status import study_status
-    from scaling.search import Executor
-    from scaling.search_runs import RUNS, RunList, search_folder
-
-    def states(specs: "Sequence[RunSpec]") -> dict[str, tuple[str, str | None]]:
-        rows = study_status(specs, runs_dir)["runs"]
-        return {row["run_id"]: (row["state"], row["reason"]) for row in rows}
-
-    default = task.search.defaults[task.scale]
-    return Executor(
-        submit=_submit(cluster, runs_dir, options.parallel),
-        states=states,
-        cancel=lambda specs: _quietly(cancel, specs, runs_dir),
-        # Two local executors would both begin at GPU 0.
-        idle_first=cluster.backend != "slurm" and bool(task.spec(default).resources.gpus_per_node),
-        on_round=_Live(task.study, runs_dir),
-        remember=RunList(path=search_folder(runs_dir, task.study) / RUNS, task=task).add,
-        say=_say,
-    )
-
-
-def _submit(
-    cluster: "Cluster", runs_dir: Path, parallel: int
-) -> "Callable[[Sequence[RunSpec]], None]":
-    if cluster.backend == "slurm":
-        from jobs.slurm import submit as hand_over
-
-        return lambda specs: _quietly(hand_over, specs, runs_dir, cluster)
-    from jobs.detach import submit_detached
-
-    return lambda specs: _quietly(submit_detached, specs, runs_dir, parallel=parallel)
-
-
-class _Live:
-    """Between looks: says how far the runs under way are, and brings MLflow up to date."""
-
-    def __init__(self, study: str, runs_dir: Path) -> None:
-        self._study, self._runs_dir = study, runs_dir
-        self._published = self._reported = time.monotonic()
-
-    def __call__(self, specs: "Sequence[RunSpec]") -> None:
-        """Report on the runs under way and publish when it is time; no runs: publish now."""
-        now = time.monotonic()
-        if specs and now - self._reported > REPORT_EVERY_S:
-            self._reported = now
-            _say(_under_way(specs, self._runs_dir))
-        if not specs or now - self._published > PUBLISH_EVERY_S:
-            self._publish()
-            self._published = time.monotonic()
-
-    def _publish(self) -> None:
-        from scaling.search_runs import search_specs
-
-        publish(search_specs(self._study, self._runs_dir), self._runs_dir, quiet=True)
-
-
-def _under_way(specs: "Sequence[RunSpec]", runs_dir: Path) -> str:
-    from jobs.status import clock, study_status
-
-    parts = []
-    for row in study_status(specs, runs_dir)["runs"]:
-        left = f", {clock(row['eta_s'])} left" if row["eta_s"] else ""
-        steps = f" {row['step'] or 0}/{row['num_steps']}{left}"
-        parts.append(f"{row['run_id']} {row['state']}{steps if row['state'] == 'running' else ''}")
-    return f"under way: {'; '.join(parts)}"
-
-
-def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def _quietly(call: Callable[..., Any], *words: Any, **options: Any) -> None:
-    call(*words, **options)

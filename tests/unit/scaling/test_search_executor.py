@@ -1,0 +1,65 @@
+"""Where a search's runs go: an outage of Slurm in the middle is waited out."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs.cluster import Cluster
+from scaling.commands import search_executor
+from scaling.search import Executor, Options, Task
+from scaling.spec import RunSpec
+from scaling.study import load_study
+
+STUDY = "sweeps.prompt_and_window"
+CLUSTER = Cluster(name="dev", gpus_per_node=8, time_limit="10")
+
+
+def make_executor(runs_dir: Path) -> tuple[Executor, RunSpec]:
+    search = load_study(STUDY).search
+    assert search is not None
+    task = Task(study=STUDY, scale="cpu", search=search)
+    executor = search_executor.make_executor(task, Options(trials=1), runs_dir, CLUSTER)
+    return executor, task.spec(search.defaults["cpu"])
+
+
+def test_an_outage_in_the_middle_is_waited_out(tmp_path: Path, monkeypatch, capsys) -> None:
+    executor, spec = make_executor(tmp_path)
+    handed_over, down = [], False
+
+    def submit(specs, runs_dir, cluster) -> None:
+        if down:
+            raise ValueError("cluster dev: squeue: no controller; nothing was submitted")
+        handed_over.extend(spec.run_id for spec in specs)
+
+    monkeypatch.setattr("jobs.slurm.submit", submit)
+    executor.submit([spec])
+    down = True
+    for _ in range(3):  # looks come every 2 s; Slurm is asked once, and the user told once
+        executor.submit([spec])
+    assert len(handed_over) == 1
+    assert capsys.readouterr().err.count("no controller; nothing was submitted; trying again") == 1
+    down = False
+    monkeypatch.setattr("time.monotonic", lambda: 1e12)
+    executor.submit([spec])
+    assert handed_over == [spec.run_id] * 2
+
+
+def test_a_refusal_of_the_first_run_is_an_error(tmp_path: Path, monkeypatch) -> None:
+    executor, spec = make_executor(tmp_path)
+
+    def submit(specs, runs_dir, cluster) -> None:
+        raise ValueError("cluster dev: sbatch: invalid partition specified: moon")
+
+    monkeypatch.setattr("jobs.slurm.submit", submit)
+    with pytest.raises(ValueError, match="invalid partition"):
+        executor.submit([spec])
+
+
+def test_runs_under_way_are_told_with_their_state(tmp_path: Path, monkeypatch, capsys) -> None:
+    executor, spec = make_executor(tmp_path)
+    monkeypatch.setattr("scaling.commands.search_executor.publish", lambda *a, **k: {})
+    executor.on_round([spec])
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("time.monotonic", lambda: 1e12)
+    executor.on_round([spec])
+    assert f"under way: {spec.run_id} planned" in capsys.readouterr().err
