@@ -106,7 +106,10 @@ class _Problem:
                 break
             active = self._independent(at, active)
             step, force = self._step(at, active)
-            moved, enters, share = self._walk(at, active, step)
+            away = np.abs(at.residual[active])
+            # at a corner nothing is left to move along: only who leaves is to be found
+            corner = len(active) == len(self.moving) and away.max() <= MEETS * unit
+            moved, enters, share = (None, None, 0.0) if corner else self._walk(at, active, step)
             if moved is not None:
                 at = moved
             if enters is not None:
@@ -131,9 +134,14 @@ class _Problem:
     def _independent(self, at: _Point, rows: np.ndarray) -> np.ndarray:
         """Keep rows of independent slopes, the nearest to the curve first, as many as move."""
         rows = rows[np.argsort(np.abs(at.residual[rows]), kind="stable")][:200]
+        scale = _column_scale(at.jac)
+        if len(rows) <= len(self.moving):
+            slopes = (at.jac[rows] / scale).T
+            apart = np.abs(np.diagonal(np.linalg.qr(slopes, mode="r")))
+            if (apart > 1e-6 * np.sqrt((slopes**2).sum(axis=0)) + 1e-300).all():
+                return rows
         kept: list[int] = []
         basis = np.zeros((len(self.moving), 0))
-        scale = _column_scale(at.jac)
         for i in rows:
             slope = at.jac[i] / scale
             rest = slope - basis @ (basis.T @ slope)

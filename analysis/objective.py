@@ -158,8 +158,9 @@ class Objective:
             return np.log(self._terms(theta).sum(axis=1))
 
     def _terms(self, theta: np.ndarray) -> np.ndarray:
-        logs = theta[:, self.amplitude][:, :, None] * np.ones(self.num_points)
-        for k, e in enumerate(self.exponent):
+        logs = np.empty((len(theta), len(self.amplitude), self.num_points))
+        for k, (a, e) in enumerate(zip(self.amplitude, self.exponent, strict=True)):
+            logs[:, k] = theta[:, a, None]
             if e >= 0:
                 logs[:, k] -= theta[:, e, None] * self.u[k]
         return np.exp(logs, out=logs)
@@ -206,15 +207,18 @@ class Objective:
 
     def linearise(self, theta: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return linked residuals [n] and their Jacobian [n, p] at one parameter vector [p]."""
-        log_pred = self.log_prediction(theta[None])
-        linked, h1, _ = apply_link(self.link, log_pred)
         with np.errstate(all="ignore"):
             if self.law.is_posynomial:
                 terms = self._terms(theta[None])
-                slope = self._jacobian(terms / terms.sum(axis=1, keepdims=True))
+                prediction = terms.sum(axis=1)
+                log_pred, slope = np.log(prediction), self._jacobian(terms / prediction[:, None])
             else:
+                log_pred = log_predict(self.law, theta[None], self.logx)
                 slope = log_jacobian(self.law, theta[None], self.logx, self.moving)
-        return (linked - target)[0], (slope * h1[..., None])[0]
+            linked, h1, _ = apply_link(self.link, log_pred)
+        if self.link != "log":
+            slope = slope * h1[..., None]
+        return (linked - target)[0], slope[0]
 
     def curvature(self, theta: np.ndarray, pull: np.ndarray) -> np.ndarray:
         """Return the Hessian [p, p] of sum(pull * linked prediction) at one parameter vector."""

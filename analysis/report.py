@@ -94,8 +94,7 @@ def build_report(
         The document of `fit_study` with `paths` (`report`, `record`, `figures`), `references`
         and `not_beating` (runs that do not beat every trivial predictor).
     """
-    how = options or FitOptions(**changes)
-    how = replace(how, sensitivity=how.sensitivity or len(runs) <= SENSITIVITY_RUNS)
+    how = _with_sensitivity(options or FitOptions(**changes), len(runs))
     document = fit_study(runs, study=study, axes=axes, options=how)
     clean, _ = clean_runs(runs, how.y, how.groups)
     references = dict(baselines) if baselines is not None else _references(runs, document)
@@ -110,9 +109,18 @@ def build_report(
     }
     text = _page(document, (runs, clean), figures, facts)
     (out / "report.html").write_text(text, encoding="utf-8")
-    record = json.dumps(jsonable({**document, "extra": facts}), indent=1, default=str)
-    (out / "record.json").write_text(record + "\n", encoding="utf-8")
+    _write_record(document | {"extra": facts}, out / "record.json")
     return document
+
+
+def _with_sensitivity(how: FitOptions, num_runs: int) -> FitOptions:
+    """Ask for refits without each level and run where they are cheap."""
+    return replace(how, sensitivity=how.sensitivity or num_runs <= SENSITIVITY_RUNS)
+
+
+def _write_record(document: Mapping[str, Any], path: Path) -> None:
+    text = json.dumps(jsonable(document), indent=1, default=str)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _beside_the_laws(

@@ -1,16 +1,15 @@
 """One law on any table with named columns, through the library and the command."""
 
 import json
-from argparse import ArgumentParser
 
 import numpy as np
 import pandas as pd
 import pytest
+from studies import law_parser
 
 from analysis.one_law import fit_table, make_law, render_law
 from analysis.options import FitOptions
 from scaling.commands import laws
-from scaling.commands.fitting import add_fit_arguments
 
 QUICK = FitOptions(num_draws=40)
 
@@ -30,14 +29,7 @@ def command(tmp_path, monkeypatch, capsys):
 
     def call(frame, *words):
         frame.to_csv("table.csv", index=False)
-        parser = ArgumentParser()
-        parser.add_argument("study")
-        parser.add_argument("overrides", nargs="*")
-        parser.add_argument("--y", default="val_l1")
-        parser.add_argument("--n-column", default="num_params_total")
-        parser.add_argument("--runs")
-        parser.add_argument("--json", action="store_true")
-        add_fit_arguments(parser, one_law=True)
+        parser = law_parser(one_law=True)
         arguments, rest = parser.parse_known_args(["table.csv", "--json", "--draws=40", *words])
         arguments.overrides += rest
         assert laws.fit(arguments) == 0
@@ -75,6 +67,17 @@ def test_a_parameter_can_be_held(table):
     assert found["fixed"] == {"E": 1.7}
     assert found["intervals"]["E"] == {"bootstrap": None, "profile": None}
     assert "held" in render_law(found)
+
+
+def test_sensitivity_is_fitted_only_when_asked(table, command):
+    noisy = table.assign(loss=table["loss"] * np.exp(0.01 * np.sin(np.arange(36.0) ** 2)))
+    assert "sensitivity" not in command(noisy, "--law=chinchilla", "N=Model Size")
+    found = command(noisy, "--law=chinchilla", "--sensitivity", "N=Model Size")
+    told = found["sensitivity"]
+    assert len(told["estimators"]) == 8
+    assert {row["axis"] for row in told["levels"]} == {"N", "D"}
+    assert told["target"] == pytest.approx({"N": 2e9, "D": 2e11})
+    assert "moves by" in render_law(found)
 
 
 def test_success_counts_are_fitted_by_the_binomial_likelihood(command):

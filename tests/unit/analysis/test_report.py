@@ -48,6 +48,18 @@ def test_page_is_self_contained_and_small(reported):
     assert page.index("Verdict") < page.index("<svg") < page.index('class="sortable"')
 
 
+def test_refits_are_folded_away_and_left_out_of_large_studies(reported, tmp_path, monkeypatch):
+    document, out = reported
+    page = (out / "report.html").read_text()
+    part = page[page.index("Sensitivity of the fits") :]
+    assert part.index("<details>") < part.index("Without one level") < part.index("</details>")
+    influential = document["axes"]["N"]["law"]["sensitivity"]["runs"][0]
+    assert influential["run"] in set(demo_study()["run_id"])
+    monkeypatch.setattr("analysis.report.SENSITIVITY_RUNS", 5)
+    build_report(demo_study(), study="s", out_dir=tmp_path, axes=["domains"], **QUICK)
+    assert "Sensitivity of the fits" not in (tmp_path / "report.html").read_text()
+
+
 def test_figures_are_written_as_png_and_svg(reported):
     document, out = reported
     names = {p.name for p in (out / "figures").iterdir()}

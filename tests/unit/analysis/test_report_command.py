@@ -4,13 +4,12 @@ The runs, scores and hours are made up: simulated data.
 """
 
 import json
-from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
+from studies import law_parser
 
 from scaling.commands import facts, laws
-from scaling.commands.fitting import add_fit_arguments
 from scaling.search_result import interval
 from scaling.study import load_study
 
@@ -85,15 +84,8 @@ def report(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(laws, "publish", lambda *_, **__: {})
 
     def call(*words):
-        parser = ArgumentParser()
-        parser.add_argument("study")
-        parser.add_argument("overrides", nargs="*")
-        parser.add_argument("--y", default="val_l1")
-        parser.add_argument("--n-column", default="num_params_total")
-        parser.add_argument("--runs", default=str(tmp_path / "runs"))
-        parser.add_argument("--json", action="store_true")
-        add_fit_arguments(parser, one_law=False)
-        assert laws.report(parser.parse_args([STUDY, "--draws=40", *words])) == 0
+        given = [STUDY, "--draws=40", "--runs", str(tmp_path / "runs"), *words]
+        assert laws.report(law_parser(one_law=False).parse_args(given)) == 0
         page = (tmp_path / "reports" / STUDY / "report.html").read_text()
         return capsys.readouterr().out, page
 
