@@ -152,16 +152,17 @@ def run_trials(
 
 def wait_for(specs: Sequence[RunSpec], options: Options, *, executor: Executor) -> set[str]:
     """Have runs done, `options.parallel` at once; return the ids of those that are."""
-    ended: set[str] = set()
+    ended: set[str] | None = None
     while True:
         states = executor.states(specs)
         waiting = [s for s in specs if states[s.run_id][0] in ("planned", "preempted")]
         active = [s for s in specs if states[s.run_id][0] in ("queued", "running", "unknown")]
-        for spec in specs:
-            if spec not in waiting and spec not in active and spec.run_id not in ended:
-                ended.add(spec.run_id)
-                place, state = f"[{len(ended)}/{len(specs)}]", states[spec.run_id][0]
-                executor.say(f"{place} repeat of {_words(spec)}: {state}")
+        over = [spec for spec in specs if spec not in waiting and spec not in active]
+        ended = {spec.run_id for spec in over} if ended is None else ended  # before we came
+        for spec in (spec for spec in over if spec.run_id not in ended):
+            ended.add(spec.run_id)
+            place, state = f"[{len(ended)}/{len(specs)}]", states[spec.run_id][0]
+            executor.say(f"{place} repeat of {_words(spec)}: {state}")
         if not waiting and not active:
             return {key for key, (state, _) in states.items() if state == "done"}
         room = options.parallel - len(active)

@@ -12,7 +12,7 @@ from scaling.commands.search_executor import make_executor, say
 if TYPE_CHECKING:
     from jobs.cluster import Cluster
     from scaling.search import Executor, Options, Task
-    from scaling.search_budget import Budget
+    from scaling.search_budget import Budget, Price
     from scaling.spec import RunSpec
 
 
@@ -29,11 +29,14 @@ def search(arguments: Namespace) -> int:
     check_task(task, options)
     runs_dir, cluster = runs_folder(arguments), load_cluster(arguments.on)
     folder = search_folder(runs_dir, task.study)
-    budget = _budget(arguments, task, cluster)
+    price = _pricer(runs_dir, cluster)
+    budget, cost = _budget(arguments, task, price), _cost(arguments, task, price)
     executor = make_executor(task, options, runs_dir, cluster)
     with sole_controller(folder):
         if cluster.backend == "slurm":
             adopt(runs_dir)  # what a controller killed in sbatch left in the queue
+        if cost:
+            say(cost)
         try:
             document = _search(
                 arguments, task, options, folder=folder, executor=executor, budget=budget
@@ -133,7 +136,19 @@ def _options(arguments: Namespace) -> "Options":
     )
 
 
-def _budget(arguments: Namespace, task: "Task", cluster: "Cluster") -> "Budget | None":
+def _pricer(runs_dir: Path, cluster: "Cluster") -> "Price":
+    """Return what gives the GPU-hours of runs, as `scaling plan` has them; 0 on CPU."""
+    from jobs.resources import plan
+    from scaling.describe import describe
+
+    def price(specs: "Sequence[RunSpec]") -> Mapping[str, float]:
+        rows = plan(specs, runs_dir, describe, peak_tflops=cluster.peak_tflops)["runs"]
+        return {row["run_id"]: row["gpu_hours"] or 0.0 for row in rows}
+
+    return price
+
+
+def _budget(arguments: Namespace, task: "Task", price: "Price") -> "Budget | None":
     """Return the GPU-hours that may be planned, None without --max-gpu-hours.
 
     Raises ValueError when not even the first trial fits.
@@ -141,23 +156,32 @@ def _budget(arguments: Namespace, task: "Task", cluster: "Cluster") -> "Budget |
     cap = getattr(arguments, "max_gpu_hours", None)
     if cap is None:
         return None
-    from jobs.resources import plan
-    from scaling.describe import describe
     from scaling.search_budget import Budget
     from scaling.search_runs import search_specs
 
     runs_dir = runs_folder(arguments)
 
-    def price(specs: "Sequence[RunSpec]") -> Mapping[str, float]:
-        rows = plan(specs, runs_dir, describe, peak_tflops=cluster.peak_tflops)["runs"]
-        return {row["run_id"]: row["gpu_hours"] or 0.0 for row in rows}
-
     def planned() -> "list[RunSpec]":
         return search_specs(task.study, runs_dir)
 
     budget = Budget(cap=cap, price=price, planned=planned)
-    first = task.spec(task.search.defaults[task.scale])
-    refusal = None if planned() else budget.refusal([first])
+    refusal = None if planned() else budget.refusal([_default(task)])
     if refusal:
         raise ValueError(f"not even the first trial fits: {refusal}; nothing was submitted")
     return budget
+
+
+def _cost(arguments: Namespace, task: "Task", price: "Price") -> str:
+    """Return what the whole search would take on GPUs, "" on CPU."""
+    each = sum(price([_default(task)]).values())
+    repeats = (arguments.top + 1) * arguments.repeats
+    if not each:
+        return ""
+    return (
+        f"about {(arguments.trials + repeats) * each:,.0f} GPU-hours in all: {arguments.trials} "
+        f"trials and {repeats} repeats of about {each:,.1f}"
+    )
+
+
+def _default(task: "Task") -> "RunSpec":
+    return task.spec(task.search.defaults[task.scale])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna.trial import FrozenTrial
 
-MIN_TRIALS = 4
+MIN_TRIALS, MIN_PLACES = 4, 10  # fewer different points draw no surface, only themselves
 SCORES = {
     "horizon_l1": "l1 over the fixed horizon\n(m, rotation 6D, gripper)",
     "val_l1": "validation l1\n(m, rotation 6D, gripper)",
@@ -230,7 +230,7 @@ def _mark_axis(ax: "Axes", which: str, name: str, task: Task) -> None:
 def _surface(
     ax: "Axes", spots: Sequence[tuple[float, float]], values: list[float], levels: Mapping[str, Any]
 ) -> None:
-    """Fill a smoothing thin-plate spline, only between trials; nothing where they are on a line."""
+    """Fill a smoothing thin-plate spline, only between trials; nothing where they are too few."""
     import numpy as np
     from matplotlib.patches import Polygon
     from scipy.interpolate import RBFInterpolator
@@ -239,7 +239,7 @@ def _surface(
     places, first = np.unique(np.array(spots), axis=0, return_index=True)
     heights = np.array(values)[first]  # a run has one score, however often it was asked for
     low, span = places.min(0), np.ptp(places, axis=0)
-    if len(places) < MIN_TRIALS or not span.all() or min(values) == max(values):
+    if len(places) < MIN_PLACES or not span.all() or min(values) == max(values):
         return
     unit = (places - low) / span
     axis = np.linspace(0, 1, CELLS)
@@ -247,7 +247,7 @@ def _surface(
     try:
         hull = ConvexHull(unit).vertices
         spline = RBFInterpolator(unit, heights, smoothing=SMOOTHING, kernel="thin_plate_spline")
-    except (QhullError, np.linalg.LinAlgError):
+    except (QhullError, np.linalg.LinAlgError):  # all on one slanted line
         return
     surface = spline(cells.reshape(-1, 2)).reshape(CELLS, CELLS)
     x, y = (low[which] + span[which] * cells[..., which] for which in (0, 1))

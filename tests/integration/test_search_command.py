@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from scaling.search_runs import search_specs
+
 pytestmark = [pytest.mark.integration]
 STUDY = "sweeps.prompt_and_window"
 SHORT = [
@@ -49,8 +51,13 @@ def test_a_search_of_real_runs_survives_its_controllers_death(tmp_path: Path) ->
     runs = [path.parent for path in (tmp_path / "runs").glob("*/DONE")]
     assert len(runs) == 3 - document["counts"]["pruned"] + 4
     assert all(len(list((run / "attempts").glob("*.json"))) == 1 for run in runs)
+    listed = search_specs(STUDY, tmp_path / "runs")
+    assert {spec.run_id for spec in listed} >= {run.name for run in runs}
+    assert f"going on in {tmp_path}" in done.stderr
+    assert "3/3] trial" in done.stderr
     again = subprocess.run(command(tmp_path, *words), capture_output=True, text=True)
     assert json.loads(again.stdout)["best"] == best
+    assert "3 trials settled, 0 under way" in again.stderr
     assert (tmp_path / "mlflow.db").exists()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling.commands.search import search
+from scaling.commands.search import _cost, search
 from scaling.search import Executor, Options, Score, Task, run_trials
 from scaling.search_budget import Budget, corners
 from scaling.search_result import compare
@@ -120,3 +120,9 @@ def test_a_cap_below_the_first_trial_is_the_users_mistake(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"not even the first trial fits: 0.0 .* nothing was sub"):
         search(words)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_search_would_take_is_told_on_gpus_alone() -> None:
+    words = Namespace(trials=20, top=3, repeats=2)
+    assert _cost(words, TASK, ten_each).startswith("about 280 GPU-hours in all: 20 trials and 8 ")
+    assert _cost(words, TASK, lambda specs: {spec.run_id: 0.0 for spec in specs}) == ""
