@@ -19,6 +19,7 @@ from xvla.config import ModelConfig
 ALL_REDUCE_BYTES = 64 * 2**20
 MAX_ACCUMULATION = 4  # as many micro-batches as the run has, but a check is to be quick
 MAX_IMAGE_SIZE = 96
+MOST = 1e9  # stands for a relative error beyond all measure
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -131,7 +132,10 @@ def _shares(found: Any, parts: list[Any]) -> list[float]:
     import torch
 
     columns = torch.stack([part.double().flatten() for part in parts], dim=1)
-    return torch.linalg.lstsq(columns, found.double().reshape(-1, 1)).solution.flatten().tolist()
+    target = found.double().reshape(-1, 1)
+    if not (columns.isfinite().all() and target.isfinite().all()):
+        return [MOST] * len(parts)
+    return torch.linalg.lstsq(columns, target).solution.flatten().tolist()
 
 
 def draw(spec: RunSpec, device: Any, *, every_view: bool = False) -> tuple[Any, Any, Any]:
@@ -259,6 +263,7 @@ def _set_rates(spec: RunSpec, optimizer: Any) -> None:
 def _largest_error(found: dict[str, Any], wanted: dict[str, Any]) -> tuple[float, str]:
     """Return the largest |found - wanted| over |wanted| by parameter, and its name.
 
+    At most MOST, which is also what is not a number gets: that compares with nothing.
     A parameter whose norm is below 1e-4 of all is measured against that: some gradients are zero
     but for rounding, as a key's bias.
     """
@@ -268,6 +273,7 @@ def _largest_error(found: dict[str, Any], wanted: dict[str, Any]) -> tuple[float
         / max(float(value.double().norm()), 1e-4 * total, 1e-30)
         for name, value in wanted.items()
     }
+    errors = {name: error if error < MOST else MOST for name, error in errors.items()}
     worst = max(errors, key=lambda name: errors[name])
     return errors[worst], worst
 

@@ -37,6 +37,19 @@ def scaled(spec):
 
 
 @contextmanager
+def infinite(spec):
+    """One rank's gradient is no number."""
+
+    def initialize(spec, model):
+        if os.environ["RANK"] == "1":
+            model.get_parameter(LOST).register_hook(lambda gradient: gradient * float("nan"))
+        return real_initialize(spec, model)
+
+    with patch.object(doctor_rank, "initialize", initialize):
+        yield
+
+
+@contextmanager
 def divisor(spec):
     """Accumulated gradients are divided by one too many."""
     steps = spec.global_batch_size // spec.resources.world_size
@@ -98,7 +111,8 @@ def stale(spec):
 
 
 FAULTS = {"none-2": none, "scaled-2": scaled, "divisor-2": divisor, "unsummed-2": unsummed,
-          "unsummed-0": unsummed, "ungrouped-2": ungrouped, "stale-0": stale}  # fmt: skip
+          "unsummed-0": unsummed, "ungrouped-2": ungrouped, "stale-0": stale,
+          "infinite-2": infinite}  # fmt: skip
 
 
 def main() -> int:

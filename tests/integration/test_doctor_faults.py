@@ -41,6 +41,7 @@ def found() -> dict[str, Any]:
         ("unsummed-2", "the samples of the ranks count differently: rank 0's"),
         ("unsummed-0", "the samples of the ranks count differently: rank 0's"),
         ("ungrouped-2", "blocks.1.mlp.fc1.weight gets no gradient: is it in no group"),
+        ("infinite-2", "the gradient of transformer.blocks.1.mlp.fc1.weight is not finite"),
         ("stale-0", "gradients are right, the update of"),
     ],
 )

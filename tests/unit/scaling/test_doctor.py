@@ -110,6 +110,15 @@ def test_errors_are_relative_to_each_parameter() -> None:
     assert error == pytest.approx(0.1, rel=1e-3)
 
 
+def test_what_is_not_a_number_is_the_largest_error() -> None:
+    import torch
+
+    wanted = {"a": torch.ones(2), "b": torch.ones(2)}
+    found = {"a": torch.tensor([1.0, float("nan")]), "b": torch.zeros(2)}
+    assert doctor_rank._largest_error(found, wanted) == (doctor_rank.MOST, "a")
+    assert doctor_rank._shares(found["a"], [wanted["a"]]) == [doctor_rank.MOST]
+
+
 @pytest.mark.parametrize("stage", [0, 2])
 def test_the_engine_against_autograd_on_one_rank(stage: int) -> None:
     """The real thing, one rank with two micro-batches; a child process."""
