@@ -7,6 +7,7 @@ point's run follows from its parameters, so a controller killed at any moment go
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from scaling.config import with_overrides
@@ -28,7 +29,7 @@ class Score:
     sem: float
 
     def __str__(self) -> str:
-        return f"{self.value:.5f} ± {self.sem:.5f}"
+        return f"{self.value:.5f}" + ("" if isnan(self.sem) else f" ± {self.sem:.5f}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
