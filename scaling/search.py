@@ -67,7 +67,8 @@ class Task:
         key = (seed, *sorted(point.items()))
         if key not in self._made:  # an override costs 40 ms, and every look asks for every run
             made = self.search.run[self.scale](point, seed)
-            labelled = replace(made, study=self.study, scale=self.scale)
+            axes = {**made.axes, "seed": seed} if seed else made.axes  # a repeat is told apart
+            labelled = replace(made, study=self.study, scale=self.scale, axes=axes)
             self._made[key] = with_overrides(labelled, self.overrides).validate()
         return self._made[key]
 
@@ -175,7 +176,7 @@ def wait_for(specs: Sequence[RunSpec], options: Options, *, executor: Executor) 
 
 def _words(spec: RunSpec) -> str:
     words = " ".join(f"{name}={value}" for name, value in spec.axes.items())
-    return f"{words} seed={spec.seeds.init} ({spec.run_id})"
+    return f"{words} ({spec.run_id})"
 
 
 def _num_asked(study: "optuna.Study") -> int:
