@@ -108,6 +108,7 @@ def _add_search(verbs, common) -> None:
     verb.add_argument("--sampler", default="tpe", help="tpe, gp or random")
     verb.add_argument("--seed", type=int, default=0, help="of the sampler")
     verb.add_argument("--no-prune", action="store_true", help="let every run finish")
+    verb.add_argument("--max-gpu-hours", type=float, default=None, help="ask for no more than this")
     verb.add_argument("--top", type=int, default=3, help="points run again with new seeds")
     verb.add_argument("--repeats", type=int, default=3, help="new seeds a point")
 
