@@ -54,7 +54,7 @@ BLOCKS = {
 }
 # Keys of `extra` that are no blocks of their own: they have their places on the page.
 PLACED = ("simulated", "search", "ledger")
-SENSITIVITY_RUNS = 500  # with more runs, refits without each of them cost more than they tell
+SENSITIVITY_RUNS = 200  # with more runs the refits would take seconds: `fit --sensitivity` has them
 SIMULATED = (
     "These runs learned from simulated data; nothing here is a claim about real robots or about "
     "the paper's numbers."
