@@ -68,19 +68,22 @@ def whole(undisturbed: Path, make_run, start_ranks) -> Path:
 
 
 def killed_run(run_yaml: Path, start_ranks, *, seed: int, kills: int) -> None:
-    """Kill one rank or both at random moments, `kills` times, then let the run end."""
+    """Kill one rank or both at random moments, `kills` times, then let the run end.
+
+    A moment lies a few steps after a start, so that no run of STEPS ends before its last kill.
+    """
     draw = random.Random(seed)
     for _ in range(kills):
         before = saved(run_yaml)
         ranks = start_ranks(run_yaml, fault="slow:-1:0")
-        known = len(lines(run_yaml))
-        ranks.wait_for(lambda: len(lines(run_yaml)) > known or not ranks.running())  # noqa: B023
-        time.sleep(draw.uniform(0, 1.0))
-        ranks.signal(signal.SIGKILL, draw.choice([[0], [1], [0, 1]]))
-        ranks.wait(60)
+        wanted = len(lines(run_yaml)) + draw.randint(1, 3)
+        ranks.wait_for(lambda: len(lines(run_yaml)) >= wanted)  # noqa: B023
+        time.sleep(draw.uniform(0, 0.1))
+        struck = draw.choice([[0], [1], [0, 1]])
+        ranks.signal(signal.SIGKILL, struck)
+        codes = ranks.wait(60)
+        assert [codes[rank] for rank in struck] == [-signal.SIGKILL] * len(struck), codes
         assert saved(run_yaml)[-1:] >= before[-1:]
-        if (run_yaml.parent / "DONE").exists():
-            return
     assert start_ranks(run_yaml).wait() == [0, 0]
 
 
