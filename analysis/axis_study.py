@@ -16,6 +16,7 @@ from analysis.saturation import judge_saturation, saturation_test
 from analysis.select import backtest, compare_laws, default_laws
 from analysis.sensitivity import sensitivity
 from analysis.table import Slice, axis_frame, axis_label, axis_slice, group_values
+from analysis.uncertainty import ends
 
 CURVE_POINTS = 80
 Trend = Literal["falls", "rises", "does not fall"]
@@ -145,8 +146,7 @@ def _params(reg: LawRegressor, how: FitOptions, profiles: dict[str, Any]) -> dic
         params[name] = {"value": value, "bootstrap": None, "profile": None}
         if draws is None or name in (reg.fixed or {}):
             continue
-        ends = draws[name].quantile([0.5 - how.level / 2, 0.5 + how.level / 2])
-        params[name]["bootstrap"] = [float(e) for e in ends]
+        params[name]["bootstrap"] = ends(draws[name].to_numpy(), how.level).tolist()
         if name == "E" or name not in reg.law.positive:  # an amplitude at x = 1 means little
             profiles[name] = reg.profile(name, how.level).to_dict()
             params[name]["profile"] = list(profiles[name]["interval"])

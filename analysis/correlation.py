@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from analysis.notes import Note
+from analysis.uncertainty import ends
 
 MIN_RUNS = 4
 EXACT_PERMUTATIONS = 5040
@@ -166,7 +167,7 @@ def _complete(
 
 
 def _interval(drawn: np.ndarray, level: float) -> tuple[float, float]:
-    low, high = np.nanquantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
+    low, high = ends(drawn, level)
     return float(low), float(high)
 
 

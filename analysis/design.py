@@ -13,6 +13,7 @@ from analysis.allocation import Allocation, Cost, optimal_allocation, six_nd
 from analysis.fit import LawRegressor
 from analysis.laws import Law
 from analysis.table import axis_column, axis_frame, group_values
+from analysis.uncertainty import ends
 
 __all__ = [
     "Allocation",
@@ -124,7 +125,7 @@ def _frontier(kept: Sequence[tuple[float, float, float, np.ndarray]]) -> tuple[f
     u = c - c.mean()
     slope = float(u @ np.array([k[1] for k in kept]) / (u @ u))
     draws = (u[:, None] * np.stack([k[3] for k in kept])).sum(axis=0) / (u @ u)
-    low, high = np.nanquantile(draws, [0.025, 0.975])
+    low, high = ends(draws)
     return slope, (float(low), float(high))
 
 

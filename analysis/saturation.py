@@ -13,6 +13,7 @@ from analysis.laws import PowerLaw
 from analysis.notes import MIN_LEVELS
 from analysis.objective import Loss
 from analysis.table import axis_column, group_values
+from analysis.uncertainty import ends
 
 Verdict = Literal["saturated", "not saturated", "undecidable"]
 # Saturated: at least this share of the error is surely floor, most of it can no longer be gained.
@@ -192,8 +193,7 @@ def _local(reg: LawRegressor, x_last: float, level: float, num_draws: int) -> di
         last = e + falling
         gain = falling * (1 - 2.0**-alpha)
         at[key] = (alpha * falling / last, gain, e, last)
-    ends = [np.nanquantile(v, [0.5 - level / 2, 0.5 + level / 2]) for v in at["draws"][:2]]
-    spans = [(float(low), float(high)) for low, high in ends]
+    spans = [(float(low), float(high)) for low, high in (ends(v, level) for v in at["draws"][:2])]
     values = [float(v[0]) for v in at["point"]]
     # refits around a floor of zero say little of floors above: the profile does
     floor = reg.profile("E", level).interval

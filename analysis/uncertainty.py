@@ -243,8 +243,18 @@ def band(
         rng = np.random.default_rng(reg.seed + 1)
         size = reg.sigma_ * np.sqrt(reg.df_ / rng.chisquare(reg.df_, size=(len(linked), 1)))
         linked = linked + size * rng.standard_normal(linked.shape)
-    ends = np.nanquantile(linked, [0.5 - level / 2, 0.5 + level / 2], axis=0)
-    return invert_link(reg.link, ends[0]), invert_link(reg.link, ends[1])
+    low, high = ends(linked, level)
+    return invert_link(reg.link, low), invert_link(reg.link, high)
+
+
+def ends(drawn: np.ndarray, level: float = 0.95) -> np.ndarray:
+    """Return both ends [2, ...] of the interval that n draws [n, ...] give; NaN is left out.
+
+    Quantiles at (n + 1) p (Hyndman and Fan 1996, definition 6): between them lies `level` of the
+    distribution drawn from, on average; the usual (n - 1) p loses two draws' worth.
+    """
+    places = [0.5 - level / 2, 0.5 + level / 2]
+    return np.nanquantile(drawn, places, axis=0, method="weibull")
 
 
 def noise_floor(

@@ -6,6 +6,7 @@ import pytest
 from analysis.fit import LawRegressor
 from analysis.laws import PowerLaw
 from analysis.saturation import floor_p_value
+from analysis.uncertainty import ends
 
 LAW, TRUTH = PowerLaw("N"), {"E": 0.02, "A": 9.0, "alpha": 0.35}
 DESIGNS = [(5, 3), (4, 1)]
@@ -24,7 +25,7 @@ def count_covered(levels, seeds, noise, studies, *, loss="ls", draws=300):
         reg = LawRegressor(LAW, loss=loss, seed=study).fit({"N": x}, y)
         table = reg.bootstrap(draws)
         for name in ("E", "alpha"):
-            low, high = np.quantile(table[name], [0.025, 0.975])
+            low, high = ends(table[name].to_numpy())
             hits[f"boot {name}"] += low <= TRUTH[name] <= high
             low, high = reg.profile(name).interval
             hits[f"profile {name}"] += low <= TRUTH[name] <= high
