@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.binomial import exact_interval
 from analysis.correlation import correlation_study
 from analysis.options import FitOptions
+from analysis.ranking import ONE_TARGET
 from analysis.rollouts import COLUMNS
 from analysis.table import axis_slice, published
 
@@ -45,7 +46,8 @@ def setting_data(clean: pd.DataFrame, how: FitOptions) -> dict[str, dict[str, An
             "published": _published_windows() if (column, y) == _WINDOWS else [],
             "published_label": PAPER,
             "marks": _marks(rows, how, [f"{column} {p['x']:g}\n{y} {p['y']:.4g}" for p in points]),
-            "caption": f"{column.replace('_', ' ')}, {len(rows)} runs, all else equal; {note}",
+            "caption": f"{column.replace('_', ' ')}, {len(rows)} runs, all else equal; "
+            + (f"{y} has one target at every level" if y in ONE_TARGET else note),
         }
     return found
 

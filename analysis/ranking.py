@@ -16,8 +16,10 @@ SETTINGS = (
     "episodes_per_domain",
     *HELD_COLUMNS,
 )
-# Errors have other targets at other levels of these: compared within a level only (App. C.4).
+# Errors have other targets at other levels of these: compared within a level only (App. C.4),
+# unless they were measured over one fixed horizon or count failures.
 OWN_TARGETS = ("prediction_window_s",)
+ONE_TARGET = ("horizon_l1", "adapted_failure")
 COMPARED = ("num_seeds", "delta_percent", "delta_over_sigma")
 
 
@@ -40,8 +42,8 @@ def rank_settings(
         A row a setting: the columns that vary, `num_seeds`, the geometric mean of y, and against
         the best `delta_percent` and `delta_over_sigma` (standard errors of the difference),
         best first; settings with other prediction windows have other targets and are compared
-        within a window only. Without sigma there is no order: rows stand by setting, both deltas
-        None.
+        within a window only, unless y is in ONE_TARGET. Without sigma there is no order: rows
+        stand by setting, both deltas None.
     """
     keys = varying_settings(clean, n_column)
     table = clean.assign(_log=np.log(clean[y].to_numpy(dtype=float)))
@@ -50,7 +52,7 @@ def rank_settings(
         cells = grouped.agg(_mean="mean", _count="size").reset_index()
     else:
         cells = pd.DataFrame({"_mean": [table["_log"].mean()], "_count": [len(table)]})
-    own = [c for c in OWN_TARGETS if c in keys]
+    own = [c for c in OWN_TARGETS if c in keys and y not in ONE_TARGET]
     if sigma:
         cells = cells.sort_values([*own, "_mean"], kind="stable")
     listed = cells.to_dict("records")

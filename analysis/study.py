@@ -15,7 +15,14 @@ from analysis.next_runs import next_runs
 from analysis.notes import MIN_LEVELS, SPARE_CELLS, Note, count_cells
 from analysis.options import FitOptions, jsonable
 from analysis.ranking import rank_settings
-from analysis.table import axis_frame, axis_slice, clean_runs, find_axes, group_values
+from analysis.table import (
+    axis_frame,
+    axis_slice,
+    check_n_column,
+    clean_runs,
+    find_axes,
+    group_values,
+)
 from analysis.uncertainty import noise_floor
 
 __all__ = ["FitOptions", "fit_study", "jsonable", "note_texts"]
@@ -58,6 +65,7 @@ def fit_study(
     if clean.empty:
         told = "; ".join(n.message for n in notes) or "the table is empty"
         raise ValueError(f"no usable run in {study}: {told}")
+    check_n_column(how.n_column, clean.columns)
     names = find_axes(clean, how.n_column) if axes == "auto" else list(axes)
     noise = _noise(clean, how)
     sigma = noise["sigma"] if noise else None

@@ -66,6 +66,14 @@ def axis_column(axis: str, columns: Sequence[str], n_column: str = "num_params_t
     raise ValueError(f"no column for axis {axis!r}: looked for {axis!r} and {mapped!r}")
 
 
+def check_n_column(n_column: str, columns: Sequence[str]) -> None:
+    """Raise ValueError for a column of N that was asked for by name and is not in the table."""
+    if n_column == "num_params_total" or n_column in columns:
+        return
+    known = [name for name in columns if name.startswith("num_params")] or list(columns)
+    raise ValueError(f"n_column {n_column!r} is not in the table; allowed: {', '.join(known)}")
+
+
 def axis_label(axis: str, n_column: str = "num_params_total") -> str:
     """Return what an axis is called in figures and sentences; N says which parameters it counts."""
     if axis == "N" and n_column in N_LABELS:

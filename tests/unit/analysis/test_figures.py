@@ -1,5 +1,7 @@
 """Figures say what their data say: marks, ranges, units, and files in two formats."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -146,6 +148,17 @@ def test_errors_are_never_ranked_across_windows():
     four = [r for r in rows if r["prediction_window_s"] == 4.0]
     assert [r["soft_prompt_length"] for r in four] == [32, 16, 4]
     assert four[1]["delta_over_sigma"] > 0
+
+
+def test_errors_over_one_horizon_are_ranked_across_windows():
+    runs = settings_study().drop(columns=["successes", "rollouts"])
+    runs = runs.rename(columns={"val_l1": "horizon_l1"})
+    rows = rank_settings(runs, y="horizon_l1", sigma=0.02)
+    assert [r["delta_over_sigma"] for r in rows].count(0.0) == 1
+    assert rows[0]["delta_over_sigma"] == 0.0
+    assert [r["horizon_l1"] for r in rows] == sorted(r["horizon_l1"] for r in rows)
+    caption = setting_data(runs, replace(HOW, y="horizon_l1"))["prediction_window_s"]["caption"]
+    assert "one target" in caption
 
 
 def test_success_falls_as_the_error_rises():

@@ -173,6 +173,28 @@ def test_mistakes_exit_2_with_one_line(capsys, words: list[str]) -> None:
     assert captured.err.count("\n") == 1
 
 
+def test_status_ends_with_the_chain_behind_the_study(capsys, tmp_path, monkeypatch) -> None:
+    links = [
+        {"job_id": "7", "command": "fit s", "state": "failed", "reason": "error: x", "log": "l"},
+        {"job_id": "8", "command": "report s", "state": "waiting", "reason": None, "log": "m"},
+    ]
+    monkeypatch.setattr("jobs.chain_state.chain_state", lambda runs, study: links)
+    words = ["status", "sweeps.demo", "--runs", str(tmp_path)]
+    assert main(words) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-2:] == ["then fit s: failed (error: x), job 7", "then report s: waiting, job 8"]
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["chain"] == links
+
+
+def test_fit_refuses_a_column_of_n_that_is_not_there(capsys, tmp_path) -> None:
+    table = pd.DataFrame({"run_id": list("abc"), "num_params_total": [1, 2, 3], "val_l1": 0.1})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    assert main(["fit", str(tmp_path / "t.csv"), "--n-column", "depth"]) == 2
+    words = "n_column 'depth' is not in the table; allowed: num_params_total"
+    assert words in capsys.readouterr().err
+
+
 def test_fit_takes_a_table(capsys, tmp_path) -> None:
     rng = np.random.default_rng(0)
     size = np.repeat([1e5, 3e5, 1e6, 3e6, 1e7], 3)
