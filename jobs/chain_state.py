@@ -38,6 +38,16 @@ def chain_state(runs_dir: str | Path, study: str, *, fresh: bool = False) -> lis
     return links
 
 
+def render_chain(links: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line for each link, as `scaling status` prints them."""
+    return [
+        f"then {link['command']}: {link['state']}"
+        + (f" ({link['reason']})" if link["reason"] else "")
+        + f", job {link['job_id']}"
+        for link in links
+    ]
+
+
 def chain_is_pending(runs_dir: str | Path, study: str, then: Sequence[Sequence[str]]) -> bool:
     """Return whether the same commands wait or run behind a study already."""
     links = chain_state(runs_dir, study, fresh=True)

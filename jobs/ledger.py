@@ -90,6 +90,12 @@ def _kept(attempt: dict[str, Any], later: list[dict[str, Any]]) -> float:
 
 
 def _spent(attempt: dict[str, Any], heartbeat: dict[str, Any], *, is_last: bool) -> float:
+    """Return the seconds of an attempt, by its own clock where it was noted."""
+    elapsed = attempt.get("seconds")
+    if elapsed is None and is_last and heartbeat.get("born") == attempt.get("born"):
+        elapsed = heartbeat.get("elapsed_s")
+    if elapsed is not None:
+        return float(elapsed)
     start = float(attempt.get("start") or 0)
     end = attempt.get("end")
     if end is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.folder import local_folder, process_alive, read_json, this_host, write_json
+from jobs.folder import birth, local_folder, process_alive, read_json, this_host, write_json
 from jobs.slurm_commands import Job
 from jobs.slurm_queue import read_slurm
 
@@ -65,6 +65,7 @@ def write_queue(
     content = {
         "pid": pid or os.getpid(),
         "host": this_host(),
+        "born": birth(pid or os.getpid()),
         "time": time.time(),
         "waiting": list(waiting),
         "active": active or {},
@@ -93,5 +94,5 @@ def _queue_folder(runs_dir: str | Path) -> Path:
 def _executor_alive(content: dict[str, Any]) -> bool:
     written = float(content.get("time") or 0)
     if content.get("host") == this_host():
-        return process_alive(content.get("pid"), seen_at=written)
+        return process_alive(content.get("pid"), seen_at=written, born=content.get("born"))
     return time.time() - written < ABANDONED_S

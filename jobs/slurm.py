@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.adopt import adopt
 from jobs.chain_state import chain_is_pending
 from jobs.claim import claim
 from jobs.cluster import Cluster, check_fits
@@ -52,6 +53,7 @@ def submit(
         return _dry_run(specs, runs_dir, cluster, parallel, price)
     prepare(specs, runs_dir)
     try:
+        adopt(runs_dir)  # a submission that was killed in sbatch left jobs that no record knows
         with claiming(runs_dir), _markers_restored_on_error(specs, runs_dir):
             queued = read_queues(runs_dir, fresh=True)
             ours = claim(specs, runs_dir, retry_failed=retry_failed, queued=queued)

@@ -266,7 +266,8 @@ def _beats(facts: dict[str, Any], heartbeat: dict[str, Any], attempt: dict[str, 
         facts |= {"pid": attempt.get("pid"), "host": attempt.get("host"), "phase": "start"}
     seen_at = float(heartbeat.get("time") or attempt.get("start") or 0)
     if facts["host"] == this_host():
-        return process_alive(facts["pid"], seen_at=seen_at)
+        born = heartbeat.get("born") or attempt.get("born")
+        return process_alive(facts["pid"], seen_at=seen_at, born=born)
     return time.time() - seen_at < STALE_S
 
 

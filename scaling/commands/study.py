@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from scaling.commands.common import (
     as_json,
@@ -20,6 +20,9 @@ from scaling.commands.common import (
     show,
     tracking_uri,
 )
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 WATCH_EVERY_S = 2.0
 
@@ -89,8 +92,6 @@ def _submit_to_slurm(arguments: Namespace, specs: list[Any], cluster: Any) -> in
 
 def status(arguments: Namespace) -> int:
     """Print the state of every run of a study; with --watch until nothing runs or waits."""
-    from jobs.status import render_status
-
     specs, folder = expand(arguments), runs_folder(arguments)
     document = _look(specs, folder, arguments.select)
     if not document["runs"] and arguments.select:
@@ -98,18 +99,31 @@ def status(arguments: Namespace) -> int:
     if arguments.watch:
         document = _watch(lambda: _look(specs, folder, arguments.select), quiet=arguments.json)
     if arguments.json or not arguments.watch:
-        show(arguments, document, render_status)
+        show(arguments, document, _render_status)
     return 0
 
 
+def _render_status(document: dict[str, Any], max_rows: int | None = None) -> "Group":
+    from rich.console import Group
+
+    from jobs.chain_state import render_chain
+    from jobs.status import render_status
+
+    table = render_status(document, max_rows=max_rows)
+    return Group(table, *render_chain(document.get("chain", [])))
+
+
 def _look(specs: list[Any], folder: Path, selector: str) -> dict[str, Any]:
-    """Return the status of the runs that match."""
+    """Return the status of the runs that match; under "chain" what waits behind the study."""
+    from jobs.chain_state import chain_state
     from jobs.control import select
     from jobs.status import study_status
 
     document = study_status(specs, folder)
     document["runs"] = select(document["runs"], selector, specs)
     document["counts"] = dict(Counter(row["state"] for row in document["runs"]))
+    if chain := chain_state(folder, document["study"]):
+        document["chain"] = chain
     return document
 
 
@@ -117,8 +131,6 @@ def _watch(look: Callable[[], dict[str, Any]], *, quiet: bool) -> dict[str, Any]
     """Look until nothing runs or waits, showing each look in place; return the last one."""
     from rich.console import Console
     from rich.live import Live
-
-    from jobs.status import render_status
 
     # Piped output gets the tables one below another, and has no width of its own.
     console = Console(width=None if sys.stdout.isatty() else 140, quiet=quiet)
@@ -128,9 +140,9 @@ def _watch(look: Callable[[], dict[str, Any]], *, quiet: bool) -> dict[str, Any]
             document = look()
             if live:
                 rows = max(5, console.height - 8)
-                live.update(render_status(document, max_rows=rows), refresh=True)
+                live.update(_render_status(document, max_rows=rows), refresh=True)
             else:
-                console.print(render_status(document))
+                console.print(_render_status(document))
             if not any(row["state"] in ("queued", "running") for row in document["runs"]):
                 return document
             time.sleep(WATCH_EVERY_S)

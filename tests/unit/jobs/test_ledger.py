@@ -30,6 +30,18 @@ def test_replayed_steps_are_not_useful(tmp_path, make_spec):
     assert "1.55 useful (89 %), 0.2 replayed (11 %)" in render_ledger(book)
 
 
+def test_an_attempt_s_own_clock_counts_where_the_wall_clock_was_set(tmp_path, make_spec):
+    spec = make_spec()
+    run_dir = tmp_path / spec.run_id
+    write_attempts(run_dir, (0, 90_000, 0, 100), (100_000, None, 100, None))
+    for number, changes in ((1, {"seconds": 1800.0}), (2, {"born": "b/7"})):
+        path = run_dir / "attempts" / f"{number:04d}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    beat = {"step": 120, "time": 500_000, "elapsed_s": 900.0, "born": "b/7"}
+    (run_dir / "heartbeat.json").write_text(json.dumps(beat))
+    assert ledger([spec], tmp_path)["total"] == pytest.approx(0.75)
+
+
 def test_hours_of_a_failed_run_are_failed_and_ranks_multiply(tmp_path, make_spec):
     spec = make_spec(ranks=2)
     run_dir = tmp_path / spec.run_id
