@@ -40,7 +40,7 @@ test-integration: $(VENV)/.installed
 test-slurm: $(VENV)/.installed
 	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then \
 	  echo "test-slurm: SKIPPED, an emulated Slurm needs root and apt"; \
-	elif ! bash jobs/slurm_dev_cluster.sh install; then \
+	elif ! bash jobs/slurm/dev_cluster.sh install; then \
 	  echo "test-slurm: SKIPPED, Slurm's packages cannot be installed here"; \
 	else \
 	  $(BIN)/pytest -m "slurm and not long" tests/slurm; \

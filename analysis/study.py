@@ -65,7 +65,7 @@ def fit_study(
     if clean.empty:
         told = "; ".join(n.message for n in notes) or "the table is empty"
         raise ValueError(f"no usable run in {study}: {told}")
-    check_n_column(how.n_column, clean.columns)
+    check_n_column(how.n_column, list(clean.columns))
     names = find_axes(clean, how.n_column) if axes == "auto" else list(axes)
     noise = _noise(clean, how)
     sigma = noise["sigma"] if noise else None

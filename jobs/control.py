@@ -20,8 +20,8 @@ from jobs.folder import (
     write_failed,
 )
 from jobs.queue import Queued, read_queues
-from jobs.slurm_commands import SlurmError, scancel
-from jobs.slurm_queue import in_queue
+from jobs.slurm.commands import SlurmError, scancel
+from jobs.slurm.queue import in_queue
 from jobs.status import RunStatus, run_state
 from scaling.spec import RunSpec
 

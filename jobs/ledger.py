@@ -7,9 +7,9 @@ from typing import Any
 
 from jobs.folder import read_json, run_folder
 from jobs.queue import read_queues
-from jobs.slurm_task import read_lives
+from jobs.slurm.submissions import open_submissions, slurm_folder
+from jobs.slurm.task import read_lives
 from jobs.status import run_state
-from jobs.submissions import open_submissions, slurm_folder
 from scaling.spec import RunSpec
 
 ACCOUNTS = ("useful", "replayed", "failed", "queued")

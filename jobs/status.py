@@ -21,8 +21,8 @@ from jobs.folder import (
     this_host,
 )
 from jobs.queue import Queued, read_queues
-from jobs.slurm_commands import Job
-from jobs.slurm_queue import GONE, UNREACHABLE, WAITING, in_queue
+from jobs.slurm.commands import Job
+from jobs.slurm.queue import GONE, UNREACHABLE, WAITING, in_queue
 from scaling.spec import RunSpec
 
 State = Literal[

@@ -10,16 +10,16 @@ from typing import Literal
 
 from jobs.folder import DONE, FAILED, run_folder, write_failed
 from jobs.queue import Queued, read_queues
-from jobs.slurm_commands import SlurmError, sbatch
-from jobs.slurm_queue import in_queue
-from jobs.slurm_task import saved_step
+from jobs.slurm.commands import SlurmError, sbatch
+from jobs.slurm.queue import in_queue
+from jobs.slurm.submissions import note_resubmitted
+from jobs.slurm.task import saved_step
 from jobs.status import RunStatus, run_state
-from jobs.submissions import note_resubmitted
 from scaling.config import write_atomic
 from scaling.spec import RunSpec, load_spec
 from scaling.study import is_ready, trunk_point
 
-GO, FAILURE, NOTHING = 0, 1, 3  # as jobs.slurm_task answers
+GO, FAILURE, NOTHING = 0, 1, 3  # as jobs.slurm.task answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

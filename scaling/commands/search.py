@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def search(arguments: Namespace) -> int:
     """Search until --trials are settled, repeat the best with new seeds, print the answer."""
-    from jobs.adopt import adopt
     from jobs.cluster import load_cluster
+    from jobs.slurm.adopt import adopt
     from scaling.search import check_task
     from scaling.search_runs import search_folder
     from scaling.search_show import render

@@ -63,7 +63,7 @@ class _Handover:
 
     def __call__(self, specs: "Sequence[RunSpec]") -> None:
         """Submit; runs that could not be handed over are asked for again at a later look."""
-        from jobs.slurm import submit
+        from jobs.slurm.backend import submit
 
         if time.monotonic() < self._not_before:
             return

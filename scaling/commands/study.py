@@ -60,10 +60,10 @@ def submit(arguments: Namespace) -> int:
 
 
 def _submit_to_slurm(arguments: Namespace, specs: list[Any], cluster: Any) -> int:
-    from jobs.chain import chain_commands
     from jobs.cluster import check_mounts
     from jobs.resources import plan as make_plan
-    from jobs.slurm import submit as hand_over
+    from jobs.slurm.backend import submit as hand_over
+    from jobs.slurm.chain import chain_commands
     from scaling.describe import describe
 
     folder = runs_folder(arguments)
@@ -106,7 +106,7 @@ def status(arguments: Namespace) -> int:
 def _render_status(document: dict[str, Any], max_rows: int | None = None) -> "Group":
     from rich.console import Group
 
-    from jobs.chain_state import render_chain
+    from jobs.slurm.chain_state import render_chain
     from jobs.status import render_status
 
     table = render_status(document, max_rows=max_rows)
@@ -115,8 +115,8 @@ def _render_status(document: dict[str, Any], max_rows: int | None = None) -> "Gr
 
 def _look(specs: list[Any], folder: Path, selector: str) -> dict[str, Any]:
     """Return the status of the runs that match; under "chain" what waits behind the study."""
-    from jobs.chain_state import chain_state
     from jobs.control import select
+    from jobs.slurm.chain_state import chain_state
     from jobs.status import study_status
 
     document = study_status(specs, folder)

@@ -1,6 +1,6 @@
 """Submitting 1,000 runs to the emulated Slurm, beside a bare sbatch of the same array.
 
-Needs root and the packages that `jobs/slurm_dev_cluster.sh install` installs. The arrays are held,
+Needs root and the packages that `jobs/slurm/dev_cluster.sh install` installs. The arrays are held,
 so that nothing starts. Target: at most 10 s more than the bare sbatch.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs.cluster import Cluster
-from jobs.slurm import submit
+from jobs.slurm.backend import submit
 from scaling.spec import ResourceConfig, RunSpec, SeedConfig
 from scaling.study import load_study
 

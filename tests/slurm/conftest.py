@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cluster import Cluster
-from jobs.slurm import submit
+from jobs.slurm.backend import submit
 from jobs.status import run_state
 from scaling.spec import RunSpec
 
@@ -27,7 +27,7 @@ def session_slurm() -> Iterator[Slurm]:
 @pytest.fixture
 def slurm(session_slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
     """Return the cluster, empty before and after the test, its queue read afresh."""
-    monkeypatch.setattr("jobs.slurm_queue.CACHE_S", 1.0)
+    monkeypatch.setattr("jobs.slurm.queue.CACHE_S", 1.0)
     session_slurm.quiet()
     yield session_slurm
     session_slurm.quiet()

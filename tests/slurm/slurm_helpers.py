@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from jobs.slurm_commands import Job, parse_squeue
+from jobs.slurm.commands import Job, parse_squeue
 from scaling.config import with_overrides
 from scaling.spec import RunSpec
 
-SCRIPT = Path(__file__).resolve().parents[2] / "jobs" / "slurm_dev_cluster.sh"
+SCRIPT = Path(__file__).resolve().parents[2] / "jobs" / "slurm" / "dev_cluster.sh"
 # What a run says about itself rather than about its result.
 OWN = ("time", "compute/gpu_hours")
 

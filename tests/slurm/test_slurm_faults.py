@@ -10,8 +10,8 @@ import pytest
 from slurm_helpers import attempts, log_of, small_run, step_of, wait_until
 
 from jobs.control import retry
-from jobs.slurm import submit
-from jobs.slurm_task import read_lives
+from jobs.slurm.backend import submit
+from jobs.slurm.task import read_lives
 from jobs.status import run_state
 from scaling.spec import ResourceConfig
 
@@ -124,7 +124,7 @@ def test_without_accounting_the_files_decide(
     slurm, preloaded, tmp_path, dev, start, finish, monkeypatch, accounting
 ):
     answer = _no_accounting if accounting == "absent" else lambda *_, **__: {}
-    monkeypatch.setattr("jobs.slurm_queue.sacct", answer)
+    monkeypatch.setattr("jobs.slurm.queue.sacct", answer)
     spec = small_run(num_steps=NUM_STEPS)
     run_dir = start(spec, steps=300)
     slurm.call("scancel", "-u", "0")
@@ -135,6 +135,6 @@ def test_without_accounting_the_files_decide(
 
 
 def _no_accounting(*_, **__):
-    from jobs.slurm_commands import SlurmError
+    from jobs.slurm.commands import SlurmError
 
     raise SlurmError("sacct: Slurm accounting storage is disabled")

@@ -13,8 +13,8 @@ from slurm_helpers import attempts, losses, result, small_run
 
 from jobs.folder import process_alive
 from jobs.local import submit as run_here
-from jobs.slurm import submit
-from jobs.slurm_task import read_lives
+from jobs.slurm.backend import submit
+from jobs.slurm.task import read_lives
 from jobs.status import study_status
 from scaling.spec import RunSpec
 

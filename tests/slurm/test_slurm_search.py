@@ -13,7 +13,7 @@ import pytest
 from preloaded import preloaded_python
 from slurm_helpers import attempts, log_of, wait_until
 
-from jobs.submissions import slurm_folder
+from jobs.slurm.submissions import slurm_folder
 from scaling.search_runs import search_specs
 
 pytestmark = pytest.mark.slurm

@@ -106,5 +106,5 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SLURM", str(folder))
-    monkeypatch.setattr("jobs.slurm_queue.GONE_AFTER_S", 0.2)
+    monkeypatch.setattr("jobs.slurm.queue.GONE_AFTER_S", 0.2)
     return FakeSlurm(folder)

@@ -3,10 +3,10 @@
 import json
 from dataclasses import replace
 
-from jobs.adopt import adopt
 from jobs.cluster import Cluster
-from jobs.slurm import submit
-from jobs.submissions import CLOSED, RECORD, read_submission
+from jobs.slurm.adopt import adopt
+from jobs.slurm.backend import submit
+from jobs.slurm.submissions import CLOSED, RECORD, read_submission
 
 DEV = Cluster(name="dev", gpus_per_node=8, max_gpus=16, max_cpu_ranks=2, time_limit="10")
 

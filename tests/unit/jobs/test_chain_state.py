@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.chain_state import chain_state
 from jobs.cluster import Cluster
-from jobs.slurm import submit
-from jobs.slurm_task import FAILURE, GO, wait
+from jobs.slurm.backend import submit
+from jobs.slurm.chain_state import chain_state
+from jobs.slurm.task import FAILURE, GO, wait
 
 DEV = Cluster(name="dev", time_limit="10")
 THEN = [["fit", "s"], ["report", "s"], ["export", "s"]]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cluster import Cluster, check_mounts, load_cluster
-from jobs.sbatch import make_arrays, render_array
+from jobs.slurm.sbatch import make_arrays, render_array
 from scaling.spec import ResourceConfig
 
 HERE = Path(__file__).parent

@@ -10,10 +10,10 @@ from jobs import trunks
 from jobs.cluster import Cluster, load_cluster
 from jobs.folder import write_failed
 from jobs.queue import read_queues
-from jobs.sbatch import make_arrays, render_array
-from jobs.slurm import submit
+from jobs.slurm.backend import submit
+from jobs.slurm.sbatch import make_arrays, render_array
+from jobs.slurm.submissions import note_resubmitted
 from jobs.status import run_state, study_status
-from jobs.submissions import note_resubmitted
 from scaling.branch import branched
 from scaling.spec import ResourceConfig, ScheduleConfig, SeedConfig
 

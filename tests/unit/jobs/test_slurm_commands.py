@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.slurm_commands import SlurmError, run, sbatch
+from jobs.slurm.commands import SlurmError, run, sbatch
 
 
 @pytest.fixture

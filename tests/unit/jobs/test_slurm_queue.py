@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from jobs import slurm_queue
 from jobs.cluster import Cluster
-from jobs.slurm import submit
-from jobs.slurm_commands import SlurmError, expand_tasks, parse_sacct, parse_squeue, sacct, squeue
-from jobs.slurm_queue import read_slurm
+from jobs.slurm import queue as slurm_queue
+from jobs.slurm.backend import submit
+from jobs.slurm.commands import SlurmError, expand_tasks, parse_sacct, parse_squeue, sacct, squeue
+from jobs.slurm.queue import read_slurm
 from jobs.status import run_state
 
 DEV = Cluster(name="dev", time_limit="10")

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.chain import chain_commands
 from jobs.cluster import Cluster, known_clusters, load_cluster
 from jobs.control import cancel
 from jobs.folder import write_failed
 from jobs.queue import read_queues
-from jobs.sbatch import make_arrays, one_at_a_time, render_array
-from jobs.slurm import submit
+from jobs.slurm.backend import submit
+from jobs.slurm.chain import chain_commands
+from jobs.slurm.sbatch import make_arrays, one_at_a_time, render_array
 from jobs.status import study_status
 from scaling.spec import ResourceConfig
 
@@ -154,9 +154,9 @@ def test_the_chain_waits_for_the_runs_then_for_each_other(tmp_path, make_spec, f
     folder = next((tmp_path / "_slurm").glob("*/"))
     first, second = ((folder / f"then-{i}.sbatch").read_text() for i in (0, 1))
     assert "--dependency=afterany:1\n" in first
-    assert "slurm_task wait" in first
+    assert "slurm.task wait" in first
     assert "--dependency=afterok:2\n" in second
-    assert "slurm_task wait" not in second
+    assert "slurm.task wait" not in second
     with pytest.raises(ValueError, match="--then 'fitt' cannot be chained; allowed: sync"):
         chain_commands("fitt", "s", [])
 

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from jobs import slurm_task
 from jobs.cluster import Cluster
-from jobs.slurm import submit
-from jobs.slurm_task import FAILURE, GO, NOTHING, begin, end, read_lives, wait
+from jobs.slurm import task as slurm_task
+from jobs.slurm.backend import submit
+from jobs.slurm.submissions import read_submission
+from jobs.slurm.task import FAILURE, GO, NOTHING, begin, end, read_lives, wait
 from jobs.status import run_state
-from jobs.submissions import read_submission
 
 DEV = Cluster(name="dev", time_limit="10")
 

@@ -31,7 +31,7 @@ def test_an_outage_in_the_middle_is_waited_out(tmp_path: Path, monkeypatch, caps
             raise ValueError("cluster dev: squeue: no controller; nothing was submitted")
         handed_over.extend(spec.run_id for spec in specs)
 
-    monkeypatch.setattr("jobs.slurm.submit", submit)
+    monkeypatch.setattr("jobs.slurm.backend.submit", submit)
     executor.submit([spec])
     down = True
     for _ in range(3):  # looks come every 2 s; Slurm is asked once, and the user told once
@@ -50,7 +50,7 @@ def test_a_refusal_of_the_first_run_is_an_error(tmp_path: Path, monkeypatch) -> 
     def submit(specs, runs_dir, cluster) -> None:
         raise ValueError("cluster dev: sbatch: invalid partition specified: moon")
 
-    monkeypatch.setattr("jobs.slurm.submit", submit)
+    monkeypatch.setattr("jobs.slurm.backend.submit", submit)
     with pytest.raises(ValueError, match="invalid partition"):
         executor.submit([spec])
 

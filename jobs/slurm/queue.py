@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.folder import read_json, write_json
-from jobs.slurm_commands import Job, SlurmError, sacct, squeue
-from jobs.submissions import (
+from jobs.slurm.commands import Job, SlurmError, sacct, squeue
+from jobs.slurm.submissions import (
     Submission,
     close_finished,
     has_marker,

@@ -8,7 +8,7 @@ from math import ceil
 from pathlib import Path
 
 from jobs.cluster import Cluster
-from jobs.submissions import read_submission
+from jobs.slurm.submissions import read_submission
 from jobs.trunks import dependency
 from scaling.spec import RunSpec
 
@@ -123,7 +123,7 @@ def render_array(array: Array, cluster: Cluster, *, submission: Path, runs_dir: 
             'exec >>"$run_dir/train.log" 2>&1',
             *_environment(cluster, first),
             *_look_for_trunk(array, python),
-            f'{python} -m jobs.slurm_task begin "$run_dir" "$submission"',
+            f'{python} -m jobs.slurm.task begin "$run_dir" "$submission"',
             "case $? in 0) ;; 3) exit 0 ;; *) exit 1 ;; esac  # 3: nothing to do",
             *_rendezvous(asked.world_size),
             "",
@@ -137,7 +137,7 @@ def render_array(array: Array, cluster: Cluster, *, submission: Path, runs_dir: 
             'wait "$child"',
             "code=$?",
             "trap '' TERM",
-            f'{python} -m jobs.slurm_task end "$run_dir" "$submission" {array.index} $code',
+            f'{python} -m jobs.slurm.task end "$run_dir" "$submission" {array.index} $code',
             "exit $?",
             "",
         ]
@@ -166,7 +166,7 @@ def render_chained(
         "partition": cluster.chain_partition or cluster.partition,
     }
     python = shlex.quote(sys.executable)
-    wait = [f"{python} -m jobs.slurm_task wait {shlex.quote(str(submission))} || exit 1"]
+    wait = [f"{python} -m jobs.slurm.task wait {shlex.quote(str(submission))} || exit 1"]
     return "\n".join(
         [
             *_header(options, cluster),

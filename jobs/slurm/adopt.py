@@ -9,8 +9,8 @@ from pathlib import Path
 
 from jobs.folder import read_json
 from jobs.queue import claiming
-from jobs.slurm_commands import run
-from jobs.submissions import CLOSED, RECORD, slurm_folder, write_record
+from jobs.slurm.commands import run
+from jobs.slurm.submissions import CLOSED, RECORD, slurm_folder, write_record
 
 
 def adopt(runs_dir: str | Path) -> list[str]:

@@ -1,6 +1,6 @@
 """What a batch script asks on the node: may this run start, and what follows its end?
 
-`python -m jobs.slurm_task begin RUN_DIR SUBMISSION` exits 0 to start, 3 for nothing to do;
+`python -m jobs.slurm.task begin RUN_DIR SUBMISSION` exits 0 to start, 3 for nothing to do;
 `... end RUN_DIR SUBMISSION ARRAY CODE` puts a run that saved and left back into the queue;
 `... wait SUBMISSION` waits for the runs before a chain and exits 1 unless all are done.
 """
@@ -28,9 +28,9 @@ from jobs.folder import (
 )
 from jobs.queue import read_queues
 from jobs.settle import RESUMABLE_CODE, settle
-from jobs.slurm_commands import SlurmError, job_state, run, sbatch
+from jobs.slurm.commands import SlurmError, job_state, run, sbatch
+from jobs.slurm.submissions import RECORD, note_resubmitted, read_submission
 from jobs.status import run_state
-from jobs.submissions import RECORD, note_resubmitted, read_submission
 from scaling.spec import load_spec
 
 GO, FAILURE, NOTHING = 0, 1, 3

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.adopt import adopt
-from jobs.chain_state import chain_is_pending
 from jobs.claim import claim
 from jobs.cluster import Cluster, check_fits
 from jobs.folder import FAILED, run_folder
 from jobs.prepare import prepare
 from jobs.queue import Queued, claiming, read_queues
-from jobs.sbatch import Array, make_arrays, one_at_a_time, render_array, render_chained
-from jobs.slurm_commands import SlurmError, max_array_size, sbatch, scancel
-from jobs.slurm_queue import in_queue
+from jobs.slurm.adopt import adopt
+from jobs.slurm.chain_state import chain_is_pending
+from jobs.slurm.commands import SlurmError, max_array_size, sbatch, scancel
+from jobs.slurm.queue import in_queue
+from jobs.slurm.sbatch import Array, make_arrays, one_at_a_time, render_array, render_chained
+from jobs.slurm.submissions import new_folder, write_manifests, write_record
 from jobs.status import run_state
-from jobs.submissions import new_folder, write_manifests, write_record
 from scaling.spec import RunSpec
 
 Price = Callable[[list[RunSpec]], float | None]

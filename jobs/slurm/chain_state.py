@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jobs.folder import last_line, read_json, write_json
-from jobs.slurm_commands import Job, SlurmError, sacct, squeue
-from jobs.slurm_queue import CACHE_S, ENDED, WAITING
-from jobs.submissions import RECORD, Submission, read_submission, slurm_folder
+from jobs.slurm.commands import Job, SlurmError, sacct, squeue
+from jobs.slurm.queue import CACHE_S, ENDED, WAITING
+from jobs.slurm.submissions import RECORD, Submission, read_submission, slurm_folder
 
 STATE = "chain.json"
 PENDING = ("waiting", "running")
