@@ -44,9 +44,10 @@ DIGEST_FIELDS = (
 
 
 def can_cache(spec: RunSpec) -> bool:
-    """Return whether features are constant over training: frozen encoder, no augmentation."""
-    frozen = spec.optim.freeze_vlm and spec.data.augmentation == "none"
-    return frozen and spec.engine.cache_features
+    """Return whether features are constant: frozen encoder, the video's own pixels, unchanged."""
+    data = spec.data
+    changed = data.augmentation != "none" or data.random_crop or data.pixels != "video"
+    return spec.optim.freeze_vlm and not changed and spec.engine.cache_features
 
 
 class FeatureCache:

@@ -34,10 +34,6 @@ class Source:
         """Frames in the training episodes taken."""
         return int(episode_lengths(self.dataset)[list(self.episodes)].sum())
 
-    def training_states(self) -> NDArray[np.float32]:
-        """Return the poses of all training episodes taken, [frames, 20]."""
-        return np.concatenate([self.dataset.episode(episode).states for episode in self.episodes])
-
     def split(self, split: str) -> list[int]:
         """Return the episodes of a split; for "train" those taken."""
         return list(self.episodes) if split == "train" else split_episodes(self.dataset, split)

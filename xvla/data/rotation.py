@@ -23,12 +23,6 @@ def columns_to_interleaved(columns: ArrayLike) -> NDArray[np.float64]:
     return columns.reshape(*columns.shape[:-1], 2, 3).swapaxes(-1, -2).reshape(columns.shape)
 
 
-def interleaved_to_columns(rot6d: ArrayLike) -> NDArray[np.float64]:
-    """Return concatenated columns [..., 6] (LIBERO's clients) of interleaved rot6d [..., 6]."""
-    rot6d = np.asarray(rot6d, dtype=np.float64)
-    return rot6d.reshape(*rot6d.shape[:-1], 3, 2).swapaxes(-1, -2).reshape(rot6d.shape)
-
-
 def quat_to_rot6d(quaternion: ArrayLike) -> NDArray[np.float64]:
     """Return rot6d [n, 6] of quaternions [n, 4], scalar last; the norm does not matter."""
     from scipy.spatial.transform import Rotation

@@ -44,18 +44,6 @@ def _content_files(root: Path) -> list[str]:
     )
 
 
-def mixture_facts(config: DataConfig) -> dict[str, dict[str, int | str]]:
-    """Return, by domain, what a manifest states: training episodes, their frames, sha256."""
-    return {
-        source.name: {
-            "num_episodes": len(source.episodes),
-            "num_frames": source.num_frames,
-            "sha256": dataset_digest(source.dataset.path),
-        }
-        for source in open_sources(config)
-    }
-
-
 def verify_mixture(config: DataConfig) -> None:
     """Check the datasets against the mixture's manifest; call it when training starts.
 

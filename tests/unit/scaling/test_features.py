@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from scaling.config import with_overrides
-from scaling.features import FeatureCache, can_cache
+from scaling.features import DIGEST_FIELDS, FeatureCache, can_cache
+from scaling.spec import SCIENTIFIC_DATA_FIELDS
 from sweeps._mixtures import simulated_run
 from xvla.data.normalise import Normaliser
 from xvla.data.samples import SampleMaker
@@ -52,4 +53,14 @@ def test_caching_needs_a_frozen_encoder_and_still_images() -> None:
     spec = short_spec(blind=False)
     assert can_cache(spec)
     assert not can_cache(replace(spec, optim=replace(spec.optim, freeze_vlm=False)))
-    assert not can_cache(replace(spec, data=replace(spec.data, augmentation="color_jitter")))
+    for change in ({"augmentation": "color_jitter"}, {"random_crop": True}, {"pixels": "jpeg"}):
+        assert not can_cache(replace(spec, data=replace(spec.data, **change)))
+
+
+def test_a_scientific_field_of_the_data_is_cached_under_or_is_no_input_of_the_encoder() -> None:
+    by_file = {"mixture"}  # a table a domain, named by its bytes
+    refused = {"augmentation", "random_crop", "pixels"}  # can_cache
+    of_the_poses = {"target", "proprio_norm", "rotation"}
+    of_the_choice = {"anchor_domain", "subset_seed"}  # every frame of a domain is encoded
+    elsewhere = by_file | refused | of_the_poses | of_the_choice
+    assert set(SCIENTIFIC_DATA_FIELDS) - set(DIGEST_FIELDS) == elsewhere

@@ -92,7 +92,6 @@ def _open(root: Path, *names: str) -> list:
 def test_sources_of_a_mixture(root: Path) -> None:
     (source,) = _open(root, "sim_panda")
     assert source.num_frames == 20 * 12
-    assert source.training_states().shape == (240, 20)
     assert source.present().tolist() == [True] * 10 + [False] * 10
     assert (domain_id("sim_panda"), domain_id("sim_kinova3_dual"), domain_id("bridge")) == (
         11,
