@@ -147,7 +147,7 @@ def render_status(document: dict[str, Any], *, max_rows: int | None = None) -> T
         colour = COLOURS.get(state)
         table.add_row(
             row["run_id"],
-            " ".join(f"{key}={value}" for key, value in row["axes"].items()),
+            _escaped(" ".join(f"{key}={value}" for key, value in row["axes"].items())),
             f"[{colour}]{state}[/]" if colour else state,
             _progress(row["step"] or 0, row["num_steps"]),
             _number(row["samples_per_s"], ".1f"),

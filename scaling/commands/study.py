@@ -98,6 +98,8 @@ def status(arguments: Namespace) -> int:
         _refuse_selector(arguments.select, specs, folder)
     if arguments.watch:
         document = _watch(lambda: _look(specs, folder, arguments.select), quiet=arguments.json)
+    if arguments.json:
+        document.pop("chain", None)  # the document's keys are fixed
     if arguments.json or not arguments.watch:
         show(arguments, document, _render_status)
     return 0
@@ -105,12 +107,13 @@ def status(arguments: Namespace) -> int:
 
 def _render_status(document: dict[str, Any], max_rows: int | None = None) -> "Group":
     from rich.console import Group
+    from rich.text import Text
 
     from jobs.slurm.chain_state import render_chain
     from jobs.status import render_status
 
     table = render_status(document, max_rows=max_rows)
-    return Group(table, *render_chain(document.get("chain", [])))
+    return Group(table, *(Text(line) for line in render_chain(document.get("chain", []))))
 
 
 def _look(specs: list[Any], folder: Path, selector: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from jobs.slurm.submissions import slurm_folder
 from scaling.search_runs import search_specs
 
 pytestmark = pytest.mark.slurm
-REPOSITORY = Path(__file__).resolve().parents[2]
 STUDY, TRIALS = "sweeps.prompt_and_window", 4
 SHORT = [
     "num_steps=6", "schedule.warmup_steps=1", "engine.eval_every=0", "engine.save_every=6",
@@ -32,10 +30,7 @@ class Controller:
 
     def __init__(self, folder: Path, *, python: str) -> None:
         self.runs, self.log = folder / "runs", folder / "controller.log"
-        cluster = folder / "dev.yaml"  # as it comes, with room for images on both ranks
-        text = (REPOSITORY / "jobs" / "clusters" / "dev.yaml").read_text()
-        cluster.write_text(re.sub(r"(mem_gib_per_rank): .*", r"\1: 4.0", text))
-        words = ["--on", str(cluster), "--trials", str(TRIALS), "--parallel", "2", "--top", "1",
+        words = ["--on", "dev", "--trials", str(TRIALS), "--parallel", "2", "--top", "1",
                  "--repeats", "1", "--score", "val_l1", "--json", "--runs",
                  str(self.runs)]  # fmt: skip
         # Its jobs start with `python`, itself it is the real one.
