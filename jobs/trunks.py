@@ -8,23 +8,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from jobs.folder import DONE, FAILED, run_folder, write_failed
+from jobs.folder import DONE, FAILED, last_attempt, run_folder, write_failed
 from jobs.queue import Queued, read_queues
 from jobs.slurm.commands import SlurmError, sbatch
 from jobs.slurm.queue import in_queue
 from jobs.slurm.submissions import note_resubmitted
-from jobs.slurm.task import saved_step
+from jobs.slurm.task import FAILURE, GO, NOTHING, saved_step, say
 from jobs.status import RunStatus, run_state
 from scaling.config import write_atomic
 from scaling.spec import RunSpec, load_spec
 from scaling.study import is_ready, trunk_point
 
-GO, FAILURE, NOTHING = 0, 1, 3  # as jobs.slurm.task answers
+# Nothing heard from another host for so long: nobody advances the run there.
+SILENT_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """`lost`: the trunk has ended without the checkpoint; `left`: nobody advances the trunk."""
+    """`lost`: the trunk has ended without the checkpoint; `left`: nobody advances the trunk now.
+
+    Only `lost` is for good; a branch that was left starts with the next submission.
+    """
 
     state: Literal["ready", "waiting", "lost", "left"]
     reason: str = ""
@@ -51,8 +55,17 @@ def outlook(spec: RunSpec, runs_dir: Path, *, queued: Queued, held: Container[st
         return Outlook(state="waiting", reason=status.job_id or "")
     if status.state in ("done", "failed", "cancelled"):
         return Outlook(state="lost", reason=_why_lost(spec, status))
+    if status.state == "unknown" and _silent_s(run_folder(runs_dir, trunk)) < SILENT_S:
+        return Outlook(state="waiting")  # its host or file server may only be busy
     said = f" ({status.reason})" if status.reason else ""
     return Outlook(state="left", reason=f"trunk {trunk} is {status.state}{said}; submit both again")
+
+
+def _silent_s(run_dir: Path) -> float:
+    """Return the seconds since a run last wrote; 0 for one of which only Slurm could tell."""
+    written = [run_dir / "heartbeat.json", last_attempt(run_dir)[1]]
+    times = [path.stat().st_mtime for path in written if path is not None and path.exists()]
+    return time.time() - max(times) if times else 0.0
 
 
 def _why_lost(spec: RunSpec, status: RunStatus) -> str:
@@ -95,8 +108,9 @@ def dependency(
 def main(argv: Sequence[str] | None = None) -> int:
     """Answer a batch script: `RUN_DIR SUBMISSION ARRAY` -> 0 to start, 3 for nothing to do.
 
-    A trunk that goes on under another job is waited for anew; after one that has ended without
-    the checkpoint, the branch gets a FAILED marker that says so.
+    A trunk that goes on, or may, is waited for anew; after one that has ended without the
+    checkpoint, the branch gets a FAILED marker that says so. Behind one that nobody advances it
+    is left as it is, for a later submission.
     """
     words = sys.argv[1:] if argv is None else argv
     run_dir, submission = Path(words[0]), Path(words[1])
@@ -114,8 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return GO
     if found.state == "waiting":
         return _wait_again(spec, queued, script)
-    write_failed(run_dir, found.reason)
-    _say(found.reason)
+    if found.state == "lost":
+        write_failed(run_dir, found.reason)
+    say(found.reason)
     return NOTHING
 
 
@@ -126,10 +141,10 @@ def _wait_again(spec: RunSpec, queued: Queued, script: Path) -> int:
     try:
         job_id = sbatch(str(script), f"--array={index}", behind)
     except SlurmError as error:
-        _say(f"trunk {spec.init.trunk} still trains, and {error}; submit again later")
+        say(f"trunk {spec.init.trunk} is not so far, and {error}; submit again later")
         return FAILURE
     note_resubmitted(script.parent, run_id=spec.run_id, task=f"{job_id}_{index}")
-    _say(f"trunk {spec.init.trunk} still trains; resubmitted as {job_id}_{index}, {behind}")
+    say(f"trunk {spec.init.trunk} is not so far; resubmitted as {job_id}_{index}, {behind}")
     return NOTHING
 
 
@@ -139,10 +154,6 @@ def _forget_dependency(script: Path) -> None:
     kept = [line for line in lines if not line.startswith("#SBATCH --dependency=")]
     if kept != lines:
         write_atomic(script, "".join(kept))
-
-
-def _say(message: str) -> None:
-    print(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {message}", flush=True)
 
 
 if __name__ == "__main__":

@@ -72,14 +72,14 @@ def begin(run_dir: Path, submission: Path) -> int:
     marker = read_json(run_dir / FAILED)
     if marker is not None:
         if marker.get("reason") == CANCELLED or not os.environ.get("SLURM_RESTART_COUNT"):
-            _say(f"nothing to do: {marker.get('reason')}")
+            say(f"nothing to do: {marker.get('reason')}")
             return NOTHING
         clear_failed(run_dir)  # Slurm itself restarts the job: a node failed under it
     step = saved_step(run_dir)
     barren = _barren_lives(run_dir, submission, step)
     if barren >= MAX_BARREN:
         why = _why_barren(run_dir, step)
-        _say(why)
+        say(why)
         write_failed(run_dir, why)
         return NOTHING
     life = {
@@ -93,7 +93,7 @@ def begin(run_dir: Path, submission: Path) -> int:
     }
     with open(run_dir / LIVES, "a") as stream:
         stream.write(json.dumps(life) + "\n")
-    _say(f"Slurm job {_task()} starts run {run_dir.name} on {os.environ.get('SLURM_JOB_NODELIST')}")
+    say(f"Slurm job {_task()} starts run {run_dir.name} on {os.environ.get('SLURM_JOB_NODELIST')}")
     return GO
 
 
@@ -110,12 +110,12 @@ def end(run_dir: Path, submission: Path, *, array: int, code: int) -> int:
     if not _settle(run_dir, code, log_start=start):
         return FAILURE
     if BY_HAND.search(_tail(_output(submission), int(lives[-1]["out_start"]) if lives else 0)):
-        _say("cancelled with scancel; `scaling submit` resumes the run")
+        say("cancelled with scancel; `scaling submit` resumes the run")
         return FAILURE
     if _barren_lives(run_dir, submission, saved_step(run_dir)) >= MAX_BARREN:
         why = _why_barren(run_dir, saved_step(run_dir))
         write_failed(run_dir, why)
-        _say(why)
+        say(why)
         return FAILURE
     if state == "PENDING" and restarts:
         return RESUMABLE_CODE  # Slurm has put it back already
@@ -136,7 +136,7 @@ def wait(submission: Path) -> int:
         time.sleep(POLL_S)
     wrong = [f"{run_id} {state}" for run_id, state in states.items() if state != "done"]
     if wrong:
-        _say(f"{len(wrong)} of {len(states)} runs are not done: {', '.join(wrong[:5])}")
+        say(f"{len(wrong)} of {len(states)} runs are not done: {', '.join(wrong[:5])}")
     return FAILURE if wrong or not states else GO
 
 
@@ -193,7 +193,7 @@ def _go_on(run_dir: Path, submission: Path, array: int) -> None:
     try:
         run(["scontrol", "requeue", task])
         (submission / RECORD).touch()  # `status` asks Slurm again instead of using old answers
-        _say(f"requeued {task} at step {saved_step(run_dir)}")
+        say(f"requeued {task} at step {saved_step(run_dir)}")
         return
     except SlurmError as error:
         refused = str(error)
@@ -201,10 +201,10 @@ def _go_on(run_dir: Path, submission: Path, array: int) -> None:
         index = os.environ["SLURM_ARRAY_TASK_ID"]
         job_id = sbatch(str(submission / f"array-{array}.sbatch"), f"--array={index}")
     except SlurmError as error:
-        _say(f"cannot requeue ({refused}) nor resubmit ({error}); `scaling submit` resumes the run")
+        say(f"cannot requeue ({refused}) nor resubmit ({error}); `scaling submit` resumes the run")
         return
     note_resubmitted(submission, run_id=run_dir.name, task=f"{job_id}_{index}")
-    _say(f"resubmitted as {job_id}_{index} at step {saved_step(run_dir)} ({refused})")
+    say(f"resubmitted as {job_id}_{index} at step {saved_step(run_dir)} ({refused})")
 
 
 def _barren_lives(run_dir: Path, submission: Path, step: int) -> int:
@@ -252,7 +252,8 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
+    """Print one line with the time; a batch script's output goes to train.log."""
     print(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {message}", flush=True)
 
 

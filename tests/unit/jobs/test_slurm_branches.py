@@ -1,6 +1,7 @@
 """Branches on a fake Slurm: behind the jobs of their trunks, which they look for once more."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from jobs import trunks
 from jobs.cluster import Cluster, load_cluster
-from jobs.folder import write_failed
+from jobs.folder import write_failed, write_json
 from jobs.queue import read_queues
 from jobs.slurm.backend import submit
 from jobs.slurm.sbatch import make_arrays, render_array
@@ -154,18 +155,41 @@ def test_a_task_whose_trunk_goes_on_elsewhere_goes_behind_it(tmp_path, started, 
         (("FAILED", {"reason": "loss is nan"}), "failed before step 9: loss is nan; submit to"),
         (("FAILED", {"reason": "cancelled"}), "was cancelled before step 9"),
         (("DONE", {}), "is past step 9 and did not keep it"),
-        (None, "is planned (job 1_0 has ended without starting the run); submit both"),
     ],
 )
 def test_a_task_whose_trunk_is_lost_says_so(tmp_path, started, fake_slurm, marker, reason):
     branch, trunk, look, *_ = started
-    if marker:
-        (tmp_path / trunk.run_id / marker[0]).write_text(json.dumps(marker[1]))
+    (tmp_path / trunk.run_id / marker[0]).write_text(json.dumps(marker[1]))
     fake_slurm.end("1_0")
     assert look() == 3
     status = run_state(tmp_path / branch.run_id)
     assert reason in str(status.reason)
     assert look() == 0  # with its marker `begin` turns it away
+
+
+def test_a_task_behind_a_trunk_that_nobody_advances_is_left(tmp_path, started, fake_slurm, capsys):
+    branch, trunk, look, *_ = started
+    fake_slurm.end("1_0")
+    assert look() == 3
+    assert "is planned (job 1_0 has ended without starting the run); sub" in capsys.readouterr().out
+    assert not (tmp_path / branch.run_id / "FAILED").exists()
+    fake_slurm.end("2_0", "2_1")
+    again = submit([branch, trunk], tmp_path, DEV)
+    assert (again["submitted"], dependencies(again)) == (2, ["", "afterany:3"])
+
+
+def test_a_late_heartbeat_of_the_trunk_fails_no_branch(tmp_path, families, fake_slurm, monkeypatch):
+    """The trunk trains on another host, outside Slurm, and its heartbeat is 61 s late."""
+    *branches, trunk = families()
+    beat = {"time": time.time() - 61, "host": "elsewhere", "pid": 1, "step": 3}
+    (tmp_path / trunk.run_id).mkdir()
+    write_json(tmp_path / trunk.run_id / "heartbeat.json", beat)
+    summary = submit(branches, tmp_path, DEV)
+    assert dependencies(summary) == [""]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    assert trunks.main([str(tmp_path / branches[0].run_id), summary["submission"], "0"]) == 3
+    assert fake_slurm.calls("sbatch")[-1][1:3] == ["--array=0", "--begin=now+300"]
+    assert not (tmp_path / branches[0].run_id / "FAILED").exists()
 
 
 def test_the_script_of_branches(tmp_path, families, monkeypatch):

@@ -4,15 +4,16 @@ import json
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 
 import pytest
 
-from jobs.folder import read_json, write_failed
+from jobs.folder import read_json, write_failed, write_json
 from jobs.local import submit
 from jobs.queue import Queued
 from jobs.status import run_state, study_status
-from jobs.trunks import outlook
+from jobs.trunks import SILENT_S, dependency, outlook
 from scaling.branch import branched
 from scaling.spec import ScheduleConfig
 
@@ -192,6 +193,19 @@ def test_what_a_branch_is_told(tmp_path, family):
     (tmp_path / branch.run_id / "checkpoints" / "latest").write_text("step_0000019")
     assert look().state == "ready"  # it goes on from its own
     assert outlook(trunk, tmp_path, queued=Queued()).state == "ready"
+
+
+def test_a_late_heartbeat_on_another_host_is_waited_for_an_hour(tmp_path, family):
+    trunk, branch, _ = family()
+    beat = tmp_path / trunk.run_id / "heartbeat.json"
+    beat.parent.mkdir()
+    write_json(beat, {"time": time.time() - 61, "host": "elsewhere", "pid": 1, "step": 3})
+    assert states([trunk], tmp_path) == ["unknown"]
+    assert outlook(branch, tmp_path, queued=Queued()).state == "waiting"
+    assert dependency([branch], tmp_path, within=()) == ""  # not refused: the task looks again
+    long_ago = time.time() - SILENT_S - 1
+    os.utime(beat, (long_ago, long_ago))
+    assert outlook(branch, tmp_path, queued=Queued()).state == "left"
 
 
 def test_a_trunk_past_the_step_is_not_waited_for(tmp_path, family):
