@@ -107,18 +107,22 @@ def _publish_once(
     describe: Describe | None,
     progress: bool,
 ) -> dict[str, Any]:
-    ids = {spec.run_id: spec for spec in specs}
-    started = {key: spec for key, spec in ids.items() if file_state(runs_dir / key) != "planned"}
+    wanted = {(spec.study, spec.run_id): spec for spec in specs}  # studies share runs
+    studies: dict[str, dict[str, RunSpec]] = {}
+    for (study, run_id), spec in wanted.items():
+        if file_state(runs_dir / run_id) != "planned":
+            studies.setdefault(study, {})[run_id] = spec
+    num_started = sum(len(runs) for runs in studies.values())
     total: dict[str, Any] = {
         "tracking_uri": shown(tracking_uri),
-        "runs": len(started),
+        "runs": num_started,
         "new_runs": 0,
         "values": 0,
-        "planned": len(ids) - len(started),
+        "planned": len(wanted) - num_started,
         "unfinished": 0,
         "pages": {},
     }
-    if not started:
+    if not studies:
         return total
     ledger = Ledger(runs_dir, tracking_uri, described=describe is not None)
     this = _Round(
@@ -129,9 +133,6 @@ def _publish_once(
         ledger=ledger,
         total=total,
     )
-    studies: dict[str, dict[str, RunSpec]] = {}
-    for key, spec in started.items():
-        studies.setdefault(spec.study, {})[key] = spec
     if all(_is_published(this, study, runs) for study, runs in studies.items()):
         return total  # MLflow is not even imported
     client = connect(tracking_uri)
@@ -152,7 +153,7 @@ def _is_published(this: _Round, study: str, runs: Mapping[str, RunSpec]) -> bool
     """Return whether the ledger vouches for all runs of a study; then count them."""
     experiment_id = this.ledger.experiment(study)
     prints = {key: this.ledger.fingerprint(spec, key) for key, spec in runs.items()}
-    known = this.ledger.statuses(prints)
+    known = this.ledger.published(study, prints)
     if experiment_id is None or len(known) < len(runs):
         return False
     if this.ledger.report(study) != report_mark(this.runs_dir, study):
@@ -168,32 +169,25 @@ def _publish_study(
     """Publish what the ledger does not vouch for, and remember it."""
     ledger, total = this.ledger, this.total
     prints = {key: ledger.fingerprint(spec, key) for key, spec in runs.items()}
-    trusted = ledger.experiment(study) is not None
-    known = ledger.statuses(prints) if trusted else {}
+    if ledger.experiment(study) is None:
+        ledger.forget(study)
+    known = ledger.published(study, prints)
     todo = [key for key in runs if key not in known]
-    sweep = open_sweep(
-        client,
-        study,
-        todo=todo,
-        ledger=ledger if trusted else None,
-        tracking_uri=this.tracking_uri,
-    )
+    sweep = open_sweep(client, study, todo=todo, ledger=ledger, tracking_uri=this.tracking_uri)
     total["pages"][study] = page(sweep.experiment_id, this.tracking_uri)
-    published = {}
+    published, here = {}, dict(known)
     for key in _with_progress(todo, f"MLflow {study}", this.progress):
         outcome = publish_run(sweep, runs[key], this.runs_dir / key, describe=this.describe)
-        published[key] = {
-            "print": prints[key],
-            "status": outcome.status,
-            "mlflow_id": outcome.mlflow_id,
-        }
+        published[key] = {"print": prints[key], "mlflow_id": outcome.mlflow_id}
+        here[key] = outcome.status
         total["values"] += outcome.num_values
         total["new_runs"] += outcome.new
-    here = known | {key: entry["status"] for key, entry in published.items()}
     total["unfinished"] += sum(status not in ENDED for status in here.values())
-    mirror_status(client, sweep.parent, _sweep_status({**sweep.statuses, **here}.values()))
+    statuses = {**sweep.statuses, **here}
+    mirror_status(client, sweep.parent, _sweep_status(statuses.values()))
     report = log_report(sweep, this.runs_dir, study)
-    ledger.remember(study, sweep.parent.info.run_id, published, report=report)
+    parent_id = sweep.parent.info.run_id
+    ledger.remember(study, parent_id, published, statuses=statuses, report=report)
 
 
 def _sweep_status(statuses: Iterable[str]) -> str:

@@ -1,8 +1,8 @@
 """Remembers what was published, so that a sync with nothing to do answers without MLflow.
 
-`runs/_publish/<digest of the address>.json` holds a fingerprint of each run folder and of what the
-store held afterwards. It only saves time: without it, or with a store that looks different, the
-publisher asks MLflow itself.
+`runs/_publish/<digest of the address>.json` holds, study by study (they share runs), a fingerprint
+of each run folder and of what the store held afterwards. It only saves time: without it, or with a
+store that looks different, the publisher asks MLflow itself.
 """
 
 import hashlib
@@ -24,8 +24,7 @@ from scaling.tracking_record import PUBLISHED
 
 WATCHED = ("run.yaml", "env.json", "metrics.jsonl", "attempts", "DONE", "FAILED")
 HTTP_TIMEOUT_S = 5
-VERSION = 2  # of the ledger's content
-VERSION = 2  # of the ledger's content
+VERSION = 3  # of the ledger's content
 
 
 class Ledger:
@@ -48,46 +47,65 @@ class Ledger:
         labels = [spec.study, spec.scale, spec.axes, self._described]
         return hashlib.sha256(canonical_json([labels, seen]).encode()).hexdigest()[:16]
 
-    def statuses(self, prints: Mapping[str, str]) -> dict[str, str]:
-        """Return run id -> MLflow status of the runs that are published as they stand."""
-        kept = self._kept.get("runs", {})
+    def published(self, study: str, prints: Mapping[str, str]) -> dict[str, str]:
+        """Return run id -> MLflow status of the study's runs that are published as they stand."""
+        held = self._held(study)
+        runs = held.get("runs", {})
         return {
-            key: kept[key]["status"]
+            key: held["statuses"][key]
             for key, value in prints.items()
-            if key in kept and kept[key]["print"] == value
+            if key in runs and runs[key]["print"] == value
         }
 
-    def all_statuses(self, study: str) -> dict[str, str]:
-        """Return run id -> MLflow status of every run of a study that was ever published."""
-        kept = self._kept.get("runs", {})
-        return {key: run["status"] for key, run in kept.items() if run["study"] == study}
+    def statuses(self, study: str) -> dict[str, str]:
+        """Return run id -> MLflow status of every run that the study's experiment has."""
+        return self._held(study).get("statuses", {})
 
-    def mlflow_id(self, key: str) -> str | None:
-        """Return the MLflow run that holds a run id, or a study's parent run."""
-        study, run = self._kept.get("studies", {}).get(key), self._kept.get("runs", {}).get(key)
-        return (study or run or {}).get("mlflow_id")
+    def parent_id(self, study: str) -> str | None:
+        """Return the MLflow run that is the study's parent run."""
+        return self._held(study).get("mlflow_id")
+
+    def child_id(self, study: str, run_id: str) -> str | None:
+        """Return the MLflow run that holds a run of the study."""
+        return self._held(study).get("runs", {}).get(run_id, {}).get("mlflow_id")
 
     def experiment(self, study: str) -> str | None:
         """Return the experiment's id when the store holds what it held, else None."""
-        kept = self._kept.get("studies", {}).get(study)
-        now = contents(self._uri, study) if kept else None
-        return str(now["experiment_id"]) if now and now == kept["contents"] else None
+        held = self._held(study)
+        now = contents(self._uri, study) if held else None
+        return str(now["experiment_id"]) if now and now == held["contents"] else None
 
     def report(self, study: str) -> str | None:
         """Return the mark of the report that was published last."""
-        return self._kept.get("studies", {}).get(study, {}).get("report")
+        return self._held(study).get("report")
+
+    def forget(self, study: str) -> None:
+        """Drop what is kept of a study whose experiment is not what it was."""
+        self._kept.pop(study, None)
 
     def remember(
-        self, study: str, parent_id: str, published: Mapping[str, dict[str, str]], *, report: str
+        self,
+        study: str,
+        parent_id: str,
+        published: Mapping[str, Mapping[str, str]],
+        *,
+        statuses: Mapping[str, str],
+        report: str,
     ) -> None:
-        """Keep what the store now holds of a study: run id -> print, status, mlflow_id."""
-        labelled = {key: {**entry, "study": study} for key, entry in published.items()}
-        held = {"contents": contents(self._uri, study), "mlflow_id": parent_id, "report": report}
-        self._kept = {
-            "runs": {**self._kept.get("runs", {}), **labelled},
-            "studies": {**self._kept.get("studies", {}), study: held},
+        """Keep what the store now holds of a study: all statuses, and of the runs just published
+        run id -> print, mlflow_id.
+        """
+        self._kept[study] = {
+            "contents": contents(self._uri, study),
+            "mlflow_id": parent_id,
+            "report": report,
+            "statuses": dict(statuses),
+            "runs": {**self._held(study).get("runs", {}), **published},
         }
         write_atomic(self._path, json.dumps(self._kept))
+
+    def _held(self, study: str) -> dict[str, Any]:
+        return self._kept.get(study, {})
 
 
 def contents(tracking_uri: str, study: str) -> dict[str, Any] | None:

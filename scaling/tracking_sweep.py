@@ -24,14 +24,14 @@ def open_sweep(
     study: str,
     *,
     todo: Sequence[str],
-    ledger: Ledger | None,
+    ledger: Ledger,
     tracking_uri: str,
 ) -> Sweep:
     """Return the study's experiment, its parent run, and the child runs of `todo` where they exist.
 
-    With a `ledger` that matches the store only these are read. Creates what is missing.
+    With a ledger that matches the store only these are read. Creates what is missing.
     """
-    if ledger and (sweep := _remembered(client, study, todo, ledger, tracking_uri)):
+    if sweep := _remembered(client, study, todo, ledger, tracking_uri):
         return sweep
     declared = _declared(study)
     tags = {"sweep": study, "study": study, NOTE: _note(declared)}
@@ -78,8 +78,8 @@ def _remembered(
     """Return the sweep by the ledger's ids, None where it takes a search."""
     from mlflow.exceptions import MlflowException
 
-    known = {key: found for key in todo if (found := ledger.mlflow_id(key))}
-    experiment_id, parent_id = ledger.experiment(study), ledger.mlflow_id(study)
+    known = {key: found for key in todo if (found := ledger.child_id(study, key))}
+    experiment_id, parent_id = ledger.experiment(study), ledger.parent_id(study)
     # A server may have got runs from elsewhere; a database file that holds what it held has not.
     unsure = is_http(tracking_uri) and len(known) < len(todo)
     if unsure or len(known) > FEW or experiment_id is None or parent_id is None:
@@ -98,7 +98,7 @@ def _remembered(
         experiment_id=experiment_id,
         parent=parent,
         children=children,
-        statuses=ledger.all_statuses(study),
+        statuses=ledger.statuses(study),
     )
 
 

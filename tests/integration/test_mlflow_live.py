@@ -15,7 +15,7 @@ import pytest
 
 from scaling.commands.live import published_live
 from scaling.mlflow_client import connect
-from scaling.tracking import publish
+from scaling.tracking import find_run, publish
 from scaling.tracking_ledger import Ledger
 from scaling.tracking_sweep import report_mark
 
@@ -145,6 +145,75 @@ def test_a_database_is_one_file_after_publishing_and_readable_meanwhile(tmp_path
     assert {path.name for path in tmp_path.iterdir()} == expected
 
 
+def held(uri: str, study: str) -> dict[str, tuple[str, str, bool]]:
+    """Return run key -> status, study and whether it hangs on its own study's parent run."""
+    client = connect(uri)
+    experiment = client.get_experiment_by_name(study)
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run.info.run_id for run in runs if run.data.tags.get("sweep") == study]
+    children = [run for run in runs if "run_key" in run.data.tags]
+    assert len({run.data.tags["run_key"] for run in children}) == len(children)
+    return {
+        run.data.tags["run_key"]: (
+            run.info.status,
+            run.data.tags["study"],
+            run.data.tags["mlflow.parentRunId"] == parent,
+        )
+        for run in children
+    }
+
+
+def test_studies_that_share_a_run_each_keep_a_child_of_it(tmp_path: Path) -> None:
+    runs, uri = tmp_path / "runs", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    shared = {study: replace(make_spec(0), study=study) for study in ("simulated_a", "simulated_b")}
+    (run_id,) = {spec.run_id for spec in shared.values()}
+    folder = write_done(runs, shared["simulated_a"])
+    done = (folder / "DONE").read_text()
+    (folder / "DONE").unlink()
+    for spec in shared.values():
+        assert publish([spec], runs, tracking_uri=uri)["new_runs"] == 1
+    (folder / "DONE").write_text(done)  # the run goes on and ends
+    for spec in shared.values():
+        assert publish([spec], runs, tracking_uri=uri)["new_runs"] == 0
+    for study in shared:
+        assert held(uri, study) == {run_id: ("FINISHED", study, True)}
+    together = publish(shared.values(), runs, tracking_uri=uri)
+    assert (together["runs"], together["values"], together["unfinished"]) == (2, 0, 0)
+    assert set(together["pages"]) == set(shared)
+
+
+def test_a_run_shared_with_a_study_published_before_is_found(tmp_path: Path) -> None:
+    runs, uri = tmp_path / "runs", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    others = {study: replace(make_spec(1), study=study) for study in ("simulated_a", "simulated_b")}
+    own = replace(make_spec(0), study="simulated_a")
+    for spec in (own, others["simulated_a"]):
+        write_done(runs, spec)
+    publish([own], runs, tracking_uri=uri)  # the experiment is there, without the shared run
+    publish([others["simulated_b"]], runs, tracking_uri=uri)
+    assert publish([own, others["simulated_a"]], runs, tracking_uri=uri)["new_runs"] == 1
+    found = find_run(connect(uri), others["simulated_a"])
+    assert held(uri, "simulated_a")[found.data.tags["run_key"]] == ("FINISHED", "simulated_a", True)
+
+
+def test_a_run_that_mlflow_lost_comes_back_after_others_were_published(tmp_path: Path) -> None:
+    runs, uri = tmp_path / "runs", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    specs = [make_spec(seed) for seed in range(3)]
+    for spec in specs:
+        write_done(runs, spec)
+    (runs / specs[2].run_id / "DONE").unlink()
+    publish(specs, runs, tracking_uri=uri)
+    client = connect(uri)
+    client.delete_run(find_run(client, specs[1]).info.run_id)
+    for again in (specs[:1], specs[:1], specs):
+        (runs / specs[0].run_id / "env.json").touch()
+        publish(again, runs, tracking_uri=uri)
+        (parent,) = client.search_runs(
+            [find_run(client, specs[0]).info.experiment_id], f"tags.sweep = '{STUDY}'"
+        )
+        assert parent.info.status == "RUNNING"  # as one of its runs still is
+    assert find_run(client, specs[1]).info.status == "FINISHED"
+
+
 def test_the_report_is_kept_on_the_parent_run(tmp_path: Path) -> None:
     spec, uri = make_spec(0), f"sqlite:///{tmp_path / 'mlflow.db'}"
     write_done(tmp_path / "runs", spec)
@@ -175,11 +244,14 @@ def test_a_thousand_published_runs_are_answered_without_mlflow(tmp_path: Path) -
     client = connect(uri)
     client.create_experiment(STUDY)
     ledger = Ledger(runs, uri, described=False)  # as a publisher leaves it
-    entry = {"status": "FINISHED", "mlflow_id": "simulated"}
-    prints = {
-        spec.run_id: {"print": ledger.fingerprint(spec, spec.run_id), **entry} for spec in specs
-    }
-    ledger.remember(STUDY, "simulated", prints, report=report_mark(runs, STUDY))
+    prints = {spec.run_id: ledger.fingerprint(spec, spec.run_id) for spec in specs}
+    ledger.remember(
+        STUDY,
+        "simulated",
+        {key: {"print": value, "mlflow_id": "simulated"} for key, value in prints.items()},
+        statuses=dict.fromkeys(prints, "FINISHED"),
+        report=report_mark(runs, STUDY),
+    )
     code = (
         "import sys, time; from pathlib import Path\n"
         "from dataclasses import replace; from scaling.spec import load_spec\n"
