@@ -1,10 +1,13 @@
 """Deletes checkpoints that nothing will ask for again, and says first what that frees."""
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from jobs.folder import DONE, run_folder
 from jobs.queue import read_queues
@@ -13,6 +16,8 @@ from scaling.spec import RunSpec
 from scaling.study import trunk_point
 
 GIB = 2**30
+INIT = re.compile(r"^init:.*(?:\n(?:[ #].*)?)*", re.MULTILINE)  # as far as lines are indented
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +109,7 @@ def _uses(specs: Iterable[RunSpec], runs_dir: Path) -> _Uses:
             uses.parents.add(Path(init["checkpoint"]).resolve())
         if init.get("trunk"):
             folder = run_folder(runs_dir, init["trunk"]) / "checkpoints"
-            branches[run_id] = folder / f"step_{int(init['trunk_step']):07d}"
+            branches[run_id] = folder / f"step_{init['trunk_step']:07d}"
     for run_id, point in branches.items():
         waiting = uses.points.setdefault(point, set())
         if not (run_folder(runs_dir, run_id) / DONE).exists():
@@ -112,12 +117,19 @@ def _uses(specs: Iterable[RunSpec], runs_dir: Path) -> _Uses:
     return uses
 
 
-def _prepared(runs_dir: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield id and start of every run here; lines are read, as YAML takes milliseconds a file."""
+def _prepared(runs_dir: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield id and `init` of every run here; only that block is parsed, as files may be many.
+
+    Raises ValueError for a broken file: what that run started from is not known.
+    """
     for path in runs_dir.glob("*/run.yaml"):
-        lines = (line.strip().partition(": ") for line in path.read_text().splitlines())
-        wanted = ("checkpoint", "trunk", "trunk_step")
-        yield path.parent.name, {k: v.strip("'\"") for k, _, v in lines if k in wanted}
+        text = path.read_text()
+        block = INIT.search(text)
+        try:
+            found = yaml.load(block.group() if block else text, Loader=_Loader) or {}
+            yield path.parent.name, dict(found.get("init") or {})
+        except (yaml.YAMLError, AttributeError, TypeError, ValueError):
+            raise ValueError(f"cannot read `init` of {path}; nothing was deleted") from None
 
 
 def _remove(step: Path) -> None:

@@ -1,8 +1,10 @@
 """Prune keeps a trunk's branch points as long as a branch has to start, or restart, from them."""
 
+import json
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from jobs.prune import prune, render_pruned
 from scaling.branch import branched
@@ -63,6 +65,37 @@ def test_branches_prepared_here_count_though_not_selected(tmp_path, family, trun
     (tmp_path / branches[0].run_id / "FAILED").write_text('{"reason": "diverged"}')
     prune([trunk], tmp_path, really=True)
     assert left(trunk_done) == [9, 18, 40]
+
+
+@pytest.mark.parametrize("style", ["ours", "flow"])
+def test_a_parent_under_a_long_path_with_spaces_is_kept(tmp_path, make_spec, style):
+    """YAML folds such a path over several lines."""
+    runs = tmp_path / "/".join(["all the runs of the long study"] * 4)
+    parent, child = make_spec(0), make_spec(1)
+    folder = runs / parent.run_id / "checkpoints"
+    for step in (10, 20):
+        (folder / f"step_{step:07d}").mkdir(parents=True)
+        (folder / f"step_{step:07d}" / "manifest.json").write_text("{}")
+    (folder / "latest").write_text("step_0000020")
+    (runs / parent.run_id / "DONE").write_text("{}")
+    used = str(folder / "step_0000010")
+    init = replace(child.init, checkpoint=used, checkpoint_sha256="0" * 64)
+    replace(child, init=init).save(runs / child.run_id / "run.yaml")
+    if style == "flow":
+        whole = yaml.safe_load((runs / child.run_id / "run.yaml").read_text())
+        (runs / child.run_id / "run.yaml").write_text(json.dumps(whole))
+    else:
+        assert used not in (runs / child.run_id / "run.yaml").read_text()
+    assert prune([parent], runs, really=True)["kept_for_others"] == [used]
+    assert left(folder) == [10, 20]
+
+
+def test_nothing_is_deleted_beside_a_broken_run_yaml(tmp_path, family, trunk_done):
+    (tmp_path / "0123456789ab").mkdir()
+    (tmp_path / "0123456789ab" / "run.yaml").write_text("init:\n  checkpoint: 'a\nengine: {}\n")
+    with pytest.raises(ValueError, match=r"cannot read `init` of .*0123456789ab/run\.yaml"):
+        prune(family, tmp_path, really=True)
+    assert left(trunk_done) == [9, 18, 30, 40]
 
 
 def test_branches_declared_but_never_submitted_count(tmp_path, family, trunk_done):
