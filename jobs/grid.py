@@ -1,7 +1,8 @@
 """The grid that a plan spans: axes and levels, and what stands and costs where; no drawing."""
 
+import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -65,11 +66,11 @@ def make_grids(rows: Sequence[Mapping[str, Any]]) -> list[Grid]:
 
 def levels(points: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Return each axis with its different values: numbers by size, others as they come."""
-    found: dict[str, dict[Any, None]] = {}
+    found: dict[str, dict[Hashable, Any]] = {}
     for point in points:
         for name, value in point.items():
-            found.setdefault(name, {})[value] = None
-    return {name: _in_order(list(values)) for name, values in found.items()}
+            found.setdefault(name, {}).setdefault(_key(value), value)
+    return {name: _in_order(list(values.values())) for name, values in found.items()}
 
 
 def label(value: Any) -> str:
@@ -100,7 +101,7 @@ def _grid(rows: Sequence[Mapping[str, Any]], unit: Literal["GPU-hours", "FLOPs"]
         places.append((name, place))
     cells: dict[tuple[tuple[int, ...], str], Cell] = {}
     for row, point in zip(rows, points, strict=True):
-        at = tuple(place[point[name]] for name, place in places)
+        at = tuple(place[_key(point[name])] for name, place in places)
         cell = cells.setdefault((at, row["state"]), Cell(at=at, state=row["state"]))
         _add(cell, row, unit)
     return Grid(axes=tuple(axes), cells=tuple(cells.values()), fixed=fixed, unit=unit)
@@ -115,18 +116,23 @@ def _add(cell: Cell, row: Mapping[str, Any], unit: str) -> None:
     cell.run_ids.append(row["run_id"])
 
 
-def _axis(name: str, values: Sequence[Any]) -> tuple[Axis, dict[Any, int]]:
-    """Return the axis and the index of each value; neighbours share one above MOST_LEVELS."""
+def _axis(name: str, values: Sequence[Any]) -> tuple[Axis, dict[Hashable, int]]:
+    """Return the axis and the index of each value's key; neighbours share one above MOST_LEVELS."""
     least = -(-len(values) // MOST_LEVELS)
     # As many values in each range where that takes at most twice the least.
     size = next((n for n in range(least, 2 * least) if len(values) % n == 0), least)
-    place = {value: index // size for index, value in enumerate(values)}
+    place = {_key(value): index // size for index, value in enumerate(values)}
     groups = [values[first : first + size] for first in range(0, len(values), size)]
     labels = (
         label(group[0]) if len(group) == 1 else f"{label(group[0])}\N{EN DASH}{label(group[-1])}"
         for group in groups
     )
     return Axis(name=name, labels=tuple(labels)), place
+
+
+def _key(value: Any) -> Hashable:
+    """Return what tells a level from others: a list or mapping stands for itself as JSON."""
+    return (json.dumps(value, sort_keys=True),) if isinstance(value, list | tuple | dict) else value
 
 
 def _in_order(values: list[Any]) -> list[Any]:

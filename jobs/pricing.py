@@ -41,15 +41,6 @@ def gpu_hours(flops: float, rate: Rate) -> tuple[float, float, float]:
     return tuple(flops / speed / 3600 for speed in (rate.likely, rate.fast, rate.slow))  # type: ignore[return-value]
 
 
-def checkpoint_bytes(
-    *, num_params: int, num_trainable: int, precision: str, zero_stage: int
-) -> int:
-    """Return the bytes of one step folder: weights twice (ours, DeepSpeed's), optimizer once."""
-    number = 2 if precision == "bf16" else 4
-    optimizer = 8 if precision == "fp32" and zero_stage == 0 else 12
-    return 2 * number * num_params + optimizer * num_trainable
-
-
 def num_checkpoints(*, num_steps: int, save_every: int, keep_last: int, keep_every: int) -> int:
     """Return how many step folders a finished run holds; the last step is always saved."""
     if not save_every:

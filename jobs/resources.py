@@ -8,18 +8,18 @@ from rich.console import Group
 from rich.table import Table
 
 from jobs.folder import DONE, read_json, run_folder
+from jobs.grid import label
 from jobs.pricing import (
     GIB,
     Rate,
     assumed_rate,
-    checkpoint_bytes,
     gpu_hours,
     measured_rate,
     num_checkpoints,
 )
 from jobs.queue import read_queues
 from jobs.status import run_state
-from scaling.memory import gpu_table
+from scaling.memory import checkpoint_bytes, gpu_table
 from scaling.memory import memory as needed_memory
 from scaling.spec import RunSpec
 from scaling.study import own_steps, saving
@@ -52,17 +52,17 @@ def plan(
     rate = measured_rate(list(done.values())) if done else None
     states = _states(ids, runs_dir)
     rows, disk = [], 0.0
-    known: dict[tuple[Any, ...], tuple[dict[str, Any], float | None]] = {}
+    known: dict[tuple[Any, ...], tuple[dict[str, Any], float | None, int]] = {}
     for spec, run_id in zip(specs, ids, strict=True):
         alike = _price_key(spec)
         if alike not in known:
-            known[alike] = describe(spec), memory_gib(spec)
-        numbers, memory = known[alike]
+            known[alike] = describe(spec), memory_gib(spec), checkpoint_bytes(spec)
+        numbers, memory, folder_bytes = known[alike]
         hours = done[run_id][1] if run_id in done else None
         speed = rate or assumed_rate(spec.precision, peak_tflops=peak_tflops)
         row = plan_row(spec, numbers, run_id=run_id, memory=memory, rate=speed, hours=hours)
         rows.append({**row, "state": states[run_id]})
-        disk += disk_bytes(spec, numbers)
+        disk += folder_bytes * num_kept(spec)
     return {
         "schema": 1,
         "study": specs[0].study if specs else "",
@@ -117,18 +117,12 @@ def memory_gib(spec: RunSpec) -> float | None:
     return needed_memory(spec, device="gpu").total / GIB if spec.resources.gpus_per_node else None
 
 
-def disk_bytes(spec: RunSpec, numbers: dict[str, Any]) -> float:
-    """Return the bytes of checkpoints that the finished run keeps."""
+def num_kept(spec: RunSpec) -> int:
+    """Return how many step folders the finished run keeps."""
     engine = spec.engine
-    one = checkpoint_bytes(
-        num_params=numbers["num_params_total"],
-        num_trainable=numbers["num_params_trainable"],
-        precision=spec.precision,
-        zero_stage=engine.zero_stage,
-    )
     if engine.keep_steps or spec.init.trunk:
-        return one * len(_kept_steps(spec))
-    return one * num_checkpoints(
+        return len(_kept_steps(spec))
+    return num_checkpoints(
         num_steps=spec.num_steps,
         save_every=engine.save_every,
         keep_last=engine.keep_last,
@@ -158,8 +152,8 @@ def saving_line(totals: dict[str, Any]) -> str:
         )
     return (
         f"{found['num_branches']} of {totals['num_runs']} runs branch off a longer one: "
-        f"{_short(found['samples_shared'])} samples to train instead of "
-        f"{_short(found['samples_alone'])}, {found['saving_percent']:.1f} % less{hours}; "
+        f"{label(found['samples_shared'])} samples to train instead of "
+        f"{label(found['samples_alone'])}, {found['saving_percent']:.1f} % less{hours}; "
         "FLOPs are those of whole runs"
     )
 
@@ -202,9 +196,9 @@ def _render_runs(document: dict[str, Any], max_rows: int) -> Table:
             row["run_id"],
             " ".join(f"{key}={value}" for key, value in row["axes"].items()),
             str(row["seed"]),
-            _short(row["num_params_total"]),
-            _short(row["num_samples_seen"]),
-            _short(row["num_unique_episodes"]),
+            label(row["num_params_total"]),
+            label(row["num_samples_seen"]),
+            label(row["num_unique_episodes"]),
             f"{row['compute_flops']:.2e}",
             str(row["nodes"] * row["gpus_per_node"] or "-"),
             "-" if row["memory_gib_per_gpu"] is None else f"{row['memory_gib_per_gpu']:.1f}",
@@ -302,10 +296,3 @@ def _hours(row: dict[str, Any]) -> str:
 
 def _wall(totals: dict[str, Any]) -> str:
     return "" if totals["wall_hours"] is None else f"wall {totals['wall_hours']:,.0f} h"
-
-
-def _short(number: float) -> str:
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:g}"

@@ -17,10 +17,9 @@ from typing import Any, Literal
 
 from scaling.devices import bf16_speed, bf16_warning, memory_available
 from scaling.doctor_rank import MOST, shrink
-from scaling.engine import SUSPECT_DEEPSPEED
-from scaling.memory import GIB, memory, optimizer_bytes, trained_groups, what_to_change
+from scaling.engine import deepspeed_problem, free_port
+from scaling.memory import GIB, checkpoint_bytes, memory, what_to_change
 from scaling.spec import ResourceConfig, RunSpec
-from xvla.params import num_params
 
 State = Literal["ok", "warning", "failed"]
 PACKAGES = ("torch", "deepspeed", "transformers", "flash-attn", "mlflow", "optuna", "numpy")
@@ -31,6 +30,7 @@ STARTUP_CPU_S = 10.0
 WRITE_BYTES = 256 * 2**20
 SIGNAL_LEAD_S = 120.0
 RANK_TIMEOUT_S = 600
+POLL_S = 0.05
 RANK_MODULE = "scaling.doctor_rank"
 
 
@@ -66,19 +66,6 @@ def examine(spec: RunSpec, folder: Path, *, ranks: int = 2) -> dict[str, Any]:
         "host": socket.gethostname(),
         "checks": [asdict(check) for check in checks],
     }
-
-
-def deepspeed_problem(installed: str) -> str | None:
-    """Return what is wrong with a DeepSpeed version, or None."""
-    from packaging.version import Version
-
-    low, high = SUSPECT_DEEPSPEED
-    if Version(low) <= Version(Version(installed).base_version) <= Version(high):
-        return (
-            f"deepspeed {installed} is reported to compute wrong ZeRO-2 gradients "
-            f"({low} to {high}, issue 8224); install 0.19.8"
-        )
-    return None
 
 
 def check_environment() -> Check:
@@ -194,13 +181,6 @@ def check_disk(spec: RunSpec, folder: Path) -> Check:
     )
 
 
-def checkpoint_bytes(spec: RunSpec) -> float:
-    """Return the bytes of one step folder over all ranks: weights twice, optimizer once."""
-    number = 2 if spec.precision == "bf16" else 4
-    trained = sum(trained_groups(spec).values())
-    return 2 * number * num_params(spec.model)["total"] + optimizer_bytes(spec) * trained
-
-
 def check_ranks(spec: RunSpec, ranks: int) -> Check:
     """Compare the engine's gradients on `ranks` processes with plain autograd's."""
     found = run_ranks(spec, ranks)
@@ -247,36 +227,52 @@ def run_ranks(spec: RunSpec, ranks: int) -> dict[str, Any]:
         source, target = Path(scratch) / "spec.yaml", Path(scratch) / "out.json"
         shrink(spec, ranks=ranks).save(source)
         command = [sys.executable, "-m", RANK_MODULE, str(source), str(target)]
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         shared |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+        logs = [Path(scratch) / f"rank_{rank}.log" for rank in range(ranks)]
         processes = [
-            subprocess.Popen(
-                command,
-                env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in range(ranks)
+            _start(command, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, log)
+            for rank, log in enumerate(logs)
         ]
-        outputs = _join(processes)
-        for process, output in zip(processes, outputs, strict=True):
-            if process.returncode:
-                lines = [line for line in output.splitlines() if line.strip()]
-                raise RuntimeError(f"a rank failed: {' | '.join(lines[-3:])}")
+        _join(processes, logs)
         return json.loads(target.read_text())
 
 
-def _join(processes: list[subprocess.Popen[str]]) -> list[str]:
-    """Return the ranks' outputs; when one fails or is late, the others are ended too."""
+def _start(command: list[str], settings: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a rank that writes to a file: a pipe that nobody empties would stop it when full."""
+    with open(log, "wb") as stream:
+        return subprocess.Popen(
+            command, env=os.environ | settings, stdout=stream, stderr=subprocess.STDOUT
+        )
+
+
+def _join(processes: list[subprocess.Popen[bytes]], logs: list[Path]) -> None:
+    """Return when all ranks have ended well; when one fails or is late, the others are ended too.
+
+    Watched all at once: the others may wait for the failed one for as long as they are let.
+    """
+    deadline = time.monotonic() + RANK_TIMEOUT_S
     try:
-        return [process.communicate(timeout=RANK_TIMEOUT_S)[0] for process in processes]
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"a rank has not answered for {RANK_TIMEOUT_S} s") from None
+        while True:
+            codes = [process.poll() for process in processes]
+            for rank, code in enumerate(codes):
+                if code:
+                    raise RuntimeError(f"rank {rank} failed (code {code}): {_end_of(logs[rank])}")
+            if None not in codes:
+                return
+            if time.monotonic() > deadline:
+                late = codes.index(None)
+                raise RuntimeError(f"rank {late} has not answered for {RANK_TIMEOUT_S} s")
+            time.sleep(POLL_S)
     finally:
         for process in processes:
-            if process.poll() is None:
-                process.kill()
+            process.kill()
+            process.wait()
+
+
+def _end_of(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return " | ".join(lines[-3:])
 
 
 def _here(spec: RunSpec, ranks: int) -> RunSpec:
@@ -325,9 +321,3 @@ def _write_rate(folder: Path) -> float:
         stream.flush()
         os.fsync(stream.fileno())
         return WRITE_BYTES / max(1e-9, time.perf_counter() - began)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -6,12 +6,25 @@ import socket
 import sys
 from typing import Any
 
+from packaging.version import Version
+
 from scaling.devices import return_freed_memory
 from scaling.spec import RunSpec
 from xvla.params import num_params
 
 LARGE_MODEL = 100_000_000  # parameters from which a CPU run's freed memory goes back at once
 SUSPECT_DEEPSPEED = ("0.18.3", "0.19.3")  # wrong ZeRO-2 gradients reported, DeepSpeed #8224
+
+
+def deepspeed_problem(installed: str) -> str | None:
+    """Return what is wrong with a DeepSpeed version, or None."""
+    low, high = SUSPECT_DEEPSPEED
+    if Version(low) <= Version(Version(installed).base_version) <= Version(high):
+        return (
+            f"deepspeed {installed} is reported to compute wrong ZeRO-2 gradients "
+            f"({low} to {high}, issue 8224); install 0.19.8"
+        )
+    return None
 
 
 def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
@@ -55,7 +68,7 @@ def prepare_environment(spec: RunSpec) -> None:
     if "RANK" not in os.environ:
         os.environ.update(
             RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(_free_port()),
+            MASTER_PORT=str(free_port()),
         )  # fmt: skip
     os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
 
@@ -63,14 +76,16 @@ def prepare_environment(spec: RunSpec) -> None:
 def start_distributed(spec: RunSpec) -> Any:
     """Start NCCL or gloo and return torch's device for this rank.
 
-    Raises ValueError for other ranks than the run is for, and for GPUs that are not there.
+    Raises ValueError for a DeepSpeed with wrong gradients, for other ranks than the run is for,
+    and for GPUs that are not there.
     On CPU DeepSpeed would compile a shared-memory op at first use (about 100 s, and an error
     without a C++ compiler); plain gloo is used instead.
     """
     import deepspeed
     import torch
 
-    _check_version(deepspeed.__version__)
+    if problem := deepspeed_problem(deepspeed.__version__):
+        raise ValueError(problem)
     _check_ranks(spec)
     if spec.resources.gpus_per_node:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -124,16 +139,6 @@ def optimizer_groups(spec: RunSpec, model: Any) -> list[dict[str, Any]]:
     return [{"params": list(p), "name": name} for name, p in groups.items() if len(p)]
 
 
-def _check_version(version: str) -> None:
-    low, high = SUSPECT_DEEPSPEED
-    numbers = _numbers(version)
-    if _numbers(low) <= numbers <= _numbers(high):
-        raise ValueError(
-            f"deepspeed {version} is reported to compute wrong ZeRO-2 gradients ({low} to {high}, "
-            "issue 8224); install 0.19.8"
-        )
-
-
 def _check_ranks(spec: RunSpec) -> None:
     started, wanted = int(os.environ["WORLD_SIZE"]), spec.resources.world_size
     if started != wanted:
@@ -143,11 +148,8 @@ def _check_ranks(spec: RunSpec) -> None:
         )
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("+")[0].split(".")[:3])
-
-
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

@@ -3,7 +3,7 @@
 Without torch, for planners. N parameters, b bytes a number (2 bf16, 4 fp32), dp ranks.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from scaling.sizes import SIZES
@@ -64,7 +64,7 @@ class Memory:
 
     def to_dict(self) -> dict[str, float]:
         """Return the parts and `total`, in GiB."""
-        parts = ("weights", "gradients", "optimizer", "buckets", "activations", "update", "process")
+        parts = [part.name for part in fields(self) if part.name != "lazy"]
         return {name: getattr(self, name) / GIB for name in (*parts, "total")}
 
 
@@ -81,11 +81,13 @@ def memory(spec: RunSpec, *, micro_batch: int = 0, device: Device | None = None)
     trained, number = sum(groups.values()), bytes_of(spec.precision)
     stage, ranks = spec.engine.zero_stage, spec.resources.world_size
     micro = micro_batch or _own_micro_batch(spec)
-    mean = 4 * trained / ranks if spec.optim.ema_decay else 0.0  # a running mean, in fp32
+    mean = mean_bytes(spec) * trained / ranks
     gradient_share = ranks if stage == 2 else 1
     state_share = ranks if stage else 1
     weights = number * num_params(spec.model)["total"]
     optimizer = optimizer_bytes(spec) * trained / state_share + mean
+    # The weights as trained and, on the fullest rank, as published: those hold the mean.
+    staged = weights * (2 if mean else 1) + optimizer
     return Memory(
         weights=weights,
         gradients=number * trained / gradient_share,
@@ -94,7 +96,7 @@ def memory(spec: RunSpec, *, micro_batch: int = 0, device: Device | None = None)
         activations=activation_bytes(spec, micro, device=where),
         update=_update_bytes(spec, groups, where),
         process=PROCESS_BYTES if where == "cpu" else 0.0,
-        staging=weights + optimizer if spec.engine.async_save and where == "cpu" else 0.0,
+        staging=staged if spec.engine.async_save and where == "cpu" else 0.0,
         lazy=where == "cpu" and micro * ranks == spec.global_batch_size,
     )
 
@@ -107,6 +109,21 @@ def bytes_of(precision: str) -> int:
 def optimizer_bytes(spec: RunSpec) -> int:
     """Return bytes a parameter of Adam's moments and a master copy (none at stage 0 in fp32)."""
     return 8 if spec.precision == "fp32" and spec.engine.zero_stage == 0 else 12
+
+
+def mean_bytes(spec: RunSpec) -> int:
+    """Return bytes a trained parameter of the running mean of the weights, fp32 (0 without)."""
+    return 4 if spec.optim.ema_decay else 0
+
+
+def checkpoint_bytes(spec: RunSpec) -> int:
+    """Return the bytes of one step folder over all ranks: weights twice, optimizer and mean once.
+
+    The weights are there for DeepSpeed and, as model.safetensors, without it.
+    """
+    trained = sum(trained_groups(spec).values())
+    weights = bytes_of(spec.precision) * num_params(spec.model)["total"]
+    return 2 * weights + (optimizer_bytes(spec) + mean_bytes(spec)) * trained
 
 
 def trained_groups(spec: RunSpec) -> dict[str, int]:

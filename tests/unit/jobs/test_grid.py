@@ -74,6 +74,18 @@ def test_many_levels_become_ranges_of_the_same_length() -> None:
     assert grid.num_runs == 10_007
 
 
+def test_a_level_may_be_a_list_or_a_mapping() -> None:
+    shapes = ([1, 2], [1, 3], {"b": 1, "a": [2]}, "[1, 2]")
+    rows = [row(i, shape=shape, steps=steps)
+            for i, (shape, steps) in enumerate(product(shapes, (10, 20)))]  # fmt: skip
+    assert levels(r["axes"] for r in rows)["shape"] == list(shapes)
+    (grid,) = make_grids(rows)
+    assert grid.axes[0].labels == ("[1, 2]", "[1, 3]", "{'b': 1, 'a': [2]}", "[1, 2]")
+    assert [cell.at for cell in grid.cells] == list(product(range(4), range(2)))
+    (one,) = make_grids([row(0, shape=[1, 2]), row(1, seed=1, shape=[1, 2])])
+    assert one.fixed == {"shape": "[1, 2]"}
+
+
 def test_labels() -> None:
     shown = [label(v) for v in (1.0, 0.03125, 45_000, 204_800_000, "tiny", True, 1e-4)]
     assert shown == ["1", "0.03125", "45k", "205M", "tiny", "True", "0.0001"]

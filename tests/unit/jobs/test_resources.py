@@ -13,8 +13,10 @@ from jobs import pricing
 from jobs.resources import plan, render_plan, saving_line
 from scaling.branch import branched
 from scaling.describe import describe as describe_run
+from scaling.memory import checkpoint_bytes
 from scaling.spec import EngineConfig, ResourceConfig, ScheduleConfig
 from scaling.study import load_study
+from xvla.params import num_params
 
 NUMBERS = {
     "num_params_total": 900_000_000,
@@ -86,7 +88,11 @@ def test_the_plan_on_gpus(tmp_path, gpu_spec):
     assert row["gpu_hours_high"] == pytest.approx(1e20 / (312e12 * 0.15 * 3600))
     assert row["gpu_hours_low"] < row["gpu_hours"] < row["gpu_hours_high"]
     assert totals["wall_hours"] == pytest.approx(row["gpu_hours"] / 8)
-    assert totals["disk_gib"] == pytest.approx(9e8 * 16 / 2**30)
+    weights = num_params(gpu_spec.model)["total"]
+    assert totals["disk_gib"] == pytest.approx(weights * 16 / 2**30)
+    mean = replace(gpu_spec, optim=replace(gpu_spec.optim, ema_decay=0.999))
+    disk = plan([mean], tmp_path, describe)["totals"]["disk_gib"]
+    assert disk == pytest.approx(weights * 20 / 2**30)
     assert (row["num_samples_seen"], row["num_unique_episodes"]) == (1_024_000, 10)
     table = [row for row in document["memory_by_gpus"] if row["size"] == gpu_spec.size]
     by_gpus = {row["gpus"]: row["total"] for row in table}
@@ -161,6 +167,15 @@ def test_the_table_has_totals_and_says_what_it_leaves_out(tmp_path, gpu_spec):
     assert "1 more runs; --json has them all" in shown
 
 
+def test_the_plan_has_one_way_to_write_a_number(tmp_path, gpu_spec):
+    """The head says "5000" of an axis with 5000 samples; the table does too."""
+    spec = replace(gpu_spec, global_batch_size=8, num_steps=625, axes={"samples": 5000})
+    console = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(render_plan(plan([spec], tmp_path, describe)))
+    assert "samples=5000" in (shown := console.export_text())
+    assert "5k" not in shown
+
+
 def test_many_runs_are_planned_quickly(tmp_path, gpu_spec):
     """10,000 runs in 2 s on a free core, ids aside: a fifth of them here, with room for noise."""
     specs = [replace(gpu_spec, num_steps=1000 + index) for index in range(2000)]
@@ -219,7 +234,7 @@ def test_branches_are_priced_by_the_steps_they_train(tmp_path, axis):
 def test_branch_points_take_disk(tmp_path, axis):
     """The trunk: 90, 180, 360, 750, 800; a branch what it saves itself: 400; 200; 100."""
     one = plan(axis[:1], tmp_path, by_steps)["totals"]["disk_gib"]
-    assert one == pytest.approx(5 * 9e8 * 16 / 2**30)
+    assert one == pytest.approx(5 * checkpoint_bytes(axis[0]) / 2**30)
     rest = [plan([spec], tmp_path, by_steps)["totals"]["disk_gib"] / one * 5 for spec in axis[1:]]
     assert rest == pytest.approx([1, 1, 1])
     kept = replace(axis[0], engine=replace(axis[0].engine, keep_every=90))

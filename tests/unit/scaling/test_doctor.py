@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling import doctor, doctor_rank
+from scaling import doctor, doctor_rank, engine
 from scaling.config import with_overrides
 from scaling.doctor_rank import shrink, shrink_model
 from scaling.sizes import LADDER, SIZES
@@ -21,10 +21,19 @@ def run(*overrides: str) -> RunSpec:
 @pytest.mark.parametrize(
     ("version", "bad"),
     [("0.18.2", False), ("0.18.3", True), ("0.19.0+cu126", True), ("0.19.3", True),
-     ("0.19.4", False), ("0.19.8", False), ("0.20.0", False)],
+     ("0.19.3rc1", True), ("0.19.4", False), ("0.19.8", False), ("0.19.8rc1", False),
+     ("0.20.0", False)],
 )  # fmt: skip
 def test_suspect_deepspeed_is_refused(version: str, bad: bool) -> None:
-    assert (doctor.deepspeed_problem(version) is not None) == bad
+    assert (engine.deepspeed_problem(version) is not None) == bad
+
+
+def test_a_run_refuses_the_same_releases(monkeypatch) -> None:
+    import deepspeed
+
+    monkeypatch.setattr(deepspeed, "__version__", "0.19.0")
+    with pytest.raises(ValueError, match=r"deepspeed 0\.19\.0 is reported .* install 0\.19\.8"):
+        engine.start_distributed(run())
 
 
 @pytest.mark.parametrize("size", list(LADDER))
@@ -117,6 +126,32 @@ def test_what_is_not_a_number_is_the_largest_error() -> None:
     found = {"a": torch.tensor([1.0, float("nan")]), "b": torch.zeros(2)}
     assert doctor_rank._largest_error(found, wanted) == (doctor_rank.MOST, "a")
     assert doctor_rank._shares(found["a"], [wanted["a"]]) == [doctor_rank.MOST]
+
+
+def test_a_failing_rank_ends_the_others_and_is_quoted(monkeypatch, tmp_path: Path) -> None:
+    """Rank 0 waits, as in rendezvous, for a rank that says more than a pipe holds and fails."""
+    (tmp_path / "simulated_rank.py").write_text(
+        "import os, time\n"
+        "time.sleep(60 if os.environ['RANK'] == '0' else 0)\n"
+        "print('word ' * 100_000)\n"
+        "raise SystemExit('no kernel for this GPU')\n"
+    )
+    monkeypatch.setattr(doctor, "RANK_MODULE", "simulated_rank")
+    monkeypatch.setattr(doctor, "RANK_TIMEOUT_S", 20)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"rank 1 failed \(code 1\): .*no kernel for this GPU$"):
+        doctor.run_ranks(run("resources.processes_per_node=2", "global_batch_size=2"), 2)
+
+
+def test_a_late_rank_is_named(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "simulated_late.py").write_text(
+        "import os, time\ntime.sleep(60 * int(os.environ['RANK']))\n"
+    )
+    monkeypatch.setattr(doctor, "RANK_MODULE", "simulated_late")
+    monkeypatch.setattr(doctor, "RANK_TIMEOUT_S", 1)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="rank 1 has not answered for 1 s"):
+        doctor.run_ranks(run("resources.processes_per_node=2", "global_batch_size=2"), 2)
 
 
 @pytest.mark.parametrize("stage", [0, 2])

@@ -14,6 +14,7 @@ from scaling.memory import (
     GIB,
     activation_bytes,
     check_states_fit,
+    checkpoint_bytes,
     explain_out_of_memory,
     fit_micro_batch,
     gpu_table,
@@ -74,6 +75,31 @@ def test_staged_saves_take_the_checkpoint_once_more_on_a_cpu() -> None:
     assert staged.total - plain.total == plain.weights + plain.optimizer
     assert staged.total - plain.total == pytest.approx(0.82 * GIB, rel=0.02)
     assert memory(run("0.9b", *A100S, "engine.async_save=true")) == memory(run("0.9b", *A100S))
+
+
+def test_the_running_mean_is_staged_saved_and_listed() -> None:
+    """On the fullest rank the published weights, which hold the mean, are copied beside the own."""
+    plain, mean = (
+        memory(run("50m", "global_batch_size=1", "engine.async_save=true", f"optim.ema_decay={d}"))
+        for d in (0, 0.999)
+    )
+    numbers = num_params(SIZES["50m"])["total"]
+    assert mean.optimizer - plain.optimizer == 4 * numbers
+    assert mean.staging - plain.staging == 4 * numbers + mean.weights
+    shown = mean.to_dict()
+    assert shown["staging"] == mean.staging / GIB
+    states = ("weights", "optimizer", "process", "staging")
+    assert sum(shown[name] for name in states) == pytest.approx(mean.states / GIB)
+
+
+@pytest.mark.parametrize("frozen", ["true", "false"])
+def test_a_checkpoint_has_the_mean_of_what_trains(frozen: str) -> None:
+    counts = num_params(SIZES["0.9b"])
+    trained = counts["policy"] if frozen == "true" else counts["total"]
+    spec = run("0.9b", *A100S, f"optim.freeze_vlm={frozen}")
+    assert checkpoint_bytes(spec) == 4 * counts["total"] + 12 * trained
+    mean = with_overrides(spec, ["optim.ema_decay=0.999"])
+    assert checkpoint_bytes(mean) == checkpoint_bytes(spec) + 4 * trained
 
 
 def test_the_largest_divisor_that_fits_is_taken() -> None:
