@@ -43,7 +43,8 @@ class Saver:
         from scaling.staging import Buffers
 
         self._engine, self._folder, self._keep, self._ema = engine, folder, keep, ema
-        self._buffers = Buffers() if keep.async_save else None
+        # Of the weights as trained and of those with the mean, which are the same tensors.
+        self._buffers = (Buffers(), Buffers()) if keep.async_save else None
         # A thread must not mix its messages with those of the training.
         self._group = dist.new_group(backend="gloo") if keep.async_save else None
         self._thread: threading.Thread | None = None
@@ -63,7 +64,7 @@ class Saver:
         """
         import torch.distributed as dist
 
-        from scaling.staging import stage
+        from scaling.staging import host_copy, stage
 
         self.wait()
         aside = self._folder / f".{step_name(state['step'])}.tmp"
@@ -72,9 +73,11 @@ class Saver:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 _remove_aside(self._folder)
                 aside.mkdir()
-        own = self._buffers.copied if self._buffers else lambda tensor: tensor
+        own, own_mean = (lambda tensor: tensor), host_copy
+        if self._buffers:
+            own, own_mean = (buffers.copied for buffers in self._buffers)
         try:
-            writes = stage(self._engine, aside, own=own, ema=self._ema)
+            writes = stage(self._engine, aside, own=own, own_mean=own_mean, ema=self._ema)
         except Exception as error:  # the others wait within DeepSpeed and end with this rank
             if _is_full(error, aside):
                 raise OSError(errno.ENOSPC, "no space left on device", str(aside)) from error
@@ -82,7 +85,8 @@ class Saver:
         if self._buffers is None:
             self._write(writes, aside, state)
             return
-        self._buffers.settle()
+        for buffers in self._buffers:
+            buffers.settle()
         self._thread = threading.Thread(
             target=self._write_apart, args=(writes, aside, state), name="saver", daemon=True
         )

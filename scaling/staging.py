@@ -49,11 +49,17 @@ class Buffers:
         self._seen.clear()
 
 
-def stage(engine: Any, aside: Path, *, own: Own, ema: "Ema | None") -> list[Write]:
+def host_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy in new host memory."""
+    return tensor.detach().to("cpu", copy=True)
+
+
+def stage(engine: Any, aside: Path, *, own: Own, own_mean: Own, ema: "Ema | None") -> list[Write]:
     """Return what this rank has to call to have its files in `aside`; all ranks call together.
 
     `own` returns the tensor to write in place of a given one: itself, to be written at once, or a
-    copy that training will not change.
+    copy that training will not change. `own_mean`: a copy of a weight while it holds `ema`'s mean,
+    never that of `own`, which has the weight as trained.
     """
     collector = _Collector(own)
     original, engine.checkpoint_engine = engine.checkpoint_engine, collector
@@ -72,7 +78,7 @@ def stage(engine: Any, aside: Path, *, own: Own, ema: "Ema | None") -> list[Writ
         writes.append(partial(save_file, means, folder / f"ema_{rank:05d}.safetensors"))
     with ema.applied() if ema else nullcontext():
         if rank == 0:  # the mean is in the weights for this moment only
-            writes.append(_published(engine.module, aside, _host_copy if ema else own))
+            writes.append(_published(engine.module, aside, own_mean if ema else own))
     return writes
 
 
@@ -114,10 +120,6 @@ def _owned(value: Any, own: Own) -> Any:
     if type(value) in (list, tuple):
         return type(value)(_owned(item, own) for item in value)
     return copy.deepcopy(value)
-
-
-def _host_copy(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True)
 
 
 def _host_like(tensor: torch.Tensor) -> torch.Tensor:

@@ -144,6 +144,32 @@ def test_buffers_are_kept_and_copies_shared() -> None:
     buffers.settle()
 
 
+def test_the_mean_is_published_from_memory_that_is_kept(tmp_path, engine, monkeypatch) -> None:
+    """The weights with the mean are the trained tensors again, and not what was copied of those."""
+    from scaling.ema import Ema
+
+    published = []
+
+    def note(module, folder, own):
+        published.append(own(module.weight.detach()))
+        return lambda: torch.save(published[-1], folder / "weights.pt")
+
+    monkeypatch.setattr(staging, "_published", note)
+    mean = Ema(engine.module, 0.5)
+    keep = EngineConfig(async_save=True)
+    with Saver(engine, tmp_path / "checkpoints", keep=keep, ema=mean) as found:
+        for step in (1, 2):
+            with torch.no_grad():
+                engine.module.weight.fill_(step)
+            mean.update(step)
+            found.save({"step": step})
+            folder = tmp_path / "checkpoints" / f"step_{step:07d}"
+            assert torch.equal(torch.load(folder / "weights.pt"), mean.means["weight"])
+            trained = torch.load(folder / "deepspeed/model.pt")["module"]["weight"]
+            assert trained.eq(step).all()
+    assert published[0].data_ptr() == published[1].data_ptr()
+
+
 def test_state_dicts_are_copied_through_and_through() -> None:
     weight, step = torch.ones(2), [1]
     state = {"a": {"w": weight, "t": (weight, 2)}, "l": [weight], "o": step, "s": weight.shape}
