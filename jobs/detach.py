@@ -30,9 +30,10 @@ def submit_detached(
     """Start `submit` for these runs in the background and return at once.
 
     `command` replaces the background program (by default `python -m jobs.detach`); it has to call
-    `jobs.local.submit` on the same runs and keep running until it has. Runs that wait show as
-    queued from now on. Returns `{"study", "submitted", "skipped_done", "skipped_running",
-    "skipped_failed", "pid" (None: nothing to do), "host", "log"}`.
+    `jobs.local.submit` on the same runs, in the process started here, and keep running until it
+    has. Runs that wait show as queued from now on, and can be cancelled. Returns `{"study",
+    "submitted", "skipped_done", "skipped_running", "skipped_failed", "pid" (None: nothing to do),
+    "host", "log"}`.
     """
     specs = list(specs)
     runs_dir = Path(runs_dir).absolute()
@@ -66,8 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path.unlink()
     runs_dir = Path(request["runs_dir"])
     specs = [load_spec(run_folder(runs_dir, run_id) / "run.yaml") for run_id in request["run_ids"]]
-    # Failures were cleared by who asked; one that stands now is a cancellation since then.
-    summary = submit(specs, runs_dir, parallel=request["parallel"], retry_failed=False)
+    summary = submit(specs, runs_dir, parallel=request["parallel"])
     return int(summary["done"] < summary["submitted"])
 
 

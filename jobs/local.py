@@ -96,7 +96,10 @@ def submit(
     with stop_signals() as stops:
         own = queue_path(runs_dir)
         with claiming(runs_dir):
-            ours = claim(specs, runs_dir, retry_failed=retry_failed, own_queue=own)
+            # Where who started us has claimed for us already, failures were cleared then, and one
+            # that stands now is a cancellation since.
+            retry = retry_failed and not own.exists()
+            ours = claim(specs, runs_dir, retry_failed=retry, own_queue=own)
             ids = [spec.run_id for spec in ours.todo]
             write_queue(own, ids)
         work = _Work(runs_dir=runs_dir, waiting=list(ours.todo), ids=frozenset(ids), free=slots,

@@ -204,8 +204,9 @@ def test_cancel_stops_the_running_and_unqueues_the_waiting(
     assert steps_of(tmp_path, specs[0]) == list(range(1, 61))
 
 
-def test_detached_runs_show_as_queued_and_finish(tmp_path, make_spec, wait_for):
-    specs = [make_spec(seed, num_steps=3) for seed in range(2)]
+@pytest.fixture
+def background(tmp_path):
+    """Return a maker of background programs that call `submit` once `go` is there."""
     script = tmp_path / "background.py"
     script.write_text(
         "import sys, time\n"
@@ -218,9 +219,27 @@ def test_detached_runs_show_as_queued_and_finish(tmp_path, make_spec, wait_for):
         "submit(specs, sys.argv[1], command=lambda spec, path: [\n"
         "    sys.executable, '-S', sys.argv[2], str(path), 'ok', '3', '0.01'])\n"
     )
-    ids = [spec.run_id for spec in specs]
-    command = [sys.executable, str(script), str(tmp_path), FAKE_TRAINER, *ids]
-    result = submit_detached(specs, tmp_path, command=command)
+    words = [sys.executable, str(script), str(tmp_path), FAKE_TRAINER]
+    return lambda specs: [*words, *(spec.run_id for spec in specs)]
+
+
+def test_a_run_cancelled_before_the_background_is_up_stays_cancelled(
+    tmp_path, make_spec, fake_command, wait_for, background
+):
+    specs = [make_spec(0, "silent"), make_spec(1, num_steps=3)]
+    submit(specs[:1], tmp_path, progress=False, command=fake_command)  # a failure to be cleared
+    result = submit_detached(specs, tmp_path, command=background(specs))
+    assert (result["submitted"], result["skipped_failed"]) == (2, 0)
+    assert control.cancel(specs[:1], tmp_path)[0]["action"] == "removed from the queue"
+    (tmp_path / "go").touch()
+    wait_for(lambda: (tmp_path / specs[1].run_id / "DONE").exists())
+    wait_for(lambda: not list((tmp_path / "_local" / "queue").glob("*.json")))
+    assert study_status(specs, tmp_path)["counts"] == {"cancelled": 1, "done": 1}
+
+
+def test_detached_runs_show_as_queued_and_finish(tmp_path, make_spec, wait_for, background):
+    specs = [make_spec(seed, num_steps=3) for seed in range(2)]
+    result = submit_detached(specs, tmp_path, command=background(specs))
     assert result["submitted"] == 2
     assert study_status(specs, tmp_path)["counts"] == {"queued": 2}
     (tmp_path / "go").touch()
