@@ -2,11 +2,16 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
+from jobs.folder import write_json
 from jobs.ledger import ledger, render_ledger
 from jobs.prune import prune, render_pruned
+from jobs.slurm.commands import Job
+from scaling.branch import branched
+from scaling.spec import ScheduleConfig
 
 
 def write_attempts(run_dir, *attempts):
@@ -27,7 +32,9 @@ def test_replayed_steps_are_not_useful(tmp_path, make_spec):
     assert book["useful"] == pytest.approx(0.8 + 0.5 + 0.25)
     assert book["replayed"] == pytest.approx(0.2)
     assert book["total"] == pytest.approx(1.75)
-    assert "1.55 useful (89 %), 0.2 replayed (11 %)" in render_ledger(book)
+    shown = render_ledger(book)
+    assert "1.55 useful (89 %), 0.2 replayed (11 %)" in shown
+    assert "waited 0 in the queue, behind the study's own arrays too" in shown
 
 
 def test_an_attempt_s_own_clock_counts_where_the_wall_clock_was_set(tmp_path, make_spec):
@@ -64,6 +71,57 @@ def test_waiting_is_counted_before_every_life(tmp_path, make_spec):
     (run_dir / "lives.jsonl").write_text("".join(json.dumps(life) + "\n" for life in lives))
     waited = 9000 - 7200 + (4000 - 1300)
     assert ledger([spec], tmp_path)["queued"] == pytest.approx(waited / 3600, rel=1e-3)
+
+
+def test_a_killed_run_s_steps_since_its_checkpoint_are_not_useful(tmp_path, make_spec):
+    """Preempted: what counts is where it will go on, 0 without a checkpoint."""
+    none, some, idle = make_spec(0), make_spec(1), make_spec(2)
+    write_attempts(tmp_path / none.run_id, (0, 3600, 0, 100))
+    write_attempts(tmp_path / some.run_id, (0, 3600, 0, 100))
+    make_checkpoints(tmp_path / some.run_id, 75)
+    write_attempts(tmp_path / idle.run_id, (0, 3600, 0, 50), (4000, 7600, 50, 50))
+    make_checkpoints(tmp_path / idle.run_id, 50)
+    book = ledger([none, some, idle], tmp_path)
+    assert [row["useful"] for row in book["runs"]] == pytest.approx([0, 0.75, 1])
+    assert [row["replayed"] for row in book["runs"]] == pytest.approx([1, 0.25, 1])
+
+
+def test_an_attempt_killed_while_it_started_is_not_useful(tmp_path, make_spec):
+    spec = make_spec()
+    write_attempts(tmp_path / spec.run_id, (0, 3600, 0, 50), (4000, 7600, None, None))
+    make_checkpoints(tmp_path / spec.run_id, 50)
+    book = ledger([spec], tmp_path)
+    assert (book["useful"], book["replayed"]) == (1.0, 1.0)
+
+
+def test_a_branch_does_not_queue_while_its_trunk_trains(tmp_path, make_spec):
+    schedule = ScheduleConfig(kind="wsd", warmup_steps=2, decay_fraction=0.1)
+    runs = [replace(make_spec(), schedule=schedule, num_steps=steps) for steps in (20, 40)]
+    trunk, branch = branched(runs)
+    now = time.time()
+    write_attempts(tmp_path / trunk.run_id, (now - 8000, now - 2000, 0, 40))
+    write_attempts(tmp_path / branch.run_id, (now - 1400, now, 18, 20))
+    for spec in (trunk, branch):
+        (tmp_path / spec.run_id / "DONE").write_text("{}")
+    folder = tmp_path / "_slurm" / "s"
+    folder.mkdir(parents=True)
+    (folder / "submission.json").write_text(json.dumps({"time": now - 9000, "arrays": []}))
+    life = {"submission": "s", "time": now - 1400, "step": 0}
+    (tmp_path / branch.run_id / "lives.jsonl").write_text(json.dumps(life) + "\n")
+    assert ledger([branch], tmp_path)["queued"] == pytest.approx(600 / 3600, rel=1e-3)
+
+
+def test_a_branch_that_waits_for_its_trunk_does_not_queue_yet(tmp_path, make_spec, monkeypatch):
+    schedule = ScheduleConfig(kind="wsd", warmup_steps=2, decay_fraction=0.1)
+    runs = [replace(make_spec(), schedule=schedule, num_steps=steps) for steps in (20, 40)]
+    trunk, branch = branched(runs)
+    record = {"time": time.time() - 3600, "arrays": [{"job_id": "1", "runs": [branch.run_id]}]}
+    write_json(tmp_path / "_slurm" / "s" / "submission.json", record)
+    (tmp_path / branch.run_id).mkdir()
+    monkeypatch.setattr("jobs.slurm.queue.squeue", lambda: {"1_0": Job(id="1_0", state="PENDING")})
+    assert ledger([branch], tmp_path)["queued"] == 0
+    make_checkpoints(tmp_path / trunk.run_id, branch.init.trunk_step)
+    assert ledger([branch], tmp_path)["queued"] == pytest.approx(1, rel=0.01)
 
 
 def make_checkpoints(run_dir, *steps):
