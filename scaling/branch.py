@@ -7,7 +7,7 @@ the same steps as the longest, which are trained once (Hu et al. 2024, MiniCPM, 
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ class BranchedStudy(Study):
     """A study whose runs share trunks; they are linked after overrides, which may rename them."""
 
     def expand(self, scale: str | None = None, overrides: Iterable[str] = ()) -> list[RunSpec]:
-        """Return the runs as `branched` links them."""
-        return branched(Study.expand(self, scale, overrides))
+        """Return the runs as `branched` links them; an axis `samples` says what each run sees."""
+        return branched(map(_labelled, Study.expand(self, scale, overrides)))
 
 
 def branched(specs: Iterable[RunSpec]) -> list[RunSpec]:
@@ -60,14 +60,13 @@ def branch_step(spec: RunSpec) -> int:
     return start
 
 
-def wait_for_trunk(spec: RunSpec, runs_dir: Path, going_on: Callable[[], bool]) -> None:
-    """Return once the trunk has saved the branch point, has ended, or shows no sign of life.
+def wait_for_trunk(spec: RunSpec, runs_dir: Path) -> Iterator[bool]:
+    """Yield True every second until the branch point is saved, or its trunk has ended or is silent.
 
-    Signs are changes of its heartbeat, timed by the monotonic clock. `going_on()` is called every
-    second; waiting ends when it is False.
+    Signs of life are changes of its heartbeat, timed by the monotonic clock.
     """
     sign, last = None, time.monotonic()
-    while not is_ready(spec, runs_dir) and going_on():
+    while not is_ready(spec, runs_dir):
         trunk = runs_dir / spec.init.trunk
         heartbeat = trunk / "heartbeat.json"
         seen = heartbeat.stat().st_mtime_ns if heartbeat.exists() else None
@@ -76,6 +75,7 @@ def wait_for_trunk(spec: RunSpec, runs_dir: Path, going_on: Callable[[], bool]) 
         ended = (trunk / "DONE").exists() or (trunk / "FAILED").exists()
         if ended or time.monotonic() - last > PATIENCE_S:
             return
+        yield True
         time.sleep(1)
 
 
@@ -129,6 +129,13 @@ def _shared(spec: RunSpec) -> dict[str, Any]:
     science.pop("num_steps")
     science["init"] = {k: v for k, v in science["init"].items() if not k.startswith("trunk")}
     return science
+
+
+def _labelled(spec: RunSpec) -> RunSpec:
+    """Return the run with the samples it sees on that axis; overrides change them."""
+    if "samples" not in spec.axes:
+        return spec
+    return replace(spec, axes={**spec.axes, "samples": spec.num_samples_seen})
 
 
 def _grow(group: list[RunSpec]) -> list[RunSpec]:

@@ -115,6 +115,10 @@ def _trace(spec: RunSpec, scratch: Path, steps: int) -> Any:
 
 
 def _steady(spec: RunSpec, steps: int) -> RunSpec:
-    """Return the run without evaluation and saving, and long enough to trace."""
+    """Return the run without evaluation, saving and trunk, and long enough to trace.
+
+    A branch is traced from its own step 0: a step costs the same there, and nothing is waited for.
+    """
     silent = [f"engine.{name}=0" for name in ("eval_every", "save_every")]
-    return with_overrides(spec, [*silent, f"num_steps={max(spec.num_steps, steps + 1)}"])
+    alone = ["init.trunk=''", "init.trunk_step=0"]
+    return with_overrides(spec, [*silent, *alone, f"num_steps={max(spec.num_steps, steps + 1)}"])

@@ -47,48 +47,44 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
     """
     check_inputs(spec)
     device = start_distributed(spec)
+    _check_machine(spec, device)
     main = dist.get_rank() == 0
-    local_ranks = spec.resources.processes_per_node
-    check_states_fit(spec, memory_available(device, ranks=local_ranks))
-    if main and (warning := bf16_warning(device, spec.precision)):
-        print(f"warning: {warning}", file=sys.stderr)
     attempt = Attempt(folder, num_gpus=_gpus(spec)) if main else None
     log = RunLog(folder, num_steps=spec.num_steps, attempt=attempt.number) if attempt else None
-    last_step, reason = 0, "error"
     trainer: Trainer | None = None
 
-    def on_hang(why: str) -> None:
+    def end(reason: str) -> None:
         if attempt:
-            _record_hang(folder, attempt, why, step=trainer.step if trainer else 0)
+            attempt.close(reason=reason, last_step=trainer.step if trainer else 0)
+
+    def on_hang(why: str) -> None:
+        end(f"error: {why}")
+        if main:
+            _record_hang(folder, why, step=trainer.step if trainer else 0)
 
     watchdog = Watchdog(spec.engine.hang_timeout_s, on_hang)
+    finished, metrics = False, dict[str, float]()
     try:
         if main:
             _forget_failure(folder)
-        if spec.init.trunk and not _gpus(spec):  # a machine of GPUs is not kept waiting
-            _await_trunk(spec, folder, stop_requested, log=log, watchdog=watchdog)
-        trainer = _prepare(spec, folder, device, log=log, watchdog=watchdog)
-        last_step = trainer.step
-        if attempt:
-            attempt.open(trainer.step)
-        if spec.stage == "finetune" and trainer.step == 0:
-            _evaluate_start(trainer, log)
-        finished = trainer.fit(stop_requested)
-        last_step = trainer.step
-        reason = "done" if finished else "signal"
-        if finished:
-            metrics = _final_metrics(spec, trainer, log)
+        if _await_trunk(spec, folder, stop_requested, log=log, watchdog=watchdog):
+            trainer = _prepare(spec, folder, device, log=log, watchdog=watchdog)
             if attempt:
-                attempt.close(reason=reason, last_step=last_step)
-                _write_done(spec, folder, metrics)
-        return finished
+                attempt.open(trainer.step)
+            if spec.stage == "finetune" and trainer.step == 0:
+                _evaluate_start(trainer, log)
+            if finished := trainer.fit(stop_requested):
+                metrics = _final_metrics(spec, trainer, log)
     except BaseException as error:
-        reason = f"error: {type(error).__name__}: {error}"
+        end(f"error: {type(error).__name__}: {error}")
         raise
+    else:
+        end("done" if finished else "signal")
+        if main and finished:
+            _write_done(spec, folder, metrics)  # last: it adds up the hours of closed attempts
+        return finished
     finally:
         watchdog.stop()
-        if attempt:
-            attempt.close(reason=reason, last_step=last_step)
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -99,8 +95,14 @@ def check_inputs(spec: RunSpec) -> None:
     check_initial(spec)
 
 
-def _record_hang(folder: Path, attempt: Attempt, why: str, *, step: int) -> None:
-    attempt.close(reason=f"error: {why}", last_step=step)
+def _check_machine(spec: RunSpec, device: torch.device) -> None:
+    """Raise ValueError where the model's states do not fit; warn where bf16 is slow."""
+    check_states_fit(spec, memory_available(device, ranks=spec.resources.processes_per_node))
+    if dist.get_rank() == 0 and (warning := bf16_warning(device, spec.precision)):
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _record_hang(folder: Path, why: str, *, step: int) -> None:
     failed = {"reason": why, "step": step, "time": time.time()}
     write_atomic(folder / "FAILED", json.dumps(failed))
 
@@ -112,16 +114,23 @@ def _await_trunk(
     *,
     log: RunLog | None,
     watchdog: Watchdog,
-) -> None:
-    """Wait for the branch point, with signs of life."""
+) -> bool:
+    """Wait for a branch's trunk, with signs of life; return False when asked to stop meanwhile.
 
-    def going_on() -> bool:
+    The ranks agree every second, as they look at the files and get signals at different times.
+    """
+    if not spec.init.trunk or _gpus(spec):  # a machine of GPUs is not kept waiting
+        return True
+    waiting = wait_for_trunk(spec, folder.parent)
+    while True:
+        flags = torch.tensor([stop_requested(), next(waiting, False)], dtype=torch.int32)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        stop, pending = flags.bool().tolist()
+        if stop or not pending:
+            return not stop
         watchdog.touch("waiting for the trunk")
         if log:
             log.beat(0, "start")
-        return not stop_requested()
-
-    wait_for_trunk(spec, folder.parent, going_on)
 
 
 def _forget_failure(folder: Path) -> None:
@@ -137,6 +146,7 @@ def _prepare(
     """Build data, model, engine and trainer; resume from the newest valid checkpoint."""
     if log:
         log.beat(0, "start")
+    start = _starting_point(spec, folder)  # first: what is refused is refused at once
     normaliser = fit_normaliser(spec.data)
     torch.manual_seed(spec.seeds.init)
     model = build_model(spec).to(device)
@@ -144,7 +154,10 @@ def _prepare(
     engine = initialize(spec, model)
     ema = Ema(engine.module, spec.optim.ema_decay) if spec.optim.ema_decay else None
     torch.manual_seed(spec.seeds.data * 1_000_003 + dist.get_rank())
-    step, normaliser = _resume(spec, engine, folder, fitted=normaliser, ema=ema)
+    step = 0
+    if start is not None:
+        state = checkpoint.restore(engine, start, ema=ema)
+        step, normaliser = state["step"], Normaliser.from_dict(state["normaliser"])
     watchdog.touch(f"resuming at step {step}")
     if dist.get_rank() == 0:
         _write_environment(spec, folder)
@@ -199,20 +212,18 @@ def _feature_cache(
     return cache
 
 
-def _resume(
-    spec: RunSpec, engine: Any, folder: Path, *, fitted: Normaliser, ema: Ema | None
-) -> tuple[int, Normaliser]:
-    """Load the newest whole checkpoint; return the step and the normaliser to go on with."""
+def _starting_point(spec: RunSpec, folder: Path) -> Path | None:
+    """Return the newest whole checkpoint, else the branch point, else None.
+
+    Raises ValueError where it is missing, damaged, or not for this run to go on from.
+    """
     start = checkpoint.newest_for_all(folder / "checkpoints")
     if start is not None:
         _check_resumable(spec, start, owner=spec.run_id)
     elif spec.init.trunk:
         start = branch_point(spec, folder.parent)
         _check_resumable(spec, start, owner=spec.init.trunk)
-    else:
-        return 0, fitted
-    state = checkpoint.restore(engine, start, ema=ema)
-    return state["step"], Normaliser.from_dict(state["normaliser"])
+    return start
 
 
 def _evaluate_start(trainer: Trainer, log: RunLog | None) -> None:

@@ -22,6 +22,7 @@ from scaling.schedule import learning_rates
 from scaling.spec import RunSpec
 from scaling.validation import Validation
 from scaling.watchdog import Watchdog
+from xvla.data.samples import SampleKey
 
 MAX_KEYS_NAMED = 8
 
@@ -57,6 +58,10 @@ class Trainer:
         self._peak = peak_flops(engine.device, spec.precision) if log else None
         self._clock = _Clock()
         self._val_l1: tuple[int, float | None] = (-1, None)
+        self._rates: dict[str, float] = {}
+        self._gradient_norms: dict[str, float] = {}
+        self._samples_per_s = 0.0  # 0: not measured yet
+        self._seen: list[tuple[list[SampleKey], torch.Tensor]] = []  # of the last step, by batch
 
     def fit(self, stop_requested: Callable[[], bool]) -> bool:
         """Train to the last step; return False when stopped early (saved, resumable)."""
@@ -211,7 +216,7 @@ class Trainer:
     def _beat(self, phase: str) -> None:
         self.watchdog.touch(f"step {self.step} ({phase})")
         if self.log:
-            rate = getattr(self, "_samples_per_s", 0.0)
+            rate = self._samples_per_s
             left = (self.spec.num_steps - self.step) * self.spec.global_batch_size
             self.log.beat(self.step, phase, eta_s=left / rate if rate else None)
 

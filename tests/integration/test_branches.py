@@ -2,6 +2,8 @@
 
 import json
 import runpy
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,3 +101,32 @@ def test_branches_are_the_runs_alone_at_less_than_their_price(
         assert row.val_l1 > 0
     assert main(["plan", "made", "--runs", str(runs)]) == 0
     assert "2 of 3 runs branch off a longer one" in capsys.readouterr().out
+
+
+WSD = ("schedule.kind=wsd", "schedule.warmup_steps=1")
+ORPHAN = (*WSD, "init.trunk=abcdefabcdef", "init.trunk_step=4")
+
+
+def test_a_signal_to_one_rank_ends_the_waiting_of_both(make_run, start_ranks) -> None:
+    two = ("engine.zero_stage=2", "resources.processes_per_node=2")
+    run_yaml = make_run(*ORPHAN, *two)
+    ranks = start_ranks(run_yaml)
+    ranks.wait_for((run_yaml.parent / "heartbeat.json").exists)
+    began = time.monotonic()
+    ranks.signal(signal.SIGTERM, [1])
+    assert ranks.wait() == [85, 85], ranks.output
+    assert time.monotonic() - began < 20  # not the minute for which a silent trunk is waited for
+    attempt = json.loads((run_yaml.parent / "attempts" / "0001.json").read_text())
+    assert (attempt["reason"], attempt["first_step"]) == ("signal", None)
+    assert not (run_yaml.parent / "FAILED").exists()
+
+
+def test_a_branch_of_a_failed_trunk_is_refused_at_once(make_run, start_ranks) -> None:
+    run_yaml = make_run(*ORPHAN)
+    trunk = run_yaml.parents[1] / "abcdefabcdef"
+    trunk.mkdir()
+    (trunk / "FAILED").write_text("{}")
+    ranks = start_ranks(run_yaml, ranks=1)
+    assert ranks.wait() == [2], ranks.output
+    assert "error: no trunk" in ranks.output
+    assert not (run_yaml.parents[1] / "_features").exists()

@@ -98,6 +98,20 @@ def assert_as_undisturbed(run_yaml: Path, whole: Path) -> None:
     assert steps == sorted(set(steps)) == sorted(losses(whole))
 
 
+def attempts(run_yaml: Path) -> list[dict]:
+    paths = sorted((run_yaml.parent / "attempts").glob("*.json"))
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def test_done_is_the_last_word(whole) -> None:
+    """What counts hours and what publishes them reads the attempts once DONE is there."""
+    folder = whole.parent
+    done = (folder / "DONE").stat().st_mtime_ns
+    assert done >= (folder / "attempts" / "0001.json").stat().st_mtime_ns
+    assert attempts(whole)[0]["end"] <= json.loads((folder / "DONE").read_text())["time"]
+    assert attempts(whole)[0]["last_step"] == STEPS
+
+
 def test_five_kills_change_nothing(make_run, start_ranks, whole) -> None:
     run_yaml = make_run(*TWO, f"num_steps={STEPS}", folder="killed")
     killed_run(run_yaml, start_ranks, seed=1, kills=5)
@@ -173,6 +187,7 @@ def test_nan_names_step_rank_and_samples(make_run, start_ranks) -> None:
     reason = json.loads((run_yaml.parent / "FAILED").read_text())["reason"]
     assert "not finite at step 7; rank 1: loss nan of samples sim_kinova3_dual/" in reason
     assert "rank 0:" not in reason
+    assert [item["last_step"] for item in attempts(run_yaml)] == [7]
     assert saved(run_yaml) == [4]
     assert "Traceback" not in ranks.output
 

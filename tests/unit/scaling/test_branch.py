@@ -17,7 +17,7 @@ from scaling.branch import (
 from scaling.cli import main
 from scaling.schedule import learning_rates
 from scaling.spec import RunSpec, ScheduleConfig, SeedConfig
-from scaling.study import is_ready, own_steps, saving
+from scaling.study import is_ready, load_study, own_steps, saving, trunk_point
 from sweeps._mixtures import simulated_run
 from xvla.data.loader import make_loader
 
@@ -122,6 +122,13 @@ def test_overrides_keep_the_link() -> None:
     assert trunk.run_id != study.expand("cpu")[0].run_id
 
 
+def test_the_axis_says_what_runs_see_under_an_override() -> None:
+    study = load_study("sweeps.samples_seen")
+    for overrides in ((), ("global_batch_size=8",)):
+        runs = study.expand("cpu", overrides)
+        assert [spec.axes["samples"] for spec in runs] == [spec.num_samples_seen for spec in runs]
+
+
 def test_a_branch_waits_for_its_trunk(tmp_path: Path) -> None:
     trunk, branch, *_ = axis()
     assert is_ready(trunk, tmp_path)
@@ -157,18 +164,18 @@ def test_waiting_ends_with_the_point_the_trunk_or_patience(tmp_path: Path, monke
     monkeypatch.setattr("scaling.branch.time.sleep", sleep)
     monkeypatch.setattr("scaling.branch.time.monotonic", lambda: now[0])
     beats: set[int] = set()
-    wait_for_trunk(branch, tmp_path, lambda: True)
+    list(wait_for_trunk(branch, tmp_path))
     assert 59 < len(calls) < 63
     calls, beats = [], {40}  # one sign of life gives another minute
-    wait_for_trunk(branch, tmp_path, lambda: True)
+    list(wait_for_trunk(branch, tmp_path))
     assert 99 < len(calls) < 103
-    calls = []
-    wait_for_trunk(branch, tmp_path, lambda: len(calls) < 3)
-    assert len(calls) == 3
     (folder / "FAILED").write_text("{}")
-    calls = []
-    wait_for_trunk(branch, tmp_path, lambda: True)
-    assert calls == []
+    assert list(wait_for_trunk(branch, tmp_path)) == []
+    (folder / "FAILED").unlink()
+    waiting = wait_for_trunk(branch, tmp_path)
+    assert next(waiting)
+    trunk_point(branch, tmp_path).mkdir(parents=True)
+    assert list(waiting) == []
 
 
 def test_freeze_counts_before_the_cool_down() -> None:

@@ -48,7 +48,9 @@ def test_other_ranks_take_rank_zeros_answer(make_run, monkeypatch) -> None:
 
 
 def test_a_profile_traces_the_loop_and_leaves_the_run_alone(make_run) -> None:
-    path: Path = make_run("num_steps=6")
+    """The run is a branch whose trunk is not there, for which a profile has no need."""
+    branch = ("schedule.kind=wsd", "init.trunk=abcdefabcdef", "init.trunk_step=3")
+    path: Path = make_run("num_steps=6", "schedule.warmup_steps=1", *branch)
     command = [sys.executable, "-m", "scaling", "profile", str(path), "--steps", "2", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
