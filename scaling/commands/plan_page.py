@@ -6,7 +6,7 @@ from typing import Any
 
 from analysis.figures.style import style
 from analysis.page import escape, figure, hint, page, section, table
-from jobs.grid import Grid, make_grids
+from jobs.grid import Grid, label, make_grids
 from scaling.commands.plan_figure import draw_grid
 
 MOST_ROWS = 1000
@@ -108,7 +108,7 @@ def _run(row: dict[str, Any], *, on_gpu: bool) -> dict[str, Any]:
     found = {
         "run_id": row["run_id"],
         "state": row["state"],
-        **row["axes"],
+        **{name: label(v) if isinstance(v, list | dict) else v for name, v in row["axes"].items()},
         "seed": row["seed"],
         "parameters": row["num_params_total"],
         "samples": row["num_samples_seen"],

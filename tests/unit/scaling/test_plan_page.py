@@ -88,6 +88,15 @@ def test_ten_thousand_runs_are_drawn_and_a_tenth_of_them_listed() -> None:
     assert len(text) < 4e6
 
 
+def test_an_axis_of_lists_is_drawn_and_listed() -> None:
+    made = document(2)
+    for index, row in enumerate(made["runs"]):
+        row["axes"]["shape"] = [8, index % 2]
+    text = plan_page(made, [], [])
+    assert text.count("<figure") == 1
+    assert text.count("[8, 1]</td>") == len(made["runs"]) / 2
+
+
 def run(capsys, *words: str) -> str:
     assert main(["plan", *words]) == 0
     return capsys.readouterr().out
