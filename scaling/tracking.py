@@ -3,12 +3,12 @@
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.mlflow_client import TrackingError, connect, page, shown, store_errors
+from scaling.mlflow_client import connect, page, shown, store_errors
 from scaling.mlflow_sqlite import database_path, locked, many_writes
 from scaling.records import file_state
 from scaling.spec import RunSpec
@@ -50,24 +50,50 @@ def publish(
     adds them. A report beside the runs goes to the parent run. `follow` goes on until every run has
     ended. Returns {"tracking_uri", "runs", "new_runs", "values", "planned", "unfinished", "pages":
     {study: address of its run table (for a database: while the line of `ui_command` runs)}}. Raises
-    TrackingError when the store is away (while following: in the first round only, then it warns
-    and tries again).
+    TrackingError when the store is away (while following: in the first round only).
     """
-    runs = list(specs)
-    folder = Path(runs_dir)
+    runs, folder = list(specs), Path(runs_dir)
     total = _publish_once(runs, folder, tracking_uri, describe=describe, progress=progress)
-    away = False
-    while follow and total["unfinished"] + total["planned"]:
+    if not (follow and _is_open(total)):
+        return total
+
+    def going_on() -> bool:
         time.sleep(poll_s)
+        return True
+
+    rest = publish_while(going_on, runs, folder, tracking_uri=tracking_uri, describe=describe)
+    return {**rest, **{key: total[key] + rest[key] for key in ("new_runs", "values")}}
+
+
+def publish_while(
+    going_on: Callable[[], bool],
+    specs: Iterable[RunSpec],
+    runs_dir: str | Path,
+    *,
+    tracking_uri: str,
+    describe: Describe | None = None,
+) -> dict[str, Any]:
+    """Publish round after round until every run has ended; return what `publish` does.
+
+    `going_on` waits before each round and tells whether there is one. A round that fails, MLflow
+    being away or a file half written, is tried again; of such rounds in a row the first warns.
+    Without any round that went well the result is empty.
+    """
+    runs, folder, failed = list(specs), Path(runs_dir), False
+    total: dict[str, Any] = {}
+    while going_on():
         try:
             now = _publish_once(runs, folder, tracking_uri, describe=describe, progress=False)
-        except TrackingError as error:
-            if not away:
-                print(f"warning: {error}", file=sys.stderr, flush=True)
-            away = True
+        except (RuntimeError, OSError, ValueError) as error:
+            if not failed:
+                text = f"warning: not published while it runs: {error}; trying again"
+                print(text, file=sys.stderr, flush=True)
+            failed = True
             continue
-        away = False
-        total = {**now, **{key: total[key] + now[key] for key in ("new_runs", "values")}}
+        failed = False
+        total = now | {key: total.get(key, 0) + now[key] for key in ("new_runs", "values")}
+        if not _is_open(now):
+            break
     return total
 
 
@@ -188,6 +214,11 @@ def _publish_study(
     report = log_report(sweep, this.runs_dir, study)
     parent_id = sweep.parent.info.run_id
     ledger.remember(study, parent_id, published, statuses=statuses, report=report)
+
+
+def _is_open(total: Mapping[str, Any]) -> bool:
+    """Return whether a run is still to start or to end."""
+    return bool(total["unfinished"] + total["planned"])
 
 
 def _sweep_status(statuses: Iterable[str]) -> str:

@@ -49,12 +49,11 @@ class Ledger:
 
     def published(self, study: str, prints: Mapping[str, str]) -> dict[str, str]:
         """Return run id -> MLflow status of the study's runs that are published as they stand."""
-        held = self._held(study)
-        runs = held.get("runs", {})
+        runs, statuses = self._held(study).get("runs", {}), self.statuses(study)
         return {
-            key: held["statuses"][key]
+            key: statuses[key]
             for key, value in prints.items()
-            if key in runs and runs[key]["print"] == value
+            if key in statuses and key in runs and runs[key]["print"] == value
         }
 
     def statuses(self, study: str) -> dict[str, str]:

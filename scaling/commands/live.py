@@ -8,11 +8,12 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, repeat
 from pathlib import Path
 
 from scaling.commands.common import expand, tracking_uri
 from scaling.describe import describe
-from scaling.tracking import publish
+from scaling.tracking import publish_while
 
 FIRST_S = 5.0  # to let the first runs start
 EVERY_S = 30.0
@@ -46,31 +47,23 @@ def published_live(study: str, overrides: Sequence[str], runs_dir: Path) -> Iter
         process.wait()
 
 
-def follow(arguments: Namespace, runs_dir: Path, *, parent: int) -> None:
-    """Publish every 30 s until every run has ended or `parent` is gone; warn once."""
-    uri, warned, pause_s = tracking_uri(runs_dir), False, FIRST_S
-    specs = expand(arguments)
-    while _parent_lives(pause_s, parent):
-        pause_s = EVERY_S
-        try:
-            total = publish(specs, runs_dir, tracking_uri=uri, describe=describe)
-        except (RuntimeError, OSError, ValueError) as error:
-            if not warned:
-                text = f"warning: not published while it runs: {error}; trying again"
-                print(text, file=sys.stderr, flush=True)
-            warned = True
-            continue
-        if not total["unfinished"] + total["planned"]:
-            return
-
-
 def main(words: Sequence[str]) -> None:
-    """Follow a study: the number of the process served, the folder of runs, STUDY, overrides."""
+    """Publish a study until every run has ended or the process served, this one's parent, has gone.
+
+    `words`: its number, the folder of runs, STUDY, overrides.
+    """
     parent, runs_dir, study, *overrides = words
     os.nice(NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     arguments = Namespace(study=study, overrides=overrides, runs=runs_dir)
-    follow(arguments, Path(runs_dir), parent=int(parent))
+    pauses_s = chain([FIRST_S], repeat(EVERY_S))
+    publish_while(
+        lambda: _parent_lives(next(pauses_s), int(parent)),
+        expand(arguments),
+        runs_dir,
+        tracking_uri=tracking_uri(Path(runs_dir)),
+        describe=describe,
+    )
 
 
 def _parent_lives(wait_s: float, parent: int) -> bool:

@@ -4,10 +4,12 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from scaling import tracking
 from scaling.mlflow_client import TrackingError, connect, page, shown
 from scaling.records import (
     MAX_POINTS,
@@ -19,7 +21,7 @@ from scaling.records import (
     thin,
 )
 from scaling.spec import RunSpec
-from scaling.tracking import publish, ui_command
+from scaling.tracking import publish, publish_while, ui_command
 from scaling.tracking_record import metric_key, pack, unpack
 from scaling.tracking_run import _metric_name, run_name
 
@@ -142,6 +144,46 @@ def test_publishing_what_has_not_started_touches_nothing(tmp_path: Path) -> None
     total = publish([RunSpec(study="s")], tmp_path / "runs", tracking_uri=f"sqlite:///{database}")
     assert (total["runs"], total["planned"]) == (0, 1)
     assert list(tmp_path.iterdir()) == []
+
+
+def rounds(monkeypatch: pytest.MonkeyPatch, outcomes: Sequence[int | Exception]) -> list[int]:
+    """Let looks at the run folders end so (a number: of unfinished runs); return those to come."""
+    left = list(outcomes)
+
+    def look(*_: object, **__: object) -> dict[str, int]:
+        outcome = left.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return {"new_runs": 0, "values": 10, "planned": 0, "unfinished": outcome}
+
+    monkeypatch.setattr(tracking, "_publish_once", look)
+    return left
+
+
+def test_following_warns_once_of_failures_in_a_row_and_ends_with_the_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    away, torn = TrackingError("MLflow is away"), ValueError("DONE is not valid JSON")
+    left = rounds(monkeypatch, [2, away, away, 1, torn, OSError("no space"), 0, 7])
+    total = publish([], tmp_path, tracking_uri="simulated://", follow=True, poll_s=0)
+    assert (total["unfinished"], total["values"], left) == (0, 30, [7])
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in told] == ["warning", "warning"]
+    assert str(away) in told[0]
+    assert str(torn) in told[1]
+
+
+def test_only_the_first_round_of_following_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = rounds(monkeypatch, [TrackingError("MLflow is away"), 0])
+    with pytest.raises(TrackingError):
+        publish([], "runs", tracking_uri="simulated://", follow=True)
+    assert left == [0]
+
+
+def test_publishing_ends_when_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, go = rounds(monkeypatch, [OSError("away"), 1, 1]), iter([True, True, False])
+    total = publish_while(lambda: next(go), [], "runs", tracking_uri="simulated://")
+    assert (total["values"], left) == (10, [1])
 
 
 def test_unknown_and_dead_addresses_are_told(tmp_path: Path) -> None:
