@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from scaling.config import with_overrides
+from scaling.overrides import overrider
 from scaling.search_budget import Budget, corners
-from scaling.search_look import Looks
+from scaling.search_look import Looks, keep_rungs
 from scaling.search_propose import SAMPLERS, Sampler, completed, next_fixed, point_of, propose
 from scaling.spec import RunSpec
 from scaling.study import Point, Search
@@ -58,18 +58,23 @@ class Task:
     scale: str
     search: Search
     overrides: tuple[str, ...] = ()
+    _override: Callable[[RunSpec], RunSpec] = field(init=False, repr=False, compare=False)
     _made: dict[tuple[Any, ...], RunSpec] = field(
         init=False, default_factory=dict, repr=False, compare=False
     )
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_override", overrider(self.overrides))
+
     def spec(self, point: Mapping[str, Any], seed: int = 0) -> RunSpec:
-        """Return the run of a point."""
+        """Return the run of a point; it keeps the checkpoints of its rungs."""
         key = (seed, *sorted(point.items()))
-        if key not in self._made:  # an override costs 40 ms, and every look asks for every run
+        if key not in self._made:  # every look asks for every run
             made = self.search.run[self.scale](point, seed)
             axes = {**made.axes, "seed": seed} if seed else made.axes  # a repeat is told apart
             labelled = replace(made, study=self.study, scale=self.scale, axes=axes)
-            self._made[key] = with_overrides(labelled, self.overrides).validate()
+            made = self._override(labelled).validate()
+            self._made[key] = keep_rungs(made, self.search.rungs)
         return self._made[key]
 
     def begun_with(self, score: str) -> dict[str, Any]:
@@ -92,7 +97,6 @@ class Options:
     seed: int = 0
     sampler: Sampler = "tpe"
     prune: bool = True
-    rungs: tuple[float, ...] = ()
     poll_s: float = 2.0
 
 
@@ -226,7 +230,9 @@ def _settle(
     lost = [s for key, s in unique.items() if states[key][0] in ("planned", "preempted")]
     if lost:
         executor.submit(lost)
-    looks = Looks(study=study, options=options, executor=executor, score=score)
+    looks = Looks(
+        study=study, rungs=task.search.rungs, options=options, executor=executor, score=score
+    )
     open_ids = {
         spec.run_id
         for trial, spec in pairs

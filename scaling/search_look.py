@@ -1,7 +1,7 @@
 """One look at a search's running trials: report rungs, prune, tell those whose run has ended."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scaling.search_propose import STARTUP_TRIALS
@@ -17,11 +17,24 @@ OUT_OF_MEMORY = "out of memory"
 CONSTRAINT = "memory"  # above 0: the point does not fit
 
 
+def rung_steps(spec: RunSpec, rungs: Sequence[float]) -> list[int]:
+    """Return the steps of a run's rungs, which are shares of its steps; never its last."""
+    steps = {round(share * spec.num_steps) for share in rungs}
+    return sorted(step for step in steps if 0 < step < spec.num_steps)
+
+
+def keep_rungs(spec: RunSpec, rungs: Sequence[float]) -> RunSpec:
+    """Return the run with the checkpoints of its rungs saved, and kept until they are looked at."""
+    steps = sorted({*spec.engine.keep_steps, *rung_steps(spec, rungs)})
+    return replace(spec, engine=replace(spec.engine, keep_steps=steps)) if steps else spec
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looks:
     """What a look needs to know; `score(spec, step)` of a checkpoint, None where it is not."""
 
     study: "optuna.Study"
+    rungs: Sequence[float]
     options: "Options"
     executor: "Executor"
     score: "Callable[[RunSpec, int], Score | None]"
@@ -81,7 +94,7 @@ class Looks:
         """Report the score of every rung's checkpoint that is there; return whether one was."""
         known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
         new = False
-        for step in (round(share * spec.num_steps) for share in self.options.rungs):
+        for step in rung_steps(spec, self.rungs):
             seen = step * spec.global_batch_size
             found = None if seen in known else self.score(spec, step)
             if found is not None:

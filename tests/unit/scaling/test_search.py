@@ -48,7 +48,6 @@ from simulated_search import (
     options,
     params,
     score,
-    simulated_error,
 )
 
 
@@ -148,38 +147,6 @@ def test_out_of_memory_is_a_constraint_and_other_failures_are_failures(tmp_path:
     assert found[64] == ("PRUNED", {"memory": 1.0})
     assert found[4] == ("FAIL", {})
     assert (counts(study)["out_of_memory"], counts(study)["failed"]) == (2, 2)
-
-
-def test_the_worst_runs_are_stopped_at_a_rung(tmp_path: Path) -> None:
-    """A run is first seen at half way; a search without pruning lets all of them finish."""
-    task, cancelled = make_task(), []
-    for prune in (True, False):
-        simulated, seen = Simulated(tmp_path / f"runs{prune}"), set()
-
-        def states(specs, simulated=simulated, seen=seen):
-            found = simulated.states(specs)
-            for key, (state, _) in found.items():
-                if state == "done" and key not in seen:
-                    seen.add(key)
-                    found[key] = ("running", None)
-            return found
-
-        def at_step(spec, step):
-            value = simulated_error(spec)
-            return Score(value=value + (0.01 if step < spec.num_steps else 0), sem=0.001)
-
-        executor = Executor(
-            submit=simulated.submit,
-            states=states,
-            cancel=lambda specs: cancelled.extend(spec.run_id for spec in specs),
-        )
-        study = opened(tmp_path / str(prune), task)
-        run_trials(study, task, options(14, prune=prune, rungs=(0.5,)), executor=executor,
-                   score=at_step)  # fmt: skip
-        assert counts(study)["pruned"] == (len(cancelled) if prune else 0)
-        complete = [t for t in study.get_trials() if t.state.name == "COMPLETE"]
-        assert {step for t in complete for step in t.intermediate_values} == {250 * 16}
-    assert len(cancelled) >= 1
 
 
 def test_the_answer_says_when_nothing_is_separable(tmp_path: Path) -> None:
