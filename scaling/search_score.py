@@ -46,8 +46,7 @@ def make_scorer(name: str, search: Search, runs_dir: Path, cache: Path) -> Score
 
     def score(spec: RunSpec, step: int) -> Score | None:
         checkpoint = runs_dir / spec.run_id / "checkpoints" / step_name(step)
-        span = "-".join(f"{window:g}" for window in (min(windows), max(windows)))
-        kept = cache / f"{spec.run_id}-{step}-horizon-{span}.json"
+        kept = kept_score(name, spec, step, search=search, cache=cache)
         found = read_json(kept)
         if found:
             return Score(**found)
@@ -58,6 +57,15 @@ def make_scorer(name: str, search: Search, runs_dir: Path, cache: Path) -> Score
         return made
 
     return score
+
+
+def kept_score(name: str, spec: RunSpec, step: int, *, search: Search, cache: Path) -> Path:
+    """Return the file in `cache` for a score of (run, step); a horizon is named by its windows."""
+    kind = "adapted"
+    if name == "horizon_l1":
+        windows = _windows(search)
+        kind = f"horizon-{min(windows):g}-{max(windows):g}"
+    return cache / f"{spec.run_id}-{step}-{kind}.json"
 
 
 def validation_score(spec: RunSpec, run_dir: Path, step: int) -> Score | None:

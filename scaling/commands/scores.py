@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaling.commands.common import expand, option, runs_folder
 from scaling.records import read_json
@@ -39,15 +39,15 @@ def scored(verb: Verb) -> Verb:
 
 def score_columns(specs: Sequence[RunSpec], folder: Path) -> dict[str, dict[str, float]]:
     """Return run id -> the columns of the scores that are known of it; nothing is computed."""
-    from scaling.search_runs import search_folder
-
     found: dict[str, dict[str, float]] = {}
-    if not specs or not (search_folder(folder, specs[0].study) / "scores").is_dir():
+    if not specs or not _cache(specs[0], folder).is_dir():
         return found
-    search = _search(specs)
+    from scaling.search_score import kept_score
+
+    search, cache = _search(specs), _cache(specs[0], folder)
     for spec in specs:
         for name in ("horizon_l1", "adapted_success"):
-            kept = read_json(_kept(name, spec, search, folder))
+            kept = read_json(kept_score(name, spec, spec.num_steps, search=search, cache=cache))
             if kept:
                 column = COLUMNS[name]
                 values = {column: kept["value"], f"{column}_sem": kept["sem"]}
@@ -90,26 +90,22 @@ def _score_one(name: str, spec: RunSpec, search: "Search", folder: Path) -> None
     from dataclasses import asdict
 
     from scaling.config import write_atomic
-    from scaling.search_score import make_scorer
+    from scaling.search_score import kept_score, make_scorer
 
-    path = _kept(name, spec, search, folder)
-    found = make_scorer(name, search, folder, path.parent)(spec, spec.num_steps)
+    step, cache = spec.num_steps, _cache(spec, folder)
+    found = make_scorer(name, search, folder, cache)(spec, step)
     if found is None:
         raise ValueError(f"run {spec.run_id} is done but its last checkpoint is gone; retry it")
     if name == "adapted_success":
+        path = kept_score(name, spec, step, search=search, cache=cache)
         write_atomic(path, json.dumps(asdict(found)))
 
 
-def _kept(name: str, spec: RunSpec, search: "Search", folder: Path) -> Path:
-    """Return where a score is kept: beside those of a search of the study, which are the same."""
+def _cache(spec: RunSpec, folder: Path) -> Path:
+    """Return where scores are kept: beside those of a search of the study, which are the same."""
     from scaling.search_runs import search_folder
 
-    kind = "adapted"
-    if name == "horizon_l1":
-        windows: Any = search.space["prediction_window_s"]
-        kind = f"horizon-{min(windows.values):g}-{max(windows.values):g}"
-    scores = search_folder(folder, spec.study) / "scores"
-    return scores / f"{spec.run_id}-{spec.num_steps}-{kind}.json"
+    return search_folder(folder, spec.study) / "scores"
 
 
 def _search(specs: Sequence[RunSpec]) -> "Search":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scaling.search import Score
-from scaling.search_score import _windows, adapted_success, make_scorer
+from scaling.search_score import _windows, adapted_success, kept_score, make_scorer
 from scaling.spec import InitConfig, RunSpec
 from scaling.study import Choice, Search, load_study
 
@@ -46,7 +46,8 @@ def test_horizon_scores_are_kept_and_absent_checkpoints_have_none(tmp_path: Path
     score = make_scorer("horizon_l1", search(), tmp_path, tmp_path / "cache")
     assert score(spec, 250) is None
     (tmp_path / "cache").mkdir()
-    kept = tmp_path / "cache" / f"{spec.run_id}-250-horizon-1-8.json"
+    kept = kept_score("horizon_l1", spec, 250, search=search(), cache=tmp_path / "cache")
+    assert kept.name == f"{spec.run_id}-250-horizon-1-8.json"  # as in the folders of old searches
     kept.write_text('{"value": 0.1, "sem": 0.02}')
     assert score(spec, 250) == Score(value=0.1, sem=0.02)
 
