@@ -22,19 +22,16 @@ class Budget:
     price: Price
     planned: Callable[[], Sequence[RunSpec]]
 
-    def hours(self, specs: Sequence[RunSpec]) -> float:
-        """Return the GPU-hours of runs, each counted once."""
-        once = {spec.run_id: spec for spec in specs}
-        return sum(self.price(list(once.values())).values()) if once else 0.0
-
     def refusal(self, more: Sequence[RunSpec]) -> str | None:
         """Return why these runs may not be added to the planned ones, None when they may."""
-        before = self.planned()
-        planned, total = self.hours(before), self.hours([*before, *more])
-        if total <= self.cap or total == planned:
+        before = {spec.run_id: spec for spec in self.planned()}
+        new = {spec.run_id: spec for spec in more if spec.run_id not in before}
+        hours = self.price([*before.values(), *new.values()])
+        planned, added = (sum(hours[run_id] for run_id in ids) for ids in (before, new))
+        if not added or planned + added <= self.cap:
             return None
         return (
-            f"{planned:,.1f} GPU-hours are planned and {total - planned:,.1f} more would pass "
+            f"{planned:,.1f} GPU-hours are planned and {added:,.1f} more would pass "
             f"--max-gpu-hours {self.cap:,.1f}"
         )
 

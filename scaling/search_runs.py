@@ -24,22 +24,21 @@ def search_folder(runs_dir: str | Path, study: str) -> Path:
     return Path(runs_dir) / "_search" / study
 
 
-def search_specs(study: str, runs_dir: str | Path) -> list[RunSpec]:
+def search_specs(study: str, runs_dir: str | Path, *, task: Task | None = None) -> list[RunSpec]:
     """Return the run of every trial and of every repeat, in the order asked; [] without a search.
 
     A run that the study's code would now make otherwise is read from its run.yaml, and left out
-    where it has none. Neither Optuna nor torch is imported.
+    where it has none. A controller gives its own `task`, which has made most of them already.
+    Neither Optuna nor torch is imported.
     """
     kept = read_json(search_folder(runs_dir, study) / RUNS)
     if not kept:
         return []
-    search = load_study(study).search
-    task = None
-    if search and kept["scale"] in search.run:
-        overrides = tuple(kept["overrides"])
-        task = Task(study=study, scale=kept["scale"], search=search, overrides=overrides)
+    scale, overrides = kept["scale"], tuple(kept["overrides"])
+    if task is None or (task.study, task.scale, task.overrides) != (study, scale, overrides):
+        task = _task(study, scale, overrides)
     made = (_spec(task, key, item, Path(runs_dir)) for key, item in kept["runs"].items())
-    return [replace(spec, study=study, scale=kept["scale"]) for spec in made if spec]
+    return [replace(spec, study=study, scale=scale) for spec in made if spec]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +58,13 @@ class RunList:
         if runs != kept.get("runs"):
             head = {"scale": self.task.scale, "overrides": list(self.task.overrides)}
             write_atomic(self.path, json.dumps({**head, "runs": runs}, indent=1) + "\n")
+
+
+def _task(study: str, scale: str, overrides: tuple[str, ...]) -> Task | None:
+    search = load_study(study).search
+    if search is None or scale not in search.run:
+        return None
+    return Task(study=study, scale=scale, search=search, overrides=overrides)
 
 
 def _spec(task: Task | None, run_id: str, item: Mapping[str, Any], folder: Path) -> RunSpec | None:

@@ -33,7 +33,6 @@ def study_runs(name: str, words: list[str], folder: Path) -> list[RunSpec]:
 
     `words`: scale and overrides. A trial belongs to them when they leave its science as it is.
     """
-    from scaling.config import with_overrides
     from scaling.study import load_study, split_arguments
 
     scale, overrides = split_arguments(words)
@@ -41,10 +40,12 @@ def study_runs(name: str, words: list[str], folder: Path) -> list[RunSpec]:
     found = {spec.run_id: spec for spec in study.expand(scale, overrides)}
     if study.search is None:
         return list(found.values())
+    from scaling.overrides import overrider
     from scaling.search_runs import search_specs
 
+    override = overrider(overrides)
     for spec in search_specs(study.name, folder):
-        same = with_overrides(spec, overrides).run_id == spec.run_id
+        same = override(spec).run_id == spec.run_id
         if same and spec.scale == (scale or study.default_scale):
             found.setdefault(spec.run_id, spec)
     return list(found.values())

@@ -162,7 +162,7 @@ def _budget(arguments: Namespace, task: "Task", price: "Price") -> "Budget | Non
     runs_dir = runs_folder(arguments)
 
     def planned() -> "list[RunSpec]":
-        return search_specs(task.study, runs_dir)
+        return search_specs(task.study, runs_dir, task=task)
 
     budget = Budget(cap=cap, price=price, planned=planned)
     refusal = None if planned() else budget.refusal([_default(task)])

@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import scaling.config
+from scaling.commands.common import study_runs
+from scaling.commands.search import _budget
 from scaling.search import Executor, Options, Score, Task, run_trials
 from scaling.search_result import compare
 from scaling.search_runs import RUNS, RunList, search_folder, search_specs
@@ -76,6 +80,58 @@ def test_a_run_of_older_code_is_read_from_its_folder(tmp_path: Path) -> None:
     assert search_specs(STUDY, tmp_path) == []
     older.save(tmp_path / older.run_id / "run.yaml")
     assert search_specs(STUDY, tmp_path) == [replace(older, study=STUDY)]
+
+
+@pytest.fixture
+def parses(monkeypatch) -> list:
+    """Configs that went through OmegaConf, each of which takes some 30 ms."""
+    found, merge = [], scaling.config._merge
+
+    def counted(base, update, *, source):
+        found.append(update)
+        return merge(base, update, source=source)
+
+    monkeypatch.setattr("scaling.config._merge", counted)
+    return found
+
+
+def many(runs_dir: Path, *overrides: str) -> Task:
+    task = make_task(*overrides)
+    lengths = [{"soft_prompt_length": n, "prediction_window_s": 2.0} for n in range(1, 41)]
+    run_list(runs_dir, task).add([(point, 0) for point in lengths])
+    return task
+
+
+def test_overrides_are_read_once_for_all_trials(tmp_path: Path, parses: list) -> None:
+    task = many(tmp_path, "num_steps=9")
+    assert len(parses) == 1
+    parses.clear()
+    assert len(search_specs(STUDY, tmp_path)) == 40
+    assert len(parses) == 1
+    parses.clear()
+    assert len(study_runs(STUDY, ["num_steps=9"], tmp_path)) == 45
+    assert len(parses) == 3  # the study's runs, the trials, and whether those belong to it
+    assert len({spec.run_id for spec in search_specs(STUDY, tmp_path)}) == 40
+    assert {spec.num_steps for spec in search_specs(STUDY, tmp_path, task=task)} == {9}
+
+
+def test_a_budget_reads_its_list_with_what_the_controller_has_made(
+    tmp_path: Path, parses: list
+) -> None:
+    task = many(tmp_path, "num_steps=9")
+    words = Namespace(runs=str(tmp_path), max_gpu_hours=10.0)
+    budget = _budget(words, task, lambda specs: {})
+    assert budget is not None
+    parses.clear()
+    first, again = budget.planned(), budget.planned()
+    assert parses == []
+    assert first == again == search_specs(STUDY, tmp_path)
+
+
+def test_a_list_of_another_task_is_read_with_its_own(tmp_path: Path) -> None:
+    many(tmp_path, "num_steps=9")
+    for other in (make_task(), replace(make_task("num_steps=9"), scale="a100")):
+        assert {s.num_steps for s in search_specs(STUDY, tmp_path, task=other)} == {9}
 
 
 def test_reading_imports_neither_optuna_nor_torch(tmp_path: Path) -> None:
