@@ -4,13 +4,12 @@ sbatch goes on when its caller is killed, so a job may be in the queue that no r
 later submission would start its runs a second time. The path of its script tells whose it is.
 """
 
-import os
 from pathlib import Path
 
 from jobs.folder import read_json
 from jobs.queue import claiming
-from jobs.slurm.commands import run
-from jobs.slurm.submissions import CLOSED, RECORD, slurm_folder, write_record
+from jobs.slurm.commands import jobs_by_script
+from jobs.slurm.submissions import CLOSED, RECORD, resubmitted, slurm_folder, write_record
 
 
 def adopt(runs_dir: str | Path) -> list[str]:
@@ -23,14 +22,13 @@ def adopt(runs_dir: str | Path) -> list[str]:
     found = []
     with claiming(runs_dir):  # a submission that is being made is no orphan
         half = [path for path in slurm_folder(runs_dir).glob(f"*/{RECORD}") if _is_half(path)]
-        jobs = _jobs_by_script() if half else {}
+        jobs = jobs_by_script() if half else {}
         for path in half:
             record = read_json(path) or {}
             for index, array in enumerate(record["arrays"]):
-                script = (path.parent / f"array-{index}.sbatch").resolve()
-                if not array["job_id"] and script in jobs:
-                    array["job_id"] = jobs[script]
-                    found.append(jobs[script])
+                if not array["job_id"] and (job_id := _array_id(path.parent, index, jobs)):
+                    array["job_id"] = job_id
+                    found.append(job_id)
             (path.parent / CLOSED).unlink(missing_ok=True)
             write_record(path.parent, record)
     return found
@@ -41,8 +39,8 @@ def _is_half(path: Path) -> bool:
     return any(not array.get("job_id") for array in record.get("arrays", []))
 
 
-def _jobs_by_script() -> dict[Path, str]:
-    """Return batch script -> array id of our jobs in the queue."""
-    output = run(["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%F|%o"])
-    rows = [line.strip().split("|", 1) for line in output.splitlines() if "|" in line]
-    return {Path(script).resolve(): job_id for job_id, script in rows}
+def _array_id(folder: Path, index: int, jobs: dict[Path, set[str]]) -> str | None:
+    """Return the id of an array by its script; tasks sent anew from it have later ids."""
+    others = {task.partition("_")[0] for _, task in resubmitted(folder)}
+    ids = jobs.get((folder / f"array-{index}.sbatch").resolve(), set()) - others
+    return min(ids, key=int, default=None)

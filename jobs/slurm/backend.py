@@ -2,23 +2,30 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.claim import claim
+from jobs.claim import Claim, claim
 from jobs.cluster import Cluster, check_fits
 from jobs.folder import FAILED, run_folder
 from jobs.prepare import prepare
 from jobs.queue import Queued, claiming, read_queues
 from jobs.slurm.adopt import adopt
 from jobs.slurm.chain_state import chain_is_pending
-from jobs.slurm.commands import SlurmError, max_array_size, sbatch, scancel
+from jobs.slurm.commands import (
+    SlurmError,
+    SlurmSilenceError,
+    SlurmUnreachableError,
+    jobs_by_script,
+    max_array_size,
+    sbatch,
+    scancel,
+)
 from jobs.slurm.queue import in_queue
 from jobs.slurm.sbatch import Array, make_arrays, one_at_a_time, render_array, render_chained
-from jobs.slurm.submissions import new_folder, write_manifests, write_record
-from jobs.status import run_state
+from jobs.slurm.submissions import new_folder, slurm_folder, write_manifests, write_record
 from scaling.spec import RunSpec
 
 Price = Callable[[list[RunSpec]], float | None]
@@ -43,67 +50,91 @@ def submit(
     ones are not chained twice. Returns `{"study", "cluster", "submitted",
     "skipped_done", "skipped_running", "skipped_failed", "gpu_hours", "arrays": [{"job_id", "name",
     "runs", "nodes", "gpus_per_node", "limit"}], "chain": [{"job_id", "command"}], "submission",
-    "dry_run"}`. Raises ValueError for runs that do not fit and for what Slurm refuses; then
-    nothing is left in the queue and no marker is changed.
+    "dry_run"}`. A dry run refuses and returns the same, with the batch script of each array in
+    "script", and leaves everything as it is.
+
+    Raises ValueError for what does not fit and what Slurm refuses, SlurmUnreachableError where
+    Slurm does not answer; no marker is changed then, and nothing is left in the queue unless the
+    message says that it may be.
     """
     specs = list(specs)
     runs_dir = Path(runs_dir).absolute()
     check_fits(cluster, specs)
-    if dry_run:
-        return _dry_run(specs, runs_dir, cluster, parallel, price)
-    prepare(specs, runs_dir)
-    try:
-        adopt(runs_dir)  # a submission that was killed in sbatch left jobs that no record knows
-        with claiming(runs_dir), _markers_restored_on_error(specs, runs_dir):
-            queued = read_queues(runs_dir, fresh=True)
-            ours = claim(specs, runs_dir, retry_failed=retry_failed, queued=queued)
-            hours = _price_within(price, ours.todo, max_gpu_hours)
-            chain = _chain_behind(specs, runs_dir, then, queued)
-            record = _hand_over(ours.todo, runs_dir, cluster, parallel, chain)
-    except SlurmError as error:
-        raise ValueError(f"cluster {cluster.name}: {error}; nothing was submitted") from None
+    _check_chain(then, specs)
+    held = nullcontext(read_queues(runs_dir)) if dry_run else _held(specs, runs_dir, cluster)
+    with held as queued:
+        choose = _would_claim if dry_run else claim
+        ours = choose(specs, runs_dir, retry_failed=retry_failed, queued=queued)
+        hours = _price_within(price, ours.todo, max_gpu_hours)
+        chain = _chain_behind(specs, runs_dir, then, queued)
+        hand_over = _preview if dry_run else _hand_over
+        record = hand_over(ours.todo, runs_dir, cluster, parallel, chain)
     return {
         "study": specs[0].study if specs else "",
         "cluster": cluster.name,
         "submitted": len(ours.todo),
         **ours.skipped(),
         "gpu_hours": hours,
-        "arrays": _shown(record.get("arrays", [])),
+        "arrays": [item | {"runs": len(item["runs"])} for item in record.get("arrays", [])],
         "chain": record.get("chain", []),
         "submission": record.get("folder"),
-        "dry_run": False,
+        "dry_run": dry_run,
     }
 
 
-def _dry_run(
-    specs: list[RunSpec], runs_dir: Path, cluster: Cluster, parallel: int, price: Price | None
+@contextmanager
+def _held(specs: list[RunSpec], runs_dir: Path, cluster: Cluster) -> Iterator[Queued]:
+    """Keep others from submitting meanwhile; on an error restore markers, and say it in a line."""
+    prepare(specs, runs_dir)
+    try:
+        adopt(runs_dir)  # a submission that was killed in sbatch left jobs that no record knows
+        with claiming(runs_dir), _markers_restored_on_error(specs, runs_dir):
+            yield read_queues(runs_dir, fresh=True)
+    except SlurmError as error:
+        kind = SlurmUnreachableError if isinstance(error, SlurmSilenceError) else ValueError
+        raise kind(f"cluster {cluster.name}: {error}; nothing was submitted") from None
+
+
+def _check_chain(then: Sequence[Sequence[str]], specs: list[RunSpec]) -> None:
+    """Refuse what a chained job of one process and GPU could not do."""
+    widest = max((spec.resources.world_size for spec in specs), default=1)
+    if widest > 1 and any(words[0] == "finetune" for words in then):
+        raise ValueError(
+            f"--then finetune starts one process, and would keep the {widest} of the study's runs; "
+            "leave it out, and when they are done run `scaling finetune` by hand on a node of the "
+            "cluster, with resources.nodes=1 resources.gpus_per_node=GPUS_OF_THE_NODE"
+        )
+
+
+def _would_claim(
+    specs: list[RunSpec], runs_dir: Path, *, retry_failed: bool, queued: Queued
+) -> Claim:
+    """Choose as `claim` does, and leave the FAILED markers."""
+    ours = Claim()
+    for spec in specs:
+        one = claim([spec], runs_dir, retry_failed=False, queued=queued)
+        again = retry_failed and one.skipped_failed
+        ours.todo += [spec] if again else one.todo
+        ours.skipped_done += one.skipped_done
+        ours.skipped_running += one.skipped_running
+        ours.skipped_failed += 0 if again else one.skipped_failed
+    return ours
+
+
+def _preview(
+    todo: list[RunSpec], runs_dir: Path, cluster: Cluster, parallel: int, chain: "_Chain"
 ) -> dict[str, Any]:
-    """Return what submit would do; the first script of each array is in "script"."""
-    queued = read_queues(runs_dir)
-    states = [run_state(run_folder(runs_dir, spec.run_id), queued=queued).state for spec in specs]
-    todo = [
-        spec
-        for spec, state in zip(specs, states, strict=True)
-        if state not in ("done", "running", "queued")
-    ]
+    """Return the record that `_hand_over` would, with scripts; THEN-N stands for a job id."""
     arrays = make_arrays(todo, cluster, max_array_size=_array_size(cluster), parallel=parallel)
-    shown = []
-    for array in arrays:
-        where = runs_dir / "_slurm" / "SUBMISSION"
-        script = render_array(array, cluster, submission=where, runs_dir=runs_dir)
-        shown.append(_array_record(array, None) | {"script": script})
+    where = slurm_folder(runs_dir) / "SUBMISSION"
+    scripts = [render_array(a, cluster, submission=where, runs_dir=runs_dir) for a in arrays]
+    shown = zip(arrays, scripts, strict=True)
     return {
-        "study": specs[0].study if specs else "",
-        "cluster": cluster.name,
-        "submitted": len(todo),
-        "skipped_done": states.count("done"),
-        "skipped_running": states.count("running") + states.count("queued"),
-        "skipped_failed": 0,
-        "gpu_hours": price(todo) if price else None,
-        "arrays": [item | {"runs": len(item["runs"])} for item in shown],
-        "chain": [],
-        "submission": None,
-        "dry_run": True,
+        "arrays": [_array_record(array) | {"script": script} for array, script in shown],
+        "chain": [
+            {"job_id": f"THEN-{index}", "command": " ".join(words)}
+            for index, words in enumerate(chain.commands)
+        ],
     }
 
 
@@ -124,7 +155,7 @@ def _chain_behind(
     study = specs[0].study if specs else ""
     run_ids = [spec.run_id for spec in specs] if then else []
     held = {queued.jobs[r].id.partition("_")[0] for r in run_ids if in_queue(queued.jobs.get(r))}
-    pending = bool(then) and chain_is_pending(runs_dir, study, then)
+    pending = bool(then) and chain_is_pending(runs_dir, study, then, run_ids)
     return _Chain(
         study=study,
         commands=[] if pending else then,
@@ -140,7 +171,10 @@ def _hand_over(
     parallel: int,
     chain: _Chain,
 ) -> dict[str, Any]:
-    """Submit arrays and chain; on any error cancel what went out and raise."""
+    """Submit arrays and chain; on any error cancel what went out and raise.
+
+    Where that is not sure to have worked, the record stays as it is, for `adopt`.
+    """
     if not todo and not chain.commands:
         return {}
     arrays = make_arrays(todo, cluster, max_array_size=_array_size(cluster), parallel=parallel)
@@ -152,20 +186,40 @@ def _hand_over(
         "time": time.time(),
         "folder": str(folder),
         "waits_for": chain.run_ids,
-        "arrays": [_array_record(array, None) for array in arrays],
+        "arrays": [_array_record(array) for array in arrays],
         "chain": [],
     }
     write_record(folder, record)
     try:
         _submit_arrays(arrays, cluster, folder, runs_dir, record)
         _submit_chain(chain, cluster, folder, record)
-    except BaseException:
-        with suppress(SlurmError):
-            scancel(_job_ids(record))
-        record["arrays"], record["chain"] = [], []
-        write_record(folder, record)
+    except BaseException as error:
+        if _withdrawn(record, folder, error):
+            write_record(folder, record | {"arrays": [], "chain": []})
+        elif isinstance(error, Exception):
+            raise SlurmUnreachableError(
+                f"cluster {cluster.name}: {error}; some of it may be in the queue; submit again "
+                "finds it"
+            ) from None
         raise
     return record
+
+
+def _withdrawn(record: dict[str, Any], folder: Path, error: BaseException) -> bool:
+    """Cancel what went out; return whether Slurm is sure to have nothing of it.
+
+    An sbatch that was not answered, or interrupted, may have been heard: its script tells.
+    """
+    unsure = isinstance(error, SlurmSilenceError) or not isinstance(error, Exception)
+    try:
+        scancel(_job_ids(record))
+        jobs = jobs_by_script()
+        ids = {i for path in folder.resolve().glob("*.sbatch") for i in jobs.get(path, ())}
+        heard = sorted(ids - set(_job_ids(record)))
+        scancel(heard)
+    except SlurmError:
+        return False
+    return bool(heard) or not unsure
 
 
 def _submit_arrays(
@@ -222,10 +276,10 @@ def _array_size(cluster: Cluster) -> int:
     return cluster.max_array_size or max_array_size()
 
 
-def _array_record(array: Array, job_id: str | None) -> dict[str, Any]:
+def _array_record(array: Array) -> dict[str, Any]:
     asked = array.specs[0].resources
     return {
-        "job_id": job_id,
+        "job_id": None,
         "name": array.name,
         "runs": [spec.run_id for spec in array.specs],
         "nodes": asked.nodes,
@@ -236,7 +290,3 @@ def _array_record(array: Array, job_id: str | None) -> dict[str, Any]:
 
 def _job_ids(record: dict[str, Any]) -> list[str]:
     return [item["job_id"] for item in [*record["arrays"], *record["chain"]] if item["job_id"]]
-
-
-def _shown(arrays: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [item | {"runs": len(item["runs"])} for item in arrays]

@@ -1,7 +1,7 @@
 """Where the commands chained behind a study stand: Slurm's word, else their output files."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,13 @@ def render_chain(links: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def chain_is_pending(runs_dir: str | Path, study: str, then: Sequence[Sequence[str]]) -> bool:
-    """Return whether the same commands wait or run behind a study already."""
+def chain_is_pending(
+    runs_dir: str | Path, study: str, then: Sequence[Sequence[str]], run_ids: Iterable[str]
+) -> bool:
+    """Return whether the same commands wait or run behind these runs of a study already."""
+    submission = _newest_with_chain(Path(runs_dir), study)
+    if submission is None or not set(run_ids) <= set(submission.waits_for):
+        return False
     links = chain_state(runs_dir, study, fresh=True)
     same = [link["command"] for link in links] == [" ".join(words) for words in then]
     return same and any(link["state"] in PENDING for link in links)

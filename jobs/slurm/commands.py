@@ -5,15 +5,29 @@ import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 TIMEOUT_S = 60.0
 DEFAULT_MAX_ARRAY_SIZE = 1001
 IDS_A_CALL = 500
 OUT_OF_MEMORY = "OUT_OF_MEMORY"
+# What a command says whose controller is away or busy; it may have been heard all the same.
+SILENCE = re.compile(
+    r"controller|communication|connect|socket timed out|zero bytes|message (send|receive) failure|"
+    r"standby|temporarily unable", re.IGNORECASE
+)  # fmt: skip
 
 
 class SlurmError(RuntimeError):
     """A Slurm command failed or did not answer; the message is what it said."""
+
+
+class SlurmSilenceError(SlurmError):
+    """Slurm did not answer: asked again later it may, and it may have done what it was told."""
+
+
+class SlurmUnreachableError(ValueError):
+    """What a caller of `submit` is told while Slurm does not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +48,11 @@ def run(words: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> str:
             f"no {words[0]} on PATH; submit from a login node of the cluster"
         ) from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{words[0]} did not answer within {timeout_s:.0f} s") from None
+        raise SlurmSilenceError(f"{words[0]} did not answer within {timeout_s:.0f} s") from None
     if done.returncode:
         said = _complaint(words[0], done.stderr)
-        raise SlurmError(f"{words[0]}: {said or f'exit code {done.returncode}'}")
+        kind = SlurmSilenceError if SILENCE.search(said) else SlurmError
+        raise kind(f"{words[0]}: {said or f'exit code {done.returncode}'}")
     return done.stdout
 
 
@@ -64,6 +79,16 @@ def squeue() -> dict[str, Job]:
     """Return our tasks that are pending or live, by "ARRAY_TASK"; one call for all."""
     output = run(["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%F|%K|%T|%r"])
     return parse_squeue(output)
+
+
+def jobs_by_script() -> dict[Path, set[str]]:
+    """Return batch script -> ids of our jobs in the queue (of an array: the array's)."""
+    output = run(["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%F|%o"])
+    rows = [line.strip().split("|", 1) for line in output.splitlines() if "|" in line]
+    found: dict[Path, set[str]] = {}
+    for job_id, script in rows:
+        found.setdefault(Path(script).resolve(), set()).add(job_id)
+    return found
 
 
 def parse_squeue(output: str) -> dict[str, Job]:

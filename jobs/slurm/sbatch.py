@@ -160,7 +160,7 @@ def render_chained(
         "open-mode": "append",
         "requeue": None,
         "ntasks": "1",
-        "mem": "4G",
+        "mem": _memory(cluster, 1),
         "gres": _gres(1, cluster) if words[0] == "finetune" and cluster.gpus_per_node else "",
         "time": cluster.time_limit,
         "partition": cluster.chain_partition or cluster.partition,

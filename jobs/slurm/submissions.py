@@ -9,8 +9,12 @@ from typing import Any
 
 from jobs.folder import DONE, FAILED, read_json, write_json
 
-# Written while arrays go out one by one; a submission that died half-way keeps it for ever.
-RECORD, EXTRA, CLOSED = "submission.json", "resubmitted.jsonl", "closed"
+# Written anew after each sbatch: an array without a job id is one that was not seen to go out.
+RECORD = "submission.json"
+# A line for each task that goes on under another job than its array's.
+EXTRA = "resubmitted.jsonl"
+# Every run has a marker and no job is left: the folder is not read again.
+CLOSED = "closed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,11 @@ def note_resubmitted(folder: Path, *, run_id: str, task: str) -> None:
         stream.write(line + "\n")
 
 
+def resubmitted(folder: Path) -> list[tuple[str, str]]:
+    """Return (run id, task) of the tasks that went on under other jobs, oldest first."""
+    return [(line["run_id"], line["task"]) for line in _lines(folder / EXTRA)]
+
+
 def read_submission(folder: Path) -> Submission | None:
     """Return a submission, or None where its record is absent or broken."""
     record = read_json(folder / RECORD)
@@ -72,8 +81,7 @@ def read_submission(folder: Path) -> Submission | None:
         for task, run_id in enumerate(array["runs"])
         if array.get("job_id")
     }
-    for line in _lines(folder / EXTRA):
-        tasks[line["run_id"]] = line["task"]
+    tasks |= dict(resubmitted(folder))
     return Submission(
         folder=folder,
         study=record.get("study", ""),
@@ -99,11 +107,16 @@ def open_submissions(runs_dir: str | Path) -> list[Submission]:
 
 
 def close_finished(submissions: Iterable[Submission], runs_dir: Path, live: Iterable[str]) -> None:
-    """Mark submissions whose runs all have a marker, so that they are not read again."""
+    """Mark submissions whose runs all have a marker, so that they are not read again.
+
+    Not those with an array that has no job id: it is going out, or to be adopted.
+    """
     alive = set(live)
     for submission in submissions:
-        if alive.isdisjoint(submission.tasks.values()) and all(
-            has_marker(runs_dir / run_id) for run_id in submission.tasks
+        if (
+            all(array.get("job_id") for array in submission.arrays)
+            and alive.isdisjoint(submission.tasks.values())
+            and all(has_marker(runs_dir / run_id) for run_id in submission.tasks)
         ):
             (submission.folder / CLOSED).touch()
 

@@ -55,7 +55,7 @@ def _submit(
 
 
 class _Handover:
-    """Hands runs to Slurm; once that has worked, an outage is waited out, not an error."""
+    """Hands runs to Slurm; once that has worked, an outage is waited out; a refusal is an error."""
 
     def __init__(self, cluster: "Cluster", runs_dir: Path) -> None:
         self._cluster, self._runs_dir = cluster, runs_dir
@@ -64,13 +64,14 @@ class _Handover:
     def __call__(self, specs: "Sequence[RunSpec]") -> None:
         """Submit; runs that could not be handed over are asked for again at a later look."""
         from jobs.slurm.backend import submit
+        from jobs.slurm.commands import SlurmUnreachableError
 
         if time.monotonic() < self._not_before:
             return
         try:
             submit(specs, self._runs_dir, self._cluster)
             self._worked = True
-        except ValueError as error:
+        except SlurmUnreachableError as error:
             if not self._worked:
                 raise
             say(f"warning: {error}; trying again in {RETRY_S:.0f} s")

@@ -2,8 +2,9 @@
 
 Called by the name of its symbolic link. `$FAKE_SLURM/state.json`: {"next": job id, "jobs":
 {"ARRAY_TASK": [state, reason]}, "refuse": text that sbatch fails with, "refuse_after": arrays
-accepted before, "squeue": text printed instead, "sacct": text printed instead (null: an error),
-"down": every command fails, "calls": [[words]]}.
+accepted before, "unheard": text that sbatch fails with once the job is in, "refuse_cancel": text
+that scancel fails with, "squeue": text printed instead, "sacct": text printed instead (null: an
+error), "down": every command fails, "scripts": {job id: script}, "calls": [[words]]}.
 """
 
 import json
@@ -42,6 +43,9 @@ def _sbatch(state: dict, words: list[str]) -> int:
         key = f"{number}_{task}" if array else str(number)
         state.setdefault("jobs", {})[key] = ["PENDING", "Priority"]
     state.setdefault("accepted", []).append(script)
+    state.setdefault("scripts", {})[str(number)] = script
+    if state.get("unheard"):
+        return _fail("sbatch", state["unheard"])
     print(number)
     return 0
 
@@ -52,6 +56,9 @@ def _squeue(state: dict, words: list[str]) -> int:
         return 0
     for key, (job_state, reason) in state.get("jobs", {}).items():
         array, _, task = key.partition("_")
+        if "%F|%o" in words:
+            print(f"{array}|{state.get('scripts', {}).get(array, 'elsewhere')}")
+            continue
         print(f"{array}|{task or 'N/A'}|{job_state}|{reason}")
     return 0
 
@@ -64,6 +71,8 @@ def _sacct(state: dict, words: list[str]) -> int:
 
 
 def _scancel(state: dict, words: list[str]) -> int:
+    if state.get("refuse_cancel"):
+        return _fail("scancel", state["refuse_cancel"])
     for word in words:
         for key in list(state.get("jobs", {})):
             if key == word or key.partition("_")[0] == word:

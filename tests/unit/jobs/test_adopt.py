@@ -6,7 +6,7 @@ from dataclasses import replace
 from jobs.cluster import Cluster
 from jobs.slurm.adopt import adopt
 from jobs.slurm.backend import submit
-from jobs.slurm.submissions import CLOSED, RECORD, read_submission
+from jobs.slurm.submissions import CLOSED, RECORD, note_resubmitted, read_submission
 
 DEV = Cluster(name="dev", gpus_per_node=8, max_gpus=16, max_cpu_ranks=2, time_limit="10")
 
@@ -24,9 +24,7 @@ def test_jobs_without_a_record_are_adopted(tmp_path, make_spec, fake_slurm):
     broken["arrays"][1]["job_id"] = None
     path.write_text(json.dumps(broken))
     (path.parent / CLOSED).touch()
-    scripts = [f"{job}|{path.parent}/array-{job - 1}.sbatch" for job in (1, 2)]
-    live = ["1|0|PENDING|", "1|1|RUNNING|", "2|0|PENDING|"]
-    fake_slurm.set(squeue="\n".join([*live, "7|/elsewhere/array-1.sbatch", *scripts]))
+    fake_slurm.set(jobs=fake_slurm["jobs"] | {"7_0": ["RUNNING", "None"]})  # another's
     assert adopt(tmp_path) == ["2"]
     assert json.loads(path.read_text()) == whole
     assert not (path.parent / CLOSED).exists()
@@ -35,6 +33,23 @@ def test_jobs_without_a_record_are_adopted(tmp_path, make_spec, fake_slurm):
     assert adopt(tmp_path) == []
     assert len(fake_slurm.calls("squeue")) == calls
     assert submit(specs, tmp_path, DEV)["submitted"] == 0
+
+
+def test_tasks_sent_anew_are_not_taken_for_their_array(tmp_path, make_spec, fake_slurm):
+    """A task that went on under another job has the script of its array."""
+    specs = [make_spec(seed) for seed in range(3)]
+    submit(specs, tmp_path, DEV)
+    (path,) = tmp_path.glob(f"_slurm/*/{RECORD}")
+    record = json.loads(path.read_text())
+    record["arrays"][0]["job_id"] = None
+    path.write_text(json.dumps(record))
+    note_resubmitted(path.parent, run_id=specs[2].run_id, task="0_2")
+    script = f"{path.parent}/array-0.sbatch"
+    anew = {"0_2": ["RUNNING", "None"], "10_1": ["PENDING", "Priority"]}  # 10: not yet noted
+    fake_slurm.set(jobs=fake_slurm["jobs"] | anew, scripts={"0": script, "1": script, "10": script})
+    assert adopt(tmp_path) == ["1"]
+    tasks = read_submission(path.parent).tasks
+    assert [tasks[spec.run_id] for spec in specs] == ["1_0", "1_1", "0_2"]
 
 
 def test_a_job_that_has_gone_is_handed_over_again(tmp_path, make_spec, fake_slurm):

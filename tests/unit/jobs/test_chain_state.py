@@ -83,6 +83,17 @@ def test_a_chain_is_put_behind_what_runs_already(tmp_path, make_spec, fake_slurm
     assert wait(submission) == GO
 
 
+def test_new_runs_of_a_study_get_a_chain_of_their_own(chained, tmp_path, make_spec):
+    specs, _, _ = chained
+    more = [*specs, make_spec(7)]
+    summary = submit(more, tmp_path, DEV, then=THEN)
+    assert (summary["submitted"], len(summary["chain"])) == (1, 3)
+    script = Path(summary["submission"], "then-0.sbatch").read_text()
+    assert "--dependency=afterany:1:5\n" in script
+    for runs in (more, specs):  # the newest chain waits for all of them
+        assert submit(runs, tmp_path, DEV, then=THEN)["chain"] == []
+
+
 def test_a_chain_behind_done_runs_starts_at_once(tmp_path, make_spec, fake_slurm):
     spec = make_spec()
     submit([spec], tmp_path, DEV)

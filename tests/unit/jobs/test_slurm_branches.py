@@ -100,6 +100,9 @@ def test_a_trunk_handed_over_before_is_waited_for(tmp_path, families, fake_slurm
     summary = submit([*branches, trunk], tmp_path, DEV)
     assert (summary["submitted"], summary["skipped_running"]) == (2, 1)
     assert dependencies(summary) == ["afterany:1_0"]
+    specs = [*branches, trunk]
+    assert [row["state"] for row in study_status(specs, tmp_path)["runs"]] == ["queued"] * 3
+    assert submit(specs, tmp_path, DEV)["submitted"] == 0
 
 
 def test_a_failed_trunk_goes_out_with_its_branches_or_they_do_not(tmp_path, families, fake_slurm):

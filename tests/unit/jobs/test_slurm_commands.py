@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.slurm.commands import SlurmError, run, sbatch
+from jobs.slurm.commands import SlurmError, SlurmSilenceError, run, sbatch
 
 
 @pytest.fixture
@@ -42,6 +42,23 @@ def test_a_refusal_is_one_line_with_its_cause(refusing, lines, said):
     with pytest.raises(SlurmError) as caught:
         sbatch("x.sbatch")
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("said", "silent"),
+    [
+        ("Unable to contact slurm controller (connect failure)", True),
+        ("Batch job submission failed: Socket timed out on send/recv operation", True),
+        ("Batch job submission failed: Zero Bytes were transmitted or received", True),
+        ("Batch job submission failed: Invalid account or account/partition combination", False),
+        ("Batch job submission failed: Requested node configuration is not available", False),
+    ],
+)
+def test_an_absent_controller_is_not_a_refusal(refusing, said, silent):
+    refusing(f"sbatch: error: {said}")
+    with pytest.raises(SlurmError) as caught:
+        sbatch("x.sbatch")
+    assert isinstance(caught.value, SlurmSilenceError) == silent
 
 
 def test_silence_is_an_error_with_a_limit(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from jobs.folder import write_failed
 from jobs.queue import read_queues
 from jobs.slurm.backend import submit
 from jobs.slurm.chain import chain_commands
+from jobs.slurm.commands import SlurmUnreachableError
 from jobs.slurm.sbatch import make_arrays, one_at_a_time, render_array
 from jobs.status import study_status
 from scaling.spec import ResourceConfig
@@ -102,11 +103,50 @@ def test_a_refusal_leaves_nothing_half_submitted(tmp_path, make_spec, fake_slurm
     assert submit([*specs, failed], tmp_path, DEV)["submitted"] == 3
 
 
+def test_what_could_not_be_cancelled_is_found_again(tmp_path, make_spec, fake_slurm):
+    specs = [make_spec(0), replace(make_spec(1), size="0.9b")]
+    fake_slurm.set(refuse="invalid qos", refuse_after=1, refuse_cancel="controller is down")
+    with pytest.raises(SlurmUnreachableError, match="invalid qos; some of it may be in the queue"):
+        submit(specs, tmp_path, DEV)
+    assert states(specs, tmp_path) == ["queued", "planned"]
+    fake_slurm.set(refuse="", refuse_cancel="")
+    assert submit(specs, tmp_path, DEV)["submitted"] == 1
+    assert sorted(fake_slurm["jobs"]) == ["1_0", "2_0"]
+
+
+@pytest.mark.parametrize("cancel_works", [True, False])
+def test_a_job_that_sbatch_did_not_hear_of(tmp_path, make_spec, fake_slurm, cancel_works):
+    """Slurm takes the job, and its answer is lost: the script's path in squeue tells."""
+    specs = [make_spec(seed) for seed in range(2)]
+    fake_slurm.set(unheard="Batch job submission failed: Socket timed out on send/recv operation")
+    fake_slurm.set(refuse_cancel="" if cancel_works else "Zero Bytes were transmitted or received")
+    message = "nothing was submitted" if cancel_works else "may be in the queue; submit again finds"
+    with pytest.raises(SlurmUnreachableError, match=message):
+        submit(specs, tmp_path, DEV)
+    assert len(fake_slurm["jobs"]) == (0 if cancel_works else 2)
+    fake_slurm.set(unheard="", refuse_cancel="")
+    assert submit(specs, tmp_path, DEV)["submitted"] == (2 if cancel_works else 0)
+    assert len(fake_slurm["jobs"]) == 2
+    assert states(specs, tmp_path) == ["queued"] * 2
+
+
+def test_a_job_that_comes_in_late_is_found_again(tmp_path, make_spec, fake_slurm, monkeypatch):
+    """Nor does squeue show it yet, so nothing is said to be sure."""
+    specs = [make_spec(seed) for seed in range(2)]
+    fake_slurm.set(unheard="Batch job submission failed: Socket timed out on send/recv operation")
+    with monkeypatch.context() as patched:
+        patched.setattr("jobs.slurm.backend.jobs_by_script", dict)
+        with pytest.raises(SlurmUnreachableError, match="may be in the queue"):
+            submit(specs, tmp_path, DEV)
+    fake_slurm.set(unheard="")
+    assert submit(specs, tmp_path, DEV)["submitted"] == 0
+
+
 def test_without_an_answer_nothing_is_submitted(tmp_path, make_spec, fake_slurm):
     spec = make_spec()
     submit([spec], tmp_path, DEV)
     fake_slurm.set(down=True)
-    with pytest.raises(ValueError, match="squeue: no controller; nothing was submitted"):
+    with pytest.raises(SlurmUnreachableError, match="no controller; nothing was submitted"):
         submit([spec, make_spec(1)], tmp_path, DEV)
     assert states([spec], tmp_path) == ["queued"]  # as last known
 
@@ -131,6 +171,28 @@ def test_a_dry_run_writes_nothing(tmp_path, make_spec, fake_slurm):
     assert "#SBATCH --array=0-2%2" in summary["arrays"][0]["script"]
     assert not (tmp_path / "runs").exists()
     assert fake_slurm.calls("sbatch") == []
+
+
+def test_a_dry_run_refuses_and_lists_what_submit_would(tmp_path, make_spec, fake_slurm):
+    specs = [make_spec(seed) for seed in range(3)]
+    (tmp_path / specs[0].run_id).mkdir()
+    write_failed(tmp_path / specs[0].run_id, "diverged")
+    options = {"price": lambda todo: 100.0 * len(todo), "then": [["fit", "s"], ["report", "s"]]}
+    refusals = []
+    for dry_run in (True, False):
+        with pytest.raises(ValueError, match="3 runs would take about 300 GPU-hours, ") as error:
+            submit(specs, tmp_path, DEV, max_gpu_hours=250, dry_run=dry_run, **options)
+        refusals.append(str(error.value))
+    assert refusals[0] == refusals[1]
+    options |= {"max_gpu_hours": 250, "retry_failed": False}
+    shown = submit(specs, tmp_path, DEV, dry_run=True, **options)
+    assert [link["command"] for link in shown["chain"]] == ["fit s", "report s"]
+    assert states(specs, tmp_path) == ["failed", "planned", "planned"]
+    real = submit(specs, tmp_path, DEV, **options)
+    assert (real["submitted"], real["skipped_failed"]) == (2, 1)
+    same = ("submitted", "skipped_done", "skipped_running", "skipped_failed", "gpu_hours")
+    assert [shown[name] for name in same] == [real[name] for name in same]
+    assert submit(specs, tmp_path, DEV, dry_run=True, **options)["chain"] == []  # pending already
 
 
 def test_cancel_takes_tasks_out_of_the_queue(tmp_path, make_spec, fake_slurm):
@@ -159,6 +221,20 @@ def test_the_chain_waits_for_the_runs_then_for_each_other(tmp_path, make_spec, f
     assert "slurm.task wait" not in second
     with pytest.raises(ValueError, match="--then 'fitt' cannot be chained; allowed: sync"):
         chain_commands("fitt", "s", [])
+
+
+def test_a_chained_job_has_a_rank_s_memory_and_a_finetune_one_process(
+    tmp_path, make_spec, fake_slurm
+):
+    then = [["finetune", "--from", "best:s", "--domain", "sim_xarm7"]]
+    with pytest.raises(ValueError, match=r"the 2 of the study's runs; leave it out, .* by hand"):
+        submit([make_spec(0), make_spec(1, ranks=2)], tmp_path, DEV, then=then)
+    assert fake_slurm.path.read_text() == "{}"
+    summary = submit([make_spec()], tmp_path, replace(DEV, mem_gib_per_rank=16.0), then=then)
+    script = (tmp_path / summary["submission"] / "then-0.sbatch").read_text()
+    assert "#SBATCH --mem=16384M\n" in script
+    summary = submit([make_spec(5)], tmp_path, DEV, then=then)
+    assert "--mem=" not in (tmp_path / summary["submission"] / "then-0.sbatch").read_text()
 
 
 def test_shipped_clusters_load():

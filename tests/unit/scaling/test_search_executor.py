@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cluster import Cluster
+from jobs.slurm.commands import SlurmUnreachableError
 from scaling.commands import search_executor
 from scaling.search import Executor, Options, Task
 from scaling.spec import RunSpec
@@ -28,7 +29,7 @@ def test_an_outage_in_the_middle_is_waited_out(tmp_path: Path, monkeypatch, caps
 
     def submit(specs, runs_dir, cluster) -> None:
         if down:
-            raise ValueError("cluster dev: squeue: no controller; nothing was submitted")
+            raise SlurmUnreachableError("cluster dev: squeue: no controller; nothing was submitted")
         handed_over.extend(spec.run_id for spec in specs)
 
     monkeypatch.setattr("jobs.slurm.backend.submit", submit)
@@ -44,13 +45,18 @@ def test_an_outage_in_the_middle_is_waited_out(tmp_path: Path, monkeypatch, caps
     assert handed_over == [spec.run_id] * 2
 
 
-def test_a_refusal_of_the_first_run_is_an_error(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("worked_before", [False, True])
+def test_a_refusal_is_an_error(tmp_path: Path, monkeypatch, worked_before) -> None:
     executor, spec = make_executor(tmp_path)
 
     def submit(specs, runs_dir, cluster) -> None:
-        raise ValueError("cluster dev: sbatch: invalid partition specified: moon")
+        if not accepting:
+            raise ValueError("cluster dev: sbatch: invalid partition specified: moon")
 
     monkeypatch.setattr("jobs.slurm.backend.submit", submit)
+    if accepting := worked_before:
+        executor.submit([spec])
+    accepting = False
     with pytest.raises(ValueError, match="invalid partition"):
         executor.submit([spec])
 
