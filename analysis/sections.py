@@ -21,7 +21,7 @@ ACCOUNTS = {
     "useful": "on steps that stand",
     "replayed": "on steps that a later attempt repeated, or attempts without a step",
     "failed": "all attempts of runs that failed or were cancelled",
-    "queued": "waited for, times the devices asked for; not part of the total",
+    "queued": "waited for, behind arrays of its own too, times the devices; not in the total",
 }
 
 

@@ -60,7 +60,7 @@ def render_ledger(document: dict[str, Any]) -> str:
     for name in ("useful", "replayed", "failed"):
         share = f" ({100 * document[name] / total:.0f} %)" if total else ""
         parts.append(f"{document[name]:,.3g} {name}{share}")
-    waited = f"waited {document['queued']:,.3g} in the queue, behind the study's own arrays too"
+    waited = f"waited {document['queued']:,.3g} in the queue, behind arrays of its own too"
     return f"{document['unit']}: {', '.join(parts)}; {waited}"
 
 

@@ -34,7 +34,7 @@ def test_replayed_steps_are_not_useful(tmp_path, make_spec):
     assert book["total"] == pytest.approx(1.75)
     shown = render_ledger(book)
     assert "1.55 useful (89 %), 0.2 replayed (11 %)" in shown
-    assert "waited 0 in the queue, behind the study's own arrays too" in shown
+    assert "waited 0 in the queue, behind arrays of its own too" in shown
 
 
 def test_an_attempt_s_own_clock_counts_where_the_wall_clock_was_set(tmp_path, make_spec):
