@@ -91,8 +91,9 @@ class Ledger:
         statuses: Mapping[str, str],
         report: str,
     ) -> None:
-        """Keep what the store now holds of a study: all statuses, and of the runs just published
-        run id -> print, mlflow_id.
+        """Keep what the store now holds of a study.
+
+        `published`: run id -> print, mlflow_id of the runs just published; `statuses`: of all runs.
         """
         self._kept[study] = {
             "contents": contents(self._uri, study),
