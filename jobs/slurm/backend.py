@@ -121,23 +121,6 @@ def _would_claim(
     return ours
 
 
-def _preview(
-    todo: list[RunSpec], runs_dir: Path, cluster: Cluster, parallel: int, chain: "_Chain"
-) -> dict[str, Any]:
-    """Return the record that `_hand_over` would, with scripts; THEN-N stands for a job id."""
-    arrays = make_arrays(todo, cluster, max_array_size=_array_size(cluster), parallel=parallel)
-    where = slurm_folder(runs_dir) / "SUBMISSION"
-    scripts = [render_array(a, cluster, submission=where, runs_dir=runs_dir) for a in arrays]
-    shown = zip(arrays, scripts, strict=True)
-    return {
-        "arrays": [_array_record(array) | {"script": script} for array, script in shown],
-        "chain": [
-            {"job_id": f"THEN-{index}", "command": " ".join(words)}
-            for index, words in enumerate(chain.commands)
-        ],
-    }
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Chain:
     """The commands behind the runs of a study; `arrays_before`: those that hold some already."""
@@ -162,6 +145,23 @@ def _chain_behind(
         run_ids=run_ids,
         arrays_before=sorted(held, key=int),
     )
+
+
+def _preview(
+    todo: list[RunSpec], runs_dir: Path, cluster: Cluster, parallel: int, chain: _Chain
+) -> dict[str, Any]:
+    """Return the record that `_hand_over` would, with scripts; THEN-N stands for a job id."""
+    arrays = make_arrays(todo, cluster, max_array_size=_array_size(cluster), parallel=parallel)
+    where = slurm_folder(runs_dir) / "SUBMISSION"
+    scripts = [render_array(a, cluster, submission=where, runs_dir=runs_dir) for a in arrays]
+    shown = zip(arrays, scripts, strict=True)
+    return {
+        "arrays": [_array_record(array) | {"script": script} for array, script in shown],
+        "chain": [
+            {"job_id": f"THEN-{index}", "command": " ".join(words)}
+            for index, words in enumerate(chain.commands)
+        ],
+    }
 
 
 def _hand_over(
