@@ -15,9 +15,8 @@ import pytest
 from jobs.folder import read_json
 from jobs.launch import train_command
 from jobs.local import submit
-from jobs.pricing import checkpoint_bytes
 from jobs.status import run_state
-from scaling.describe import describe
+from scaling.memory import checkpoint_bytes
 from scaling.sizes import SIZES
 from scaling.spec import EngineConfig, ResourceConfig, RunSpec, SeedConfig
 from xvla.config import DataConfig, DomainEntry
@@ -160,13 +159,6 @@ def test_two_ranks_run_stop_and_resume(tmp_path, small_run):
 
 def test_the_plan_prices_checkpoints_as_they_are(small_run, undisturbed):
     spec = small_run(0)
-    numbers = describe(spec)
-    expected = checkpoint_bytes(
-        num_params=numbers["num_params_total"],
-        num_trainable=numbers["num_params_trainable"],
-        precision=spec.precision,
-        zero_stage=spec.engine.zero_stage,
-    )
     folder = undisturbed / spec.run_id / "checkpoints" / f"step_{NUM_STEPS:07d}"
     actual = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    assert actual == pytest.approx(expected, rel=0.1)
+    assert actual == pytest.approx(checkpoint_bytes(spec), rel=0.1)
