@@ -6,7 +6,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from scaling.search_look import keep_rungs
 from scaling.spec import RunSpec
 from scaling.study import Choice, IntRange, Search, Study, product
 from sweeps._mixtures import with_axes
@@ -53,8 +52,7 @@ SEARCH = Search(
 
 
 def _fixed(scale: str) -> Callable[[], Iterator[RunSpec]]:
-    made = SEARCH.run[scale]
-    return lambda: (keep_rungs(made(p, 0), SEARCH.rungs) for p in SEARCH.fixed_points(scale))
+    return lambda: (SEARCH.run[scale](point, 0) for point in SEARCH.fixed_points(scale))
 
 
 STUDY = Study(

@@ -5,9 +5,12 @@ import os
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaling.spec import RunSpec
+
+if TYPE_CHECKING:
+    from scaling.study import Study
 
 
 def runs_folder(arguments: Namespace) -> Path:
@@ -20,7 +23,7 @@ def declared(arguments: Namespace) -> list[RunSpec]:
     from scaling.study import load_study, split_arguments
 
     scale, overrides = split_arguments(arguments.overrides)
-    return load_study(arguments.study).expand(scale, overrides)
+    return _expanded(load_study(arguments.study), scale, overrides)
 
 
 def expand(arguments: Namespace) -> list[RunSpec]:
@@ -37,7 +40,7 @@ def study_runs(name: str, words: list[str], folder: Path) -> list[RunSpec]:
 
     scale, overrides = split_arguments(words)
     study = load_study(name)
-    found = {spec.run_id: spec for spec in study.expand(scale, overrides)}
+    found = {spec.run_id: spec for spec in _expanded(study, scale, overrides)}
     if study.search is None:
         return list(found.values())
     from scaling.overrides import overrider
@@ -49,6 +52,16 @@ def study_runs(name: str, words: list[str], folder: Path) -> list[RunSpec]:
         if same and spec.scale == (scale or study.default_scale):
             found.setdefault(spec.run_id, spec)
     return list(found.values())
+
+
+def _expanded(study: "Study", scale: str | None, overrides: list[str]) -> list[RunSpec]:
+    """Return the declared runs; where they are searched, a search finds their rungs kept."""
+    specs = study.expand(scale, overrides)
+    if study.search is None:
+        return specs
+    from scaling.search_look import keep_rungs
+
+    return [keep_rungs(spec, study.search.rungs) for spec in specs]
 
 
 def tracking_uri(folder: Path) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from scaling.checkpoint import _prune, step_name
+from scaling.commands.common import declared
 from scaling.commands.search import search
 from scaling.search import Executor, Score, Task
 from scaling.search_look import rung_steps
 from scaling.spec import RunSpec
-from scaling.study import load_study
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the module beside this file
 
@@ -101,8 +101,10 @@ def test_rungs_change_no_id() -> None:
         assert task.spec(point).run_id == without.spec(point).run_id
 
 
-def test_a_fixed_point_that_is_submitted_keeps_its_rung_too() -> None:
-    assert all(s.engine.keep_steps == [250] for s in load_study(STUDY).expand("cpu"))
+@pytest.mark.parametrize("overrides", [[], ["num_steps=80"]])
+def test_a_fixed_point_that_is_submitted_keeps_its_rung_too(overrides: list[str]) -> None:
+    for spec in declared(Namespace(study=STUDY, overrides=overrides)):
+        assert spec.engine.keep_steps == [spec.num_steps // 2]
 
 
 def test_rungs_lie_within_the_run() -> None:
