@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH")
 PROBE = """
 <script>
 window.addEventListener('load', function () {
-  var table = document.querySelector('tr[data-run]').closest('table');
+  var table = document.querySelector('table.sortable tr[data-run]').closest('table');
   var heads = Array.from(table.querySelectorAll('th'));
   var column = heads.findIndex(function (h) { return h.textContent === 'val_l1'; });
   function values() {
