@@ -73,6 +73,13 @@ class Slurm:
         words = ["--parsable", "-phigh", "-N2", "--exclusive", "--output=/dev/null"]
         return self.call("sbatch", *words, f"--wrap=sleep {seconds}").strip()
 
+    def settle(self) -> None:
+        """Have slurmctld write its jobs to disk, as it does some seconds after a change."""
+        asked = time.time()
+        for task in self.jobs():
+            self.call("scontrol", "update", f"JobId={task}", "Comment=kept")
+        wait_until(lambda: (self.root / "state" / "job_state").stat().st_mtime > asked)
+
     def quiet(self) -> None:
         """Cancel everything, and bring both nodes back."""
         self.call("scancel", "-u", str(os.getuid()))

@@ -69,9 +69,11 @@ def test_a_node_crash_under_two_ranks(slurm, start, finish):
 
 
 def test_a_restart_of_slurmctld_disturbs_nothing(slurm, preloaded, tmp_path, dev, start, finish):
-    spec = small_run(num_steps=NUM_STEPS)
+    spec = small_run(num_steps=4 * NUM_STEPS)
     run_dir = start(spec, steps=100)
+    slurm.settle()  # a controller killed before that forgets the job, whoever submitted it
     slurm.do("restart-ctld")
+    assert step_of(run_dir) < spec.num_steps
     assert submit([spec], tmp_path, dev)["submitted"] == 0
     finish(spec)
     assert len(attempts(run_dir)) == 1
