@@ -58,6 +58,9 @@ def test_verified_mixture(root: Path) -> None:
     frames, digest = sum(SetSpec().lengths[:4]), dataset_digest(root / "sim_panda")
     verify_mixture(_config(root, num_frames=frames, sha256=digest))
     verify_mixture(_config(root))
+    for off in ({"num_frames": frames + 1}, {"num_frames": frames, "sha256": digest[::-1]}):
+        with pytest.raises(ValueError, match="declares"):
+            verify_mixture(_config(root, **off))
 
 
 def test_mixture_that_differs_from_its_manifest(root: Path) -> None:
