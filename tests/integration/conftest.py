@@ -1,6 +1,7 @@
-"""Ranks of a run as processes of their own, forked from one warm process, as srun starts them."""
+"""A made set for short runs; ranks as processes of their own, forked from one warm process."""
 
 import os
+import runpy
 import signal
 import socket
 import time
@@ -8,6 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from xvla.config import DataConfig, DomainEntry
+
+MAKE_SET = Path(__file__).parents[1] / "unit" / "xvla" / "make_lerobot.py"
 
 
 class Ranks:
@@ -91,3 +96,25 @@ def start_ranks(rank_server) -> Iterator[Callable[..., Ranks]]:
     for ranks in started:
         ranks.signal(signal.SIGKILL)
         ranks.wait()
+
+
+@pytest.fixture(scope="session")
+def made_data() -> Callable[[Path], DataConfig]:
+    """Return a function that writes six episodes below a folder; the data are four of them."""
+
+    def write(root: Path) -> DataConfig:
+        runpy.run_path(str(MAKE_SET))["write_set"](root / "sim_panda")
+        return DataConfig(
+            mixture=[DomainEntry(name="sim_panda", num_episodes=4)],
+            anchor_domain="sim_panda",
+            root=str(root),
+            image_size=96,
+            num_views=2,
+            text_length=8,
+            tokenizer="demo",
+            prediction_window_s=1.0,
+            augmentation="none",
+            eval_starts_per_episode=4,
+        )
+
+    return write

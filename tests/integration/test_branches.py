@@ -1,7 +1,6 @@
 """A trunk and its branches from submit to the exported table, beside a run trained alone."""
 
 import json
-import runpy
 import signal
 import time
 from dataclasses import replace
@@ -16,10 +15,8 @@ from scaling.cli import main
 from scaling.describe import describe
 from scaling.sizes import SIZES
 from scaling.spec import EngineConfig, RunSpec, ScheduleConfig
-from xvla.config import DataConfig, DomainEntry
 
 pytestmark = pytest.mark.integration
-MAKE_SET = Path(__file__).parents[1] / "unit" / "xvla" / "make_lerobot.py"
 STUDY = """
 from pathlib import Path
 from scaling.branch import BranchedStudy
@@ -34,25 +31,14 @@ STUDY = BranchedStudy(name=__name__, description="", varies=("samples",), holds_
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> RunSpec:
+def alone(tmp_path: Path, made_data) -> RunSpec:
     """A run of 12 steps with the smallest model on a made set of six episodes."""
-    runpy.run_path(str(MAKE_SET))["write_set"](tmp_path / "data" / "sim_panda")
+    data = made_data(tmp_path / "data")
     return RunSpec(
         study="made",
         size="tiny-h16",
         model=SIZES["tiny-h16"],
-        data=DataConfig(
-            mixture=[DomainEntry(name="sim_panda", num_episodes=4)],
-            anchor_domain="sim_panda",
-            root=str(tmp_path / "data"),
-            image_size=96,
-            num_views=2,
-            text_length=8,
-            tokenizer="demo",
-            prediction_window_s=1.0,
-            augmentation="none",
-            eval_starts_per_episode=4,
-        ),
+        data=data,
         schedule=ScheduleConfig(kind="wsd", warmup_steps=2, decay_fraction=0.25),
         num_steps=12,
         global_batch_size=2,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import signal
 import threading
 import time
@@ -19,20 +18,18 @@ from jobs.status import run_state
 from scaling.memory import checkpoint_bytes
 from scaling.sizes import SIZES
 from scaling.spec import EngineConfig, ResourceConfig, RunSpec, SeedConfig
-from xvla.config import DataConfig, DomainEntry
 
 pytestmark = pytest.mark.integration
-MAKE_SET = Path(__file__).parents[1] / "unit" / "xvla" / "make_lerobot.py"
 NUM_STEPS, SAVE_EVERY = 80, 10
 # What a run says about itself rather than about its result.
 OWN = ("time", "compute/gpu_hours")
 
 
 @pytest.fixture(scope="module")
-def small_run(tmp_path_factory) -> Callable[..., RunSpec]:
+def small_run(tmp_path_factory, made_data) -> Callable[..., RunSpec]:
     """Return a maker of runs of seconds: the smallest model on a made set of six episodes."""
     root = tmp_path_factory.mktemp("data")
-    runpy.run_path(str(MAKE_SET))["write_set"](root / "sim_panda")
+    data = made_data(root)
 
     def make(seed: int) -> RunSpec:
         return RunSpec(
@@ -40,18 +37,7 @@ def small_run(tmp_path_factory) -> Callable[..., RunSpec]:
             size="tiny-h16",
             axes={"seed": seed},
             model=SIZES["tiny-h16"],
-            data=DataConfig(
-                mixture=[DomainEntry(name="sim_panda", num_episodes=4)],
-                anchor_domain="sim_panda",
-                root=str(root),
-                image_size=96,
-                num_views=2,
-                text_length=8,
-                tokenizer="demo",
-                prediction_window_s=1.0,
-                augmentation="none",
-                eval_starts_per_episode=4,
-            ),
+            data=data,
             num_steps=NUM_STEPS,
             global_batch_size=2,
             seeds=SeedConfig(init=seed, data=seed),

@@ -6,21 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from scaling import checkpoint, staging
 from scaling.checkpoint import Saver
 from scaling.spec import EngineConfig
 from scaling.staging import Buffers, _owned
 
-
-@pytest.fixture(autouse=True)
-def one_rank(tmp_path):
-    if dist.is_initialized():
-        pytest.skip("another test left a process group behind")
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 class Engine:
