@@ -3,7 +3,7 @@
 import faulthandler
 import os
 import socket
-import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -46,11 +46,22 @@ class Watchdog:
             f"no progress for {self.timeout_s:g} s after {self._where} (engine.hang_timeout_s); "
             "the log has the stack of every rank"
         )
-        rank, host = dist.get_rank(), socket.gethostname()
-        print(f"hang: rank {rank} on {host} (pid {os.getpid()}): {reason}", file=sys.stderr)
-        sys.stderr.flush()
-        faulthandler.dump_traceback(file=2, all_threads=True)
+        host = socket.gethostname()
+        _to_stderr(f"hang: {host} (pid {os.getpid()}): {reason}\n{_stacks()}")
         try:
             self._on_hang(reason)
         finally:
             os._exit(1)
+
+
+def _stacks() -> str:
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read()
+
+
+def _to_stderr(text: str) -> None:
+    """Write line by line, each with its rank: several ranks share one log and hang together."""
+    for line in text.splitlines():
+        os.write(2, f"[rank{dist.get_rank()}]: {line}\n".encode())
