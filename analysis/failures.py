@@ -15,10 +15,10 @@ from analysis.fit import LawRegressor
 from analysis.laws import PowerLaw
 from analysis.notes import MIN_LEVELS
 from analysis.options import FitOptions, jsonable
+from analysis.pages.words import number, parameter_texts, percent, span
 from analysis.ranking import varying_settings
 from analysis.rollouts import COLUMNS
 from analysis.table import Slice, axis_label, axis_slice, group_values
-from analysis.words import number, parameter_texts, percent, span
 
 SUCCESSES, ROLLOUTS = COLUMNS
 CURVE_POINTS = 60

@@ -20,8 +20,8 @@ from analysis.notes import (
     fit_notes,
     require_identified,
 )
-from analysis.objective import LINKS, LOSSES, Link, Loss, Objective, Rho
-from analysis.search import Problem, find_optimum
+from analysis.solving.objective import LINKS, LOSSES, Link, Loss, Objective, Rho
+from analysis.solving.search import Problem, find_optimum
 
 __all__ = ["LawRegressor", "NotIdentifiedError", "Note"]
 

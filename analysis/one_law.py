@@ -21,8 +21,8 @@ from analysis.laws import (
 )
 from analysis.notes import Note
 from analysis.options import FitOptions, jsonable
+from analysis.pages.words import number, sensitivity_text, span
 from analysis.table import axis_column, clean_runs, group_values
-from analysis.words import number, sensitivity_text, span
 
 SCHEMA = 1
 # What an error's column is called where the table has no val_l1 and none was named.

@@ -11,7 +11,7 @@ import numpy as np
 
 from analysis.fit import LawRegressor
 from analysis.laws import Law
-from analysis.objective import Link, Loss
+from analysis.solving.objective import Link, Loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.special import chdtri, erf, fdtri
 
 from analysis.laws import MAX_EXPONENT
-from analysis.objective import Rho
-from analysis.solver import minimise
+from analysis.solving.objective import Rho
+from analysis.solving.solver import minimise
 
 if TYPE_CHECKING:
     from analysis.fit import LawRegressor

@@ -13,16 +13,13 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from analysis import page, sections
 from analysis.export import RUN_COLUMNS
 from analysis.failures import failure_study
-from analysis.gallery import Drawn, draw_all
 from analysis.options import FitOptions, jsonable
 from analysis.outcomes import setting_data, success_data
-from analysis.ranking import settings_of
-from analysis.study import fit_study
-from analysis.table import clean_runs
-from analysis.verdict import (
+from analysis.pages import page, sections
+from analysis.pages.gallery import Drawn, draw_all
+from analysis.pages.verdict import (
     details,
     headline,
     joint_text,
@@ -33,6 +30,9 @@ from analysis.verdict import (
     success_text,
     summary_rows,
 )
+from analysis.ranking import settings_of
+from analysis.study import fit_study
+from analysis.table import clean_runs
 
 __all__ = ["FitOptions", "build_report", "fit_study", "render_fit"]
 

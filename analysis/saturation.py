@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.fit import LawRegressor
 from analysis.laws import PowerLaw
 from analysis.notes import MIN_LEVELS
-from analysis.objective import Loss
+from analysis.solving.objective import Loss
 from analysis.table import axis_column, group_values
 from analysis.uncertainty import ends
 

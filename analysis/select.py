@@ -12,8 +12,8 @@ import pandas as pd
 
 from analysis.fit import LawRegressor
 from analysis.laws import Constant, Law, PowerLaw
-from analysis.objective import Loss
 from analysis.saturation import Saturation, saturation_test
+from analysis.solving.objective import Loss
 from analysis.table import AXIS_COLUMNS, axis_column, axis_frame, group_values
 
 __all__ = [

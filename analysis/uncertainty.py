@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import chdtri
 
-from analysis.objective import Objective, apply_link, invert_link
-from analysis.solver import minimise
+from analysis.solving.objective import Objective, apply_link, invert_link
+from analysis.solving.solver import minimise
 
 if TYPE_CHECKING:
     from analysis.fit import LawRegressor

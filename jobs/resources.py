@@ -238,7 +238,7 @@ def _own_share(spec: RunSpec) -> float:
 
 
 def _kept_steps(spec: RunSpec) -> set[int]:
-    """Return the steps whose folders a finished trunk or branch keeps (scaling.checkpoint)."""
+    """Return the steps whose folders a finished trunk or branch keeps (training/checkpoint.py)."""
     engine, first = spec.engine, spec.init.trunk_step
     regular = range(engine.save_every, spec.num_steps, engine.save_every or spec.num_steps)
     named = {step for step in engine.keep_steps if first < step <= spec.num_steps}

@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from scaling.checkpoint import file_sha256, step_name
 from scaling.records import read_json
-from scaling.registry import alias_name, lookup, model_name, register
 from scaling.spec import RunSpec
+from scaling.tracking.registry import alias_name, lookup, model_name, register
+from scaling.training.checkpoint import file_sha256, step_name
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 OPTIMIZER = "deepspeed/"  # read only when the same run resumes, so not hashed here

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scaling.schedule import learning_rates
 from scaling.spec import RunSpec, canonical_json, load_spec
 from scaling.study import Study, is_ready, trunk_point
+from scaling.training.schedule import learning_rates
 
 PATIENCE_S = 60.0  # a branch started beside its trunk waits so long for a new heartbeat of it
 
@@ -84,7 +84,7 @@ def branch_point(spec: RunSpec, runs_dir: Path) -> Path:
 
     Raises ValueError where it is missing or damaged, or where the trunk is other science.
     """
-    from scaling.checkpoint import verify
+    from scaling.training.checkpoint import verify
 
     trunk = runs_dir / spec.init.trunk
     if not (trunk / "run.yaml").exists():

@@ -38,7 +38,7 @@ TRAINING_STACK = (
     "deepspeed",
     "transformers.models.florence2.modeling_florence2",
     "transformers.models.bart.modeling_bart",
-    "scaling.run",
+    "scaling.training.run",
 )
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from scaling.config import with_overrides, write_atomic
-from scaling.engine import prepare_environment
 from scaling.memory import explain_out_of_memory
 from scaling.spec import RunSpec, load_spec
+from scaling.training.engine import prepare_environment
 
 EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 85
 
@@ -54,7 +54,7 @@ def _advance(spec: RunSpec, folder: Path) -> int:
     prepare_environment(spec)
     stop = _StopFlag()
     try:
-        from scaling.run import advance
+        from scaling.training.run import advance
 
         finished = advance(spec, folder, stop.requested)
     except ValueError as error:

@@ -44,7 +44,7 @@ def study_runs(name: str, words: list[str], folder: Path) -> list[RunSpec]:
     if study.search is None:
         return list(found.values())
     from scaling.overrides import overrider
-    from scaling.search_runs import search_specs
+    from scaling.search.runs import search_specs
 
     override = overrider(overrides)
     for spec in search_specs(study.name, folder):
@@ -59,7 +59,7 @@ def _expanded(study: "Study", scale: str | None, overrides: list[str]) -> list[R
     specs = study.expand(scale, overrides)
     if study.search is None:
         return specs
-    from scaling.search_look import keep_rungs
+    from scaling.search.look import keep_rungs
 
     return [keep_rungs(spec, study.search.rungs) for spec in specs]
 
@@ -77,12 +77,12 @@ def existing_store(folder: Path) -> str | None:
 
 
 def publish(specs: list[RunSpec], folder: Path, *, quiet: bool) -> dict[str, Any]:
-    """Bring MLflow up to date; return what `scaling.tracking.publish` returns.
+    """Bring MLflow up to date; return what `scaling.tracking.publish.publish` returns.
 
     An unreachable MLflow is a warning (and {}): the runs are safe on disk.
     """
     from scaling.describe import describe
-    from scaling.tracking import publish as send
+    from scaling.tracking.publish import publish as send
 
     uri = tracking_uri(folder)
     try:

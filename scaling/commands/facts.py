@@ -33,7 +33,7 @@ def beside_the_laws(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
 def _searched(study: str, folder: Path) -> dict[str, Any]:
     """Return what `scaling search` found, as it wrote it; {} where nobody has searched."""
     from scaling.records import read_json
-    from scaling.search_runs import search_folder
+    from scaling.search.runs import search_folder
 
     found = read_json(search_folder(folder, study) / "result.json")
     return {"search": found} if found else {}

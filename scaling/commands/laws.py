@@ -104,8 +104,8 @@ def report(arguments: Namespace) -> int:
 
 def render_report(document: dict[str, Any], runs: "pd.DataFrame", where: dict[str, str]) -> str:
     """Return the report in short: laws, runs, best checkpoint, finetuning, where things are."""
+    from analysis.pages.words import search_texts
     from analysis.report import render_fit
-    from analysis.words import search_texts
 
     parts = [render_fit(document), _render_runs(document, runs)]
     if document.get("best"):
@@ -127,7 +127,7 @@ def render_report(document: dict[str, Any], runs: "pd.DataFrame", where: dict[st
 
 
 def _mlflow_addresses(specs: list[RunSpec], folder: Path) -> dict[str, str]:
-    from scaling.tracking import ui_command
+    from scaling.tracking.publish import ui_command
 
     uri = tracking_uri(folder)
     pages = publish(specs, folder, quiet=True).get("pages", {})
@@ -153,8 +153,8 @@ def _render_runs(document: dict[str, Any], runs: "pd.DataFrame") -> str:
     """Return the run table; in order of error only where seeds say what a difference is worth."""
     import pandas as pd
 
+    from analysis.pages.verdict import ranking_text
     from analysis.report import run_rows
-    from analysis.verdict import ranking_text
 
     columns = (
         "run_id", "size", "num_params_policy", "num_unique_episodes", "num_domains", "seed",

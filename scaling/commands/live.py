@@ -13,7 +13,7 @@ from pathlib import Path
 
 from scaling.commands.common import expand, tracking_uri
 from scaling.describe import describe
-from scaling.tracking import publish_while
+from scaling.tracking.publish import publish_while
 
 FIRST_S = 5.0  # to let the first runs start
 EVERY_S = 30.0

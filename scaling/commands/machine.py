@@ -12,7 +12,7 @@ from scaling.spec import RunSpec
 
 def doctor(arguments: Namespace) -> int:
     """Check this machine for a run: the largest of a study, one run.yaml, or a tiny one."""
-    from scaling.doctor import examine
+    from scaling.machine.doctor import examine
 
     spec = _spec(arguments)
     document = examine(spec, runs_folder(arguments), ranks=arguments.ranks)
@@ -22,7 +22,7 @@ def doctor(arguments: Namespace) -> int:
 
 def profile(arguments: Namespace) -> int:
     """Trace some training steps of one run with torch's profiler."""
-    from scaling.profile import profile_run
+    from scaling.machine.profile import profile_run
 
     document = profile_run(
         Path(arguments.run_yaml), overrides=arguments.overrides, steps=arguments.steps
@@ -38,7 +38,7 @@ def train(arguments: Namespace) -> int:
 
     words = list(arguments.overrides)
     if arguments.fit_micro_batch:
-        from scaling.fit import fitted_micro_batch
+        from scaling.machine.micro_batch import fitted_micro_batch
 
         micro = fitted_micro_batch(Path(arguments.run_yaml), words)
         print(f"micro-batch {micro} fits this machine", file=sys.stderr)

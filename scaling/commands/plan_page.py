@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.figures.style import style
-from analysis.page import escape, figure, hint, page, section, table
+from analysis.pages.page import escape, figure, hint, page, section, table
 from jobs.grid import Grid, label, make_grids
 from scaling.commands.plan_figure import draw_grid
 

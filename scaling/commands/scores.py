@@ -42,7 +42,7 @@ def score_columns(specs: Sequence[RunSpec], folder: Path) -> dict[str, dict[str,
     found: dict[str, dict[str, float]] = {}
     if not specs or not _cache(specs[0], folder).is_dir():
         return found
-    from scaling.search_score import kept_score
+    from scaling.search.score import kept_score
 
     search, cache = _search(specs), _cache(specs[0], folder)
     for spec in specs:
@@ -57,7 +57,7 @@ def score_columns(specs: Sequence[RunSpec], folder: Path) -> dict[str, dict[str,
 
 def _score_runs(name: str, arguments: Namespace) -> None:
     """Compute and keep a score of every done, sighted run; raise ValueError when none has it."""
-    from scaling.search_score import NAMES
+    from scaling.search.score import NAMES
 
     if name not in NAMES:
         raise ValueError(f"score {name!r} is unknown; allowed: {', '.join(NAMES)}")
@@ -90,7 +90,7 @@ def _score_one(name: str, spec: RunSpec, search: "Search", folder: Path) -> None
     from dataclasses import asdict
 
     from scaling.config import write_atomic
-    from scaling.search_score import kept_score, make_scorer
+    from scaling.search.score import kept_score, make_scorer
 
     step, cache = spec.num_steps, _cache(spec, folder)
     found = make_scorer(name, search, folder, cache)(spec, step)
@@ -103,7 +103,7 @@ def _score_one(name: str, spec: RunSpec, search: "Search", folder: Path) -> None
 
 def _cache(spec: RunSpec, folder: Path) -> Path:
     """Return where scores are kept: beside those of a search of the study, which are the same."""
-    from scaling.search_runs import search_folder
+    from scaling.search.runs import search_folder
 
     return search_folder(folder, spec.study) / "scores"
 

@@ -11,8 +11,8 @@ from scaling.commands.search_executor import make_executor, say
 
 if TYPE_CHECKING:
     from jobs.cluster import Cluster
-    from scaling.search import Executor, Options, Task
-    from scaling.search_budget import Budget, Price
+    from scaling.search.budget import Budget, Price
+    from scaling.search.controller import Executor, Options, Task
     from scaling.spec import RunSpec
 
 
@@ -20,10 +20,10 @@ def search(arguments: Namespace) -> int:
     """Search until --trials are settled, repeat the best with new seeds, print the answer."""
     from jobs.cluster import load_cluster
     from jobs.slurm.adopt import adopt
-    from scaling.search import check_task
-    from scaling.search_runs import search_folder
-    from scaling.search_show import render
-    from scaling.search_storage import sole_controller
+    from scaling.search.controller import check_task
+    from scaling.search.runs import search_folder
+    from scaling.search.show import render
+    from scaling.search.storage import sole_controller
 
     task, options = _task(arguments), _options(arguments)
     check_task(task, options)
@@ -59,10 +59,10 @@ def _search(
 ) -> dict[str, Any]:
     from scaling.commands.search_figures import draw_search
     from scaling.config import write_atomic
-    from scaling.search import run_trials
-    from scaling.search_result import compare, counts, importances
-    from scaling.search_score import make_scorer
-    from scaling.search_storage import open_study, shown_storage
+    from scaling.search.controller import run_trials
+    from scaling.search.result import compare, counts, importances
+    from scaling.search.score import make_scorer
+    from scaling.search.storage import open_study, shown_storage
 
     name = arguments.score or task.search.score
     score = make_scorer(name, task.search, runs_folder(arguments), folder / "scores")
@@ -112,7 +112,7 @@ def _opening(counts: dict[str, int], options: "Options", what: str, storage: str
 
 
 def _task(arguments: Namespace) -> "Task":
-    from scaling.search import Task
+    from scaling.search.controller import Task
     from scaling.study import known_studies, load_study, split_arguments
 
     scale, overrides = split_arguments(arguments.overrides)
@@ -125,7 +125,7 @@ def _task(arguments: Namespace) -> "Task":
 
 
 def _options(arguments: Namespace) -> "Options":
-    from scaling.search import Options
+    from scaling.search.controller import Options
 
     return Options(
         trials=arguments.trials,
@@ -156,8 +156,8 @@ def _budget(arguments: Namespace, task: "Task", price: "Price") -> "Budget | Non
     cap = getattr(arguments, "max_gpu_hours", None)
     if cap is None:
         return None
-    from scaling.search_budget import Budget
-    from scaling.search_runs import search_specs
+    from scaling.search.budget import Budget
+    from scaling.search.runs import search_specs
 
     runs_dir = runs_folder(arguments)
 

@@ -10,7 +10,7 @@ from scaling.commands.common import publish
 
 if TYPE_CHECKING:
     from jobs.cluster import Cluster
-    from scaling.search import Executor, Options, Task
+    from scaling.search.controller import Executor, Options, Task
     from scaling.spec import RunSpec
 
 PUBLISH_EVERY_S = 60.0
@@ -24,8 +24,8 @@ def make_executor(
     """Return the local executor or a cluster as the controller sees it."""
     from jobs.control import cancel
     from jobs.status import study_status
-    from scaling.search import Executor
-    from scaling.search_runs import RUNS, RunList, search_folder
+    from scaling.search.controller import Executor
+    from scaling.search.runs import RUNS, RunList, search_folder
 
     def states(specs: "Sequence[RunSpec]") -> dict[str, tuple[str, str | None]]:
         rows = study_status(specs, runs_dir)["runs"]
@@ -96,7 +96,7 @@ class _Live:
             self._published = time.monotonic()
 
     def _publish(self) -> None:
-        from scaling.search_runs import search_specs
+        from scaling.search.runs import search_specs
 
         publish(search_specs(self._study, self._runs_dir), self._runs_dir, quiet=True)
 

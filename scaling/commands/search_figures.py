@@ -18,9 +18,9 @@ from analysis.figures.style import (
     save,
     style,
 )
-from scaling.search import Task
-from scaling.search_look import CONSTRAINT
-from scaling.search_propose import point_of
+from scaling.search.controller import Task
+from scaling.search.look import CONSTRAINT
+from scaling.search.propose import point_of
 from scaling.study import Choice, IntRange
 
 if TYPE_CHECKING:

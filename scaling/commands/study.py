@@ -188,7 +188,7 @@ def logs(arguments: Namespace) -> int:
 def sync(arguments: Namespace) -> int:
     """Publish a study to MLflow."""
     from scaling.describe import describe
-    from scaling.tracking import publish as send
+    from scaling.tracking.publish import publish as send
 
     specs, folder = expand(arguments), runs_folder(arguments)
     uri = arguments.tracking_uri or tracking_uri(folder)

@@ -112,7 +112,7 @@ def tiny(args: argparse.Namespace) -> Pair:
     """Our loop against a minimal DeepSpeed loop: the demo's centre, features from the cache."""
     import torch
 
-    from scaling.engine import initialize
+    from scaling.training.engine import initialize
 
     spec = run_spec("tiny", "optim.freeze_vlm=true", "engine.log_every=20")
     device = start(spec)
@@ -141,7 +141,7 @@ def fifty_million(args: argparse.Namespace) -> Pair:
 
 def one_million(args: argparse.Namespace) -> Pair:
     """ZeRO-2 at one rank against a bare PyTorch loop at 1M parameters, both minimal."""
-    from scaling.engine import initialize
+    from scaling.training.engine import initialize
 
     spec = run_spec("tiny-h16", "engine.zero_stage=2", "engine.log_every=10")
     start(spec)
@@ -184,7 +184,7 @@ def run_spec(size: str, *overrides: str) -> Any:
 def start(spec: Any) -> Any:
     import torch
 
-    from scaling.engine import prepare_environment, start_distributed
+    from scaling.training.engine import prepare_environment, start_distributed
 
     prepare_environment(spec)
     if torch.distributed.is_initialized():
@@ -195,7 +195,7 @@ def start(spec: Any) -> Any:
 def fresh_model(spec: Any) -> Any:
     import torch
 
-    from scaling.initial import build_model
+    from scaling.training.initial import build_model
 
     torch.manual_seed(0)
     return build_model(spec)
@@ -243,7 +243,7 @@ def bare_step(spec: Any, model: Any, batches: list[Any]) -> Callable[[], None]:
     """Return torch's own lines as a step: AdamW in the same groups, the same clipping."""
     import torch
 
-    from scaling.engine import optimizer_groups
+    from scaling.training.engine import optimizer_groups
 
     optim, shape, loader = spec.optim, batches[0].action.shape, Batches(batches)
     optimizer = torch.optim.AdamW(
@@ -272,10 +272,10 @@ def against_trainer(
     features: Any = None,
 ) -> Pair:
     """Run the real Trainer; after each of its blocks of steps run and time one of the baseline."""
-    from scaling.engine import initialize
-    from scaling.metrics import RunLog
-    from scaling.trainer import Trainer
-    from scaling.watchdog import Watchdog
+    from scaling.training.engine import initialize
+    from scaling.training.metrics import RunLog
+    from scaling.training.trainer import Trainer
+    from scaling.training.watchdog import Watchdog
 
     size, ours, others = spec.engine.log_every, [], []
     engine = initialize(spec, fresh_model(spec))
@@ -328,7 +328,7 @@ def timed(step: Callable[[], None], steps: int) -> tuple[float, float]:
 
 def startup() -> float:
     """Return this process's CPU seconds once an engine stands."""
-    from scaling.engine import initialize
+    from scaling.training.engine import initialize
 
     spec = run_spec("tiny")
     device = start(spec)

@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from scaling.describe import describe
-from scaling.mlflow_client import connect
 from scaling.records import final_points, read_points, thin
 from scaling.spec import RunSpec, SeedConfig
 from scaling.study import load_study
-from scaling.tracking import publish
+from scaling.tracking.client import connect
+from scaling.tracking.publish import publish
 
 NUM_RUNS = int(os.environ.get("BENCH_RUNS", "1000"))
 BLOCK = 50
@@ -129,7 +129,7 @@ def _noop(specs: list[RunSpec], folder: Path, uri: str) -> tuple[float, float]:
         "from scaling.describe import describe\n"
         "from scaling.spec import SeedConfig\n"
         "from scaling.study import load_study\n"
-        "from scaling.tracking import publish\n"
+        "from scaling.tracking.publish import publish\n"
         "(base,) = load_study('sweeps.pretrain').expand('cpu')\n"
         "specs = [replace(base, study='sweeps.bench', seeds=SeedConfig(init=n))\n"
         "         for n in range(int(sys.argv[1]))]\n"

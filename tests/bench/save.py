@@ -48,9 +48,9 @@ def arguments() -> argparse.Namespace:
 
 def measure(args: argparse.Namespace, scratch: Path) -> dict[str, list[dict[str, float]]]:
     """Return the rounds of each kind; the first of each is warm-up and left out."""
-    from scaling.checkpoint import Saver
     from scaling.config import with_overrides
-    from scaling.engine import initialize
+    from scaling.training.checkpoint import Saver
+    from scaling.training.engine import initialize
 
     spec = run_spec(args.size, "engine.zero_stage=2", "global_batch_size=1", "engine.keep_last=1")
     start(spec)

@@ -12,8 +12,8 @@ import time
 import optuna
 from scipy import stats
 
-from scaling.search import Options
-from scaling.search_propose import Sampler, propose
+from scaling.search.controller import Options
+from scaling.search.propose import Sampler, propose
 from scaling.study import Choice, IntRange, Search
 
 SEEDS, TRIALS = 20, 40

@@ -107,7 +107,7 @@ def run_spec(size: str, stage: int, micro_batch: int):
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Be one rank: train and return the peak bytes over the whole and by phase."""
     from scaling.devices import forget_peak, resident_bytes, return_freed_memory
-    from scaling.engine import initialize, prepare_environment, start_distributed
+    from scaling.training.engine import initialize, prepare_environment, start_distributed
 
     spec = run_spec(args.sizes[0], args.stages[0], args.micro_batch)
     prepare_environment(spec)
@@ -139,7 +139,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def one_step(spec: Any, engine: Any, batch: Any, note: Any) -> float:
-    from scaling.trainer import training_mode
+    from scaling.training.trainer import training_mode
 
     training_mode(spec, engine)
     losses = engine(batch)

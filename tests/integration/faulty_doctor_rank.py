@@ -1,4 +1,4 @@
-"""scaling.doctor_rank with faults in the engine, one after the other, for the doctor to find."""
+"""machine.doctor_rank with faults in the engine, one after the other, for the doctor to find."""
 
 import json
 import os
@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-import scaling.engine
-from scaling import doctor_rank
+from scaling.machine import doctor_rank
 from scaling.spec import load_spec
+from scaling.training import engine
 
 LOST = "transformer.blocks.1.mlp.fc1.weight"
-real_initialize, real_groups = scaling.engine.initialize, scaling.engine.optimizer_groups
+real_initialize, real_groups = engine.initialize, engine.optimizer_groups
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def ungrouped(spec):
         found = real_groups(spec, model)
         return [g | {"params": [p for p in g["params"] if p is not lost]} for g in found]
 
-    with patch.object(scaling.engine, "optimizer_groups", groups):
+    with patch.object(engine, "optimizer_groups", groups):
         yield
 
 

@@ -7,16 +7,16 @@ import time
 
 import torch
 
-import scaling.checkpoint
-import scaling.run
-import scaling.trainer
+import scaling.training.checkpoint
+import scaling.training.run
+import scaling.training.trainer
 from scaling.forkserver import TRAINING_STACK
 from scaling.train import main as train
 
 for name in TRAINING_STACK:
     importlib.import_module(name)
 torch.set_num_threads(1)
-step_noise = scaling.trainer.step_noise
+step_noise = scaling.training.trainer.step_noise
 
 
 def main(argv: list[str]) -> int:
@@ -25,13 +25,13 @@ def main(argv: list[str]) -> int:
     if kind:
         rank, step = (int(number) for number in where.split(":"))
         if kind == "small":
-            scaling.run.memory_available = lambda *_, **__: 2**20
+            scaling.training.run.memory_available = lambda *_, **__: 2**20
             return train(argv)
         if kind in ("slowsave", "nosave"):
             _spoil_saves(kind, rank, step)
             return train(argv)
         spoil = {"nan": _nan, "hang": _hang, "clock": _clock, "slow": _slow, "oom": _oom}[kind]
-        scaling.trainer.step_noise = _at(rank, step, spoil)
+        scaling.training.trainer.step_noise = _at(rank, step, spoil)
     return train(argv)
 
 
@@ -46,7 +46,7 @@ def _at(rank: int, step: int, spoil):
 
 def _spoil_saves(kind: str, rank: int, step: int) -> None:
     """Make each save after one of `step` take long, or fail on one rank for want of space."""
-    write = scaling.checkpoint.Saver._write
+    write = scaling.training.checkpoint.Saver._write
 
     def spoiled(self, writes, aside, state):
         def first():
@@ -57,7 +57,7 @@ def _spoil_saves(kind: str, rank: int, step: int) -> None:
 
         write(self, [first, *writes], aside, state)
 
-    scaling.checkpoint.Saver._write = spoiled
+    scaling.training.checkpoint.Saver._write = spoiled
 
 
 def _nan(spec, pair):
@@ -80,7 +80,7 @@ def _slow(spec, pair):
 
 def _clock(spec, pair):
     """Set the wall clock of the process back by an hour, then forth by two, for good."""
-    real = scaling.trainer.__dict__.setdefault("_real_time", time.time)
+    real = scaling.training.trainer.__dict__.setdefault("_real_time", time.time)
     jump = -3600 if real is time.time else 3600
     time.time = lambda: real() + jump
     return pair

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from scaling.mlflow_client import connect
 from scaling.spec import RunSpec, SeedConfig
+from scaling.tracking.client import connect
 from xvla.config import DataConfig, DomainEntry
 
 STUDY = "sweeps.simulated_faults"
@@ -90,7 +90,7 @@ def publisher(runs_dir: Path, uri: str) -> subprocess.Popen[str]:
     """Start a publisher of all runs in a process of its own."""
     code = (
         "import sys; from pathlib import Path; from scaling.spec import load_spec\n"
-        "from scaling.tracking import publish\n"
+        "from scaling.tracking.publish import publish\n"
         "specs = [load_spec(path) for path in sorted(Path(sys.argv[1]).glob('*/run.yaml'))]\n"
         "print('ready', flush=True)\n"
         "total = publish(specs, sys.argv[1], tracking_uri=sys.argv[2])\n"

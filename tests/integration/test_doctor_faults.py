@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from scaling import doctor
 from scaling.config import with_overrides
+from scaling.machine import doctor
 from scaling.sizes import SIZES
 from scaling.spec import RunSpec
 

@@ -240,7 +240,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, make_run) -> None
         ls -a {small}/run/checkpoints
         cd {small}/run/checkpoints/step_0000004 && {sys.executable} -c '
 from pathlib import Path
-from scaling.checkpoint import verify
+from scaling.training.checkpoint import verify
 print("verified:", verify(Path(".")))'
         exit $code
     """

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from scaling.commands.live import published_live
-from scaling.mlflow_client import connect
-from scaling.tracking import find_run, publish
-from scaling.tracking_ledger import Ledger
-from scaling.tracking_sweep import report_mark
+from scaling.tracking.client import connect
+from scaling.tracking.ledger import Ledger
+from scaling.tracking.publish import find_run, publish
+from scaling.tracking.sweep import report_mark
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the module beside this file
 
@@ -258,7 +258,7 @@ def test_a_thousand_published_runs_are_answered_without_mlflow(tmp_path: Path) -
     code = (
         "import sys, time; from pathlib import Path\n"
         "from dataclasses import replace; from scaling.spec import load_spec\n"
-        "from scaling.tracking import publish\n"
+        "from scaling.tracking.publish import publish\n"
         "base = load_spec(next(Path(sys.argv[1]).glob('*/run.yaml')))\n"
         "specs = [replace(base, seeds=replace(base.seeds, init=n)) for n in range(1000)]\n"
         "began = time.process_time()\n"

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from scaling.best import best, resolve
-from scaling.mlflow_client import TrackingError, connect
 from scaling.spec import RunSpec
-from scaling.tracking import publish
-from scaling.tracking_ledger import contents
+from scaling.tracking.client import TrackingError, connect
+from scaling.tracking.ledger import contents
+from scaling.tracking.publish import publish
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the module beside this file
 
@@ -112,8 +112,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 
 def test_a_search_in_postgresql_goes_on_after_a_restart(postgres: Servers, tmp_path: Path) -> None:
-    from scaling.search import Executor, Options, Score, Task, run_trials
-    from scaling.search_storage import open_study
+    from scaling.search.controller import Executor, Options, Score, Task, run_trials
+    from scaling.search.storage import open_study
     from scaling.study import load_study
 
     name = "sweeps.prompt_and_window"

@@ -20,10 +20,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from scaling.best import best, resolve
-from scaling.mlflow_client import TrackingError
-from scaling.mlflow_view import VIEW_KEY
 from scaling.spec import InitConfig, RunSpec, SeedConfig
-from scaling.tracking import publish
+from scaling.tracking.client import TrackingError
+from scaling.tracking.publish import publish
+from scaling.tracking.view import VIEW_KEY
 from xvla.config import DataConfig, DomainEntry
 
 pytestmark = pytest.mark.integration
@@ -269,7 +269,7 @@ def test_publishing_again_changes_nothing(store: Store, published: tuple) -> Non
 def test_a_lost_record_does_not_double_points(store: Store, published: tuple) -> None:
     from mlflow import MlflowClient
 
-    from scaling.tracking_record import PUBLISHED
+    from scaling.tracking.record import PUBLISHED
 
     runs_dir, specs, _ = published
     before = content(store.uri)[specs[0].run_id]
@@ -368,7 +368,8 @@ def test_two_publishers_on_a_new_database_agree_quietly(tmp_path: Path) -> None:
     finish(write_run(tmp_path / "runs", spec, steps=[(10, 1), (100, 1)]), val_l1=0.5)
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
     code = (
-        "import sys; from scaling.spec import load_spec; from scaling.tracking import publish; "
+        "import sys; from scaling.spec import load_spec\n"
+        "from scaling.tracking.publish import publish\n"
         "publish([load_spec(sys.argv[1])], sys.argv[2], tracking_uri=sys.argv[3]); "
         "assert 'torch' not in sys.modules, 'publishing imported torch'"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling.search_runs import search_specs
+from scaling.search.runs import search_specs
 
 pytestmark = [pytest.mark.integration]
 STUDY = "sweeps.prompt_and_window"

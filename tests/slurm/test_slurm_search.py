@@ -13,7 +13,7 @@ from preloaded import preloaded_python
 from slurm_helpers import attempts, log_of, wait_until
 
 from jobs.slurm.submissions import slurm_folder
-from scaling.search_runs import search_specs
+from scaling.search.runs import search_specs
 
 pytestmark = pytest.mark.slurm
 STUDY, TRIALS = "sweeps.prompt_and_window", 4

@@ -21,6 +21,16 @@ ALLOWED: dict[str, tuple[str, ...]] = {
              "scaling.memory"),
     "analysis": ("analysis",),
 }  # fmt: skip
+# Rooms: a folder and those of our packages that it may not know.
+CLOSED: dict[str, tuple[str, ...]] = {
+    "scaling/training": ("scaling.tracking", "scaling.search", "scaling.machine",
+                         "scaling.commands"),
+    "scaling/tracking": ("scaling.training", "scaling.search", "scaling.machine",
+                         "scaling.commands"),
+    "scaling/machine": ("scaling.tracking", "scaling.search", "scaling.commands"),
+    "scaling/search": ("scaling.machine", "scaling.commands"),
+    "analysis/solving": ("analysis.pages", "analysis.figures", "analysis.report", "analysis.study"),
+}  # fmt: skip
 # The roof: the command line sees every package.
 ROOF = ("scaling/cli.py", "scaling/commands/")
 
@@ -49,6 +59,15 @@ def test_package_imports_only_what_it_may(package: str, repository: Path) -> Non
             continue
         wrong = {name for name in _imports(path) if not _allowed(name, ALLOWED[package])}
         assert not wrong, f"{relative} imports {sorted(wrong)}; allowed: {ALLOWED[package]}"
+
+
+@pytest.mark.parametrize("room", CLOSED)
+def test_room_knows_nothing_of_those_above_it(room: str, repository: Path) -> None:
+    files = sorted((repository / room).glob("*.py"))
+    assert len(files) > 1
+    for path in files:
+        wrong = {name for name in _imports(path) if _allowed(name, CLOSED[room])}
+        assert not wrong, f"{path.relative_to(repository)} imports {sorted(wrong)}"
 
 
 def test_planning_never_loads_torch(repository: Path) -> None:

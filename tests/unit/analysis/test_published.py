@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import beside
+from analysis.pages import beside
 from analysis.table import published
 
 NUMBERS = [1, 2, 3, 4, 6, 7, 8, 9, 10, 13, 14, 15, 16, 17, 18]

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from studies import demo_study
 
-from analysis.beside import PUBLISHED, error_rows
+from analysis.pages.beside import PUBLISHED, error_rows
+from analysis.pages.verdict import summary_rows
 from analysis.report import build_report, fit_study, render_fit
-from analysis.verdict import summary_rows
 
 QUICK = {"num_draws": 60}
 

@@ -10,7 +10,7 @@ import pytest
 from studies import law_parser
 
 from scaling.commands import facts, laws
-from scaling.search_result import interval
+from scaling.search.result import interval
 from scaling.study import load_study
 
 STUDY = "sweeps.prompt_and_window"

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from analysis.fit import LawRegressor
-from analysis.lad import polish_lad
 from analysis.laws import Additive, Chinchilla, PowerLaw
-from analysis.solver import minimise
+from analysis.solving.lad import polish_lad
+from analysis.solving.solver import minimise
 
 
 def simulated(seed):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import optuna
 
-from scaling.search import Executor, Options, Score, Task
-from scaling.search_storage import open_study
+from scaling.search.controller import Executor, Options, Score, Task
+from scaling.search.storage import open_study
 from scaling.spec import RunSpec
 from scaling.study import load_study
 

@@ -13,11 +13,11 @@ from safetensors.numpy import save_file
 from scaling.best import best, open_checkpoint, resolve, study_of, words_of
 from scaling.commands.common import study_runs
 from scaling.commands.reuse import plan_finetuning
-from scaling.registry import alias_name, model_name
-from scaling.search import Task
-from scaling.search_runs import RUNS, RunList, search_folder
+from scaling.search.controller import Task
+from scaling.search.runs import RUNS, RunList, search_folder
 from scaling.spec import RunSpec
 from scaling.study import load_study
+from scaling.tracking.registry import alias_name, model_name
 from xvla.config import DataConfig, DomainEntry
 
 STEP = 100

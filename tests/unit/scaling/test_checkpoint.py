@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from scaling.checkpoint import _prune, file_sha256, newest_valid, step_name, verify
 from scaling.spec import EngineConfig
+from scaling.training.checkpoint import _prune, file_sha256, newest_valid, step_name, verify
 
 
 def step_folder(folder: Path, step: int, val_l1: float | None = None) -> Path:

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from scaling.cli import main
-from scaling.search import Task
-from scaling.search_runs import RUNS, RunList, search_folder
+from scaling.search.controller import Task
+from scaling.search.runs import RUNS, RunList, search_folder
 from scaling.spec import RunSpec
 from scaling.study import load_study
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from scaling import doctor, doctor_rank, engine
 from scaling.config import with_overrides
-from scaling.doctor_rank import shrink, shrink_model
+from scaling.machine import doctor, doctor_rank
+from scaling.machine.doctor_rank import shrink, shrink_model
 from scaling.sizes import LADDER, SIZES
 from scaling.spec import RunSpec
+from scaling.training import engine
 from xvla.params import num_params
 
 

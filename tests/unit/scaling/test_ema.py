@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from scaling.ema import Ema
+from scaling.training.ema import Ema
 
 
 def model() -> torch.nn.Module:

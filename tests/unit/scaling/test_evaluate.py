@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.evaluate import clustered_mean, frame_errors, per_episode, summarise
-from scaling.validation import rank_parts
+from scaling.training.evaluate import clustered_mean, frame_errors, per_episode, summarise
+from scaling.training.validation import rank_parts
 
 IDENTITY_6D = [1, 0, 0, 1, 0, 0]  # interleaved: R00, R01, R10, R11, R20, R21
 QUARTER_TURN_6D = [0, -1, 1, 0, 0, 0]

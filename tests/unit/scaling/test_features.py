@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from scaling.config import with_overrides
-from scaling.features import DIGEST_FIELDS, FeatureCache, can_cache
 from scaling.spec import SCIENTIFIC_DATA_FIELDS
+from scaling.training.features import DIGEST_FIELDS, FeatureCache, can_cache
 from sweeps._mixtures import simulated_run
 from xvla.data.normalise import Normaliser
 from xvla.data.samples import SampleMaker

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling import fit
+from scaling.machine import micro_batch as fit
 from scaling.spec import load_spec
 
 
@@ -81,7 +81,7 @@ def test_each_of_two_ranks_writes_its_trace(make_run) -> None:
 
 
 def test_a_profile_of_several_nodes_is_left_to_their_launcher(make_run) -> None:
-    from scaling.profile import profile_run
+    from scaling.machine.profile import profile_run
 
     path = make_run("resources.nodes=2")
     with pytest.raises(ValueError, match="takes 2 nodes; start `scaling profile` under torchrun"):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from scaling.initial import build_model
+from scaling.training.initial import build_model
 from sweeps._mixtures import simulated_run
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from scaling.config import with_overrides
-from scaling.doctor_rank import draw
-from scaling.fit import saved_bytes
+from scaling.machine.doctor_rank import draw
+from scaling.machine.micro_batch import saved_bytes
 from scaling.memory import (
     BF16_ACTIVATIONS,
     BF16_INPUTS,
@@ -159,8 +159,8 @@ def test_bf16_keeps_this_share_of_fp32() -> None:
 
 
 def autograd_bytes(spec: RunSpec) -> int:
-    from scaling.initial import build_model
-    from scaling.trainer import autocast
+    from scaling.training.initial import build_model
+    from scaling.training.trainer import autocast
 
     torch.manual_seed(0)
     model = build_model(spec).train()

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import torch
 
-from scaling.noise import step_noise
 from scaling.sizes import SIZES
 from scaling.spec import RunSpec, SeedConfig
+from scaling.training.noise import step_noise
 
 SPEC = RunSpec(model=SIZES["tiny"], global_batch_size=8)
 

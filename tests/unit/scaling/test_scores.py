@@ -8,7 +8,7 @@ import pytest
 
 from scaling.cli import main
 from scaling.commands.scores import score_columns
-from scaling.search import Score
+from scaling.search.controller import Score
 from scaling.spec import RunSpec
 from scaling.study import load_study
 
@@ -41,7 +41,7 @@ def horizon(monkeypatch) -> list[str]:
         evaluated.append(spec.run_id)
         return Score(value=0.1 + abs(spec.data.prediction_window_s - 4) / 100, sem=0.01)
 
-    monkeypatch.setattr("scaling.search_score.horizon_score", score)
+    monkeypatch.setattr("scaling.search.score.horizon_score", score)
     return evaluated
 
 

@@ -22,18 +22,18 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from scaling.search import (
+from scaling.search.controller import (
     Executor,
     Options,
     Score,
     check_task,
     run_trials,
 )
-from scaling.search_propose import distributions, make_sampler, propose
-from scaling.search_result import compare, counts, interval
-from scaling.search_runs import search_folder
-from scaling.search_show import render
-from scaling.search_storage import open_study, repair_journal, sole_controller
+from scaling.search.propose import distributions, make_sampler, propose
+from scaling.search.result import compare, counts, interval
+from scaling.search.runs import search_folder
+from scaling.search.show import render
+from scaling.search.storage import open_study, repair_journal, sole_controller
 from scaling.spec import RunSpec
 from scaling.study import Choice, IntRange, Search
 

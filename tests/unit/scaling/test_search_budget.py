@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from scaling.commands.search import _cost, search
-from scaling.search import Executor, Options, Score, Task, run_trials
-from scaling.search_budget import Budget, corners
-from scaling.search_result import compare
-from scaling.search_runs import RUNS, RunList, search_folder, search_specs
-from scaling.search_storage import open_study
+from scaling.search.budget import Budget, corners
+from scaling.search.controller import Executor, Options, Score, Task, run_trials
+from scaling.search.result import compare
+from scaling.search.runs import RUNS, RunList, search_folder, search_specs
+from scaling.search.storage import open_study
 from scaling.spec import RunSpec
 from scaling.study import load_study
 

@@ -7,7 +7,7 @@ import pytest
 from jobs.cluster import Cluster
 from jobs.slurm.commands import SlurmUnreachableError
 from scaling.commands import search_executor
-from scaling.search import Executor, Options, Task
+from scaling.search.controller import Executor, Options, Task
 from scaling.spec import RunSpec
 from scaling.study import load_study
 

@@ -7,8 +7,8 @@ import pytest
 
 from scaling.commands import search_figures
 from scaling.commands.search_figures import draw_search
-from scaling.search import run_trials
-from scaling.search_result import compare, importances
+from scaling.search.controller import run_trials
+from scaling.search.result import compare, importances
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the module beside this file
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from scaling.checkpoint import _prune, step_name
 from scaling.commands.common import declared
 from scaling.commands.search import search
-from scaling.search import Executor, Score, Task
-from scaling.search_look import rung_steps
+from scaling.search.controller import Executor, Score, Task
+from scaling.search.look import rung_steps
 from scaling.spec import RunSpec
+from scaling.training.checkpoint import _prune, step_name
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the module beside this file
 
@@ -49,7 +49,7 @@ def score(spec: RunSpec, step: int) -> Score:
 def test_the_command_stops_the_worst_runs_at_a_rung(tmp_path, monkeypatch, no_prune) -> None:
     runs = FirstHalfWay(tmp_path / "simulated")
     monkeypatch.setattr("scaling.commands.search.make_executor", lambda *_: runs.executor())
-    monkeypatch.setattr("scaling.search_score.make_scorer", lambda *_: score)
+    monkeypatch.setattr("scaling.search.score.make_scorer", lambda *_: score)
     documents, studies = [], []
     monkeypatch.setattr(
         "scaling.commands.search.show", lambda _, found, __: documents.append(found)

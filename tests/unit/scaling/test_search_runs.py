@@ -12,10 +12,10 @@ import pytest
 import scaling.config
 from scaling.commands.common import study_runs
 from scaling.commands.search import _budget
-from scaling.search import Executor, Options, Score, Task, run_trials
-from scaling.search_result import compare
-from scaling.search_runs import RUNS, RunList, search_folder, search_specs
-from scaling.search_storage import open_study
+from scaling.search.controller import Executor, Options, Score, Task, run_trials
+from scaling.search.result import compare
+from scaling.search.runs import RUNS, RunList, search_folder, search_specs
+from scaling.search.storage import open_study
 from scaling.study import load_study
 
 STUDY = "sweeps.prompt_and_window"
@@ -138,7 +138,7 @@ def test_reading_imports_neither_optuna_nor_torch(tmp_path: Path) -> None:
     task = make_task()
     run_list(tmp_path, task).add([(task.search.fixed_points("cpu")[0], 0)])
     code = (
-        "import sys; from scaling.search_runs import search_specs\n"
+        "import sys; from scaling.search.runs import search_specs\n"
         f"assert len(search_specs({STUDY!r}, {str(tmp_path)!r})) == 1\n"
         "assert not {'optuna', 'torch', 'numpy'} & sys.modules.keys()"
     )

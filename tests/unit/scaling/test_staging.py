@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from scaling import checkpoint, staging
-from scaling.checkpoint import Saver
 from scaling.spec import EngineConfig
-from scaling.staging import Buffers, _owned
+from scaling.training import checkpoint, staging
+from scaling.training.checkpoint import Saver
+from scaling.training.staging import Buffers, _owned
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 
@@ -138,7 +138,7 @@ def test_buffers_are_kept_and_copies_shared() -> None:
 
 def test_the_mean_is_published_from_memory_that_is_kept(tmp_path, engine, monkeypatch) -> None:
     """The weights with the mean are the trained tensors again, and not what was copied of those."""
-    from scaling.ema import Ema
+    from scaling.training.ema import Ema
 
     published = []
 

@@ -152,7 +152,7 @@ def test_pretrain_is_table_9_field_by_field(repository: Path) -> None:
     (spec,) = load_study("sweeps.pretrain").expand("a100")
     jitter = ", ".join([str(JITTER_STRENGTH)] * 3)
     ours = {
-        "Optimizer": "AdamW",  # the only one: scaling.engine
+        "Optimizer": "AdamW",  # the only one: scaling.training.engine
         "Batch size": str(spec.global_batch_size),
         "Learning rate": f"{spec.optim.lr:.0e}".replace("e-0", "e-"),
         "Weight decay": str(spec.optim.weight_decay),

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from scaling import tracking
-from scaling.mlflow_client import TrackingError, connect, page, shown
 from scaling.records import (
     MAX_POINTS,
     Point,
@@ -21,9 +19,11 @@ from scaling.records import (
     thin,
 )
 from scaling.spec import RunSpec
-from scaling.tracking import publish, publish_while, ui_command
-from scaling.tracking_record import metric_key, pack, unpack
-from scaling.tracking_run import _metric_name, run_name
+from scaling.tracking import publish as tracking
+from scaling.tracking.client import TrackingError, connect, page, shown
+from scaling.tracking.publish import publish, publish_while, ui_command
+from scaling.tracking.record import metric_key, pack, unpack
+from scaling.tracking.run import _metric_name, run_name
 
 
 def line(step: int, attempt: int = 1, **values: object) -> str:
@@ -207,7 +207,7 @@ def test_addresses_and_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_no_heavy_import() -> None:
     code = (
-        "import sys, scaling.tracking, scaling.best, scaling.lineage; "
+        "import sys, scaling.tracking.publish, scaling.best, scaling.lineage; "
         "print([name for name in ('torch', 'mlflow', 'deepspeed') if name in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,0 +1,1 @@
+"""How a law is fitted: losses and derivatives, starts, descent, and the search that joins them."""

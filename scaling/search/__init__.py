@@ -1,0 +1,1 @@
+"""Everything that knows Optuna: asking for points, pruning, scoring, the answer."""

@@ -1,0 +1,1 @@
+"""Everything that knows MLflow: publishing run folders, the store, registered checkpoints."""

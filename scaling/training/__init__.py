@@ -1,0 +1,1 @@
+"""What a run does: one attempt from its RunSpec to DONE, the loop, its checkpoints and metrics."""

@@ -1,0 +1,135 @@
+"""Runs the evaluation of a split during and after training and keeps its per-episode errors.
+
+The frames are dealt out to the ranks in whole batches; each rank then has the errors of all.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from scaling.spec import RunSpec
+from scaling.training.evaluate import (
+    KEYS,
+    evaluate_baselines,
+    evaluate_policy,
+    per_episode,
+    summarise,
+)
+from scaling.training.features import FeatureCache
+from xvla.config import DataConfig
+from xvla.data.evaluation import EvalBatch, EvalSplit, eval_batches, eval_frames, mean_chunk
+from xvla.data.normalise import Normaliser
+from xvla.data.samples import SampleKey
+
+DENOISING_STEPS = 10
+
+
+class Validation:
+    """Evaluates the engine's model on the frozen frames of a split."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        engine: Any,
+        *,
+        normaliser: Normaliser,
+        cache: FeatureCache | None,
+        folder: Path,
+        on_batch: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`on_batch(where)` is called before each batch, as a sign of life."""
+        self.spec, self.engine, self.normaliser = spec, engine, normaliser
+        self.cache, self.folder, self.on_batch = cache, folder, on_batch
+
+    def run(self, split: EvalSplit, *, step: int, anchor_only: bool = False) -> dict[str, float]:
+        """Return the metrics of a split, `val/l1` and so on, and append val_episodes.parquet."""
+        data = self._data(anchor_only)
+        batches = self._batches(data, split)
+        errors = evaluate_policy(batches, self._act, self.spec, self.normaliser)
+        errors = gathered(errors, eval_frames(data, split))
+        if dist.get_rank() == 0:
+            append_episodes(self.folder, per_episode(errors, step=step, split=split))
+        return summarise(errors, anchor=self.spec.data.anchor_domain, prefix=split)
+
+    def baselines(self, split: EvalSplit) -> dict[str, float]:
+        """Return the same metrics for the two trivial predictors, e.g. baseline/hold/val/l1."""
+        data = self._data(anchor_only=False)
+        found = evaluate_baselines(self._batches(data, split), self._mean_chunks)
+        frames = eval_frames(data, split)
+        result: dict[str, float] = {}
+        for name, errors in found.items():
+            errors = gathered(errors, frames)
+            metrics = summarise(errors, anchor=self.spec.data.anchor_domain, prefix=split)
+            result |= {f"baseline/{name}/{key}": value for key, value in metrics.items()}
+        return result
+
+    @cached_property
+    def _mean_chunks(self) -> dict[str, NDArray[np.float32]]:
+        return mean_chunk(self.spec.data)
+
+    def _data(self, anchor_only: bool) -> DataConfig:
+        data = replace(self.spec.data, decode_images=self.cache is None)
+        if anchor_only:
+            anchor = [entry for entry in data.mixture if entry.name == data.anchor_domain]
+            data = replace(data, mixture=anchor)
+        return data
+
+    def _batches(self, data: DataConfig, split: EvalSplit) -> Iterator[EvalBatch]:
+        """Yield this rank's batches."""
+        size = self.spec.engine.eval_batch_size
+        frames = eval_frames(data, split)
+        parts = rank_parts(frames, size, rank=dist.get_rank(), world_size=dist.get_world_size())
+        for batch in eval_batches(data, parts, self.normaliser):
+            self.on_batch(f"an evaluation batch of {split}")
+            yield batch
+
+    def _act(self, item: EvalBatch, noise: torch.Tensor) -> torch.Tensor:
+        device = self.engine.device
+        features = self.cache.lookup(item.keys, device) if self.cache else None
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
+            return self.engine.module.act(
+                item.batch.to(device), DENOISING_STEPS, noise.to(device), features
+            )
+
+
+def rank_parts(
+    frames: list[SampleKey], batch_size: int, *, rank: int, world_size: int
+) -> list[list[SampleKey]]:
+    """Return the batches of a rank: every world_size-th of the same cut for any rank.
+
+    Where there are fewer batches than ranks, they are made smaller to occupy all.
+    """
+    size = max(1, min(batch_size, -(-len(frames) // world_size)))
+    parts = [frames[first : first + size] for first in range(0, len(frames), size)]
+    return parts[rank::world_size]
+
+
+def gathered(errors: pd.DataFrame, frames: list[SampleKey]) -> pd.DataFrame:
+    """Return the errors of all ranks in the order of `frames`, on every rank."""
+    if dist.get_world_size() == 1:
+        return errors
+    tables: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(tables, errors)
+    whole = pd.concat([table for table in tables if len(table)], ignore_index=True)
+    order = pd.MultiIndex.from_tuples(frames, names=list(KEYS))
+    return whole.set_index(list(KEYS)).loc[order].reset_index()
+
+
+def append_episodes(folder: Path, rows: pd.DataFrame) -> None:
+    """Add rows to val_episodes.parquet; rows of the same step and split are replaced."""
+    path = folder / "val_episodes.parquet"
+    if path.exists():
+        old = pd.read_parquet(path)
+        again = (old["step"] == rows["step"].iloc[0]) & (old["split"] == rows["split"].iloc[0])
+        rows = pd.concat([old[~again], rows], ignore_index=True)
+    temporary = path.with_suffix(".tmp")
+    rows.to_parquet(temporary, index=False)
+    temporary.replace(path)
