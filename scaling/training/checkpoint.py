@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +132,7 @@ class Saver:
                 final = self._folder / step_name(state["step"])
                 _finish(aside, final, state)
                 write_atomic(self._folder / "latest", final.name)
+                _remove_after(self._folder, state["step"])
                 _prune(self._folder, self._keep)
 
 
@@ -205,7 +206,7 @@ def restore(engine: Any, path: Path, *, ema: "Ema | None" = None) -> dict[str, A
 def newest_valid(folder: Path) -> Path | None:
     """Return the newest step folder whose hashes agree, warning about each that does not."""
     found_any = False
-    for path in sorted(folder.glob("step_*"), reverse=True):
+    for _, path in reversed(_step_folders(folder)):
         problem = verify(path)
         if problem is None:
             return path
@@ -229,15 +230,22 @@ def verify(path: Path) -> str | None:
     """Return what is wrong with a step folder, or None."""
     try:
         digests = json.loads((path / "manifest.json").read_text())["sha256"]
+        listed = sorted(digests.items())
     except FileNotFoundError:
         return "it has no manifest.json"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "manifest.json is not readable"
-    for name, digest in digests.items():
+    if "trainer.json" not in digests:
+        return "manifest.json does not list trainer.json"
+    for name, digest in listed:
         file = path / name
-        if not file.exists():
+        if not file.is_file():
             return f"{name} is missing"
-        if file_sha256(file) != digest:
+        try:
+            same = file_sha256(file) == digest
+        except OSError as error:
+            return f"{name} is not readable ({error.strerror})"
+        if not same:
             return f"{name} does not match its sha256"
     return None
 
@@ -254,7 +262,8 @@ def _finish(aside: Path, final: Path, state: dict[str, Any]) -> None:
     files = sorted(path for path in aside.rglob("*") if path.is_file())
     digests = {str(path.relative_to(aside)): file_sha256(path) for path in files}
     (aside / "manifest.json").write_text(json.dumps({"step": state["step"], "sha256": digests}))
-    for path in [*files, aside / "manifest.json"]:
+    folders = [path for path in aside.rglob("*") if path.is_dir()]
+    for path in [*files, aside / "manifest.json", *folders, aside]:
         _sync(path)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(aside, final)
@@ -269,24 +278,45 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _remove_after(folder: Path, step: int) -> None:
+    """Delete the step folders after the one just saved.
+
+    They were passed over as damaged when the run resumed; counted among the last k they would
+    push out what is whole.
+    """
+    for later, path in _step_folders(folder):
+        if later > step:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _prune(folder: Path, keep: EngineConfig) -> None:
     """Delete step folders but for the last k, every m-th, those named, and the best."""
-    paths = sorted(folder.glob("step_*"))
-    steps = [int(path.name.removeprefix("step_")) for path in paths]
-    kept = {*steps[-max(1, keep.keep_last) :], *keep.keep_steps}
-    kept |= {step for step in steps if keep.keep_every and step % keep.keep_every == 0}
+    found = dict(_step_folders(folder))
+    kept = {*list(found)[-max(1, keep.keep_last) :], *keep.keep_steps}
+    kept |= {step for step in found if keep.keep_every and step % keep.keep_every == 0}
     if keep.keep_best:
-        kept |= _best(paths)
-    for step, path in zip(steps, paths, strict=True):
+        kept |= _best(list(found.values()))
+    for step, path in found.items():
         if step not in kept:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def _step_folders(folder: Path) -> list[tuple[int, Path]]:
+    """Return (step, folder) in the order of steps; what is named otherwise is not ours."""
+    names = (path.name.removeprefix("step_") for path in folder.glob("step_*"))
+    steps = sorted(int(name) for name in names if name.isdecimal())
+    paths = [(step, folder / step_name(step)) for step in steps]
+    return [(step, path) for step, path in paths if path.is_dir()]
+
+
 def _best(paths: list[Path]) -> set[int]:
     """Return the step with the lowest val/l1 of those evaluated when they were saved."""
-    files = [path / "trainer.json" for path in paths if (path / "trainer.json").exists()]
-    states = [json.loads(file.read_text()) for file in files]
-    rated = [(s["val_l1"], s["step"]) for s in states if s.get("val_l1") is not None]
+    rated = []
+    for path in paths:
+        with suppress(OSError, ValueError, KeyError, TypeError):  # damaged since
+            state = json.loads((path / "trainer.json").read_text())
+            if state["val_l1"] is not None:
+                rated.append((state["val_l1"], state["step"]))
     return {min(rated)[1]} if rated else set()
 
 

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from scaling.spec import EngineConfig
-from scaling.training.checkpoint import _prune, file_sha256, newest_valid, step_name, verify
+from scaling.training.checkpoint import (
+    _prune,
+    _remove_after,
+    file_sha256,
+    newest_valid,
+    step_name,
+    verify,
+)
 
 
 def step_folder(folder: Path, step: int, val_l1: float | None = None) -> Path:
@@ -50,3 +57,48 @@ def test_newest_valid_passes_over_what_is_damaged(tmp_path: Path, capsys) -> Non
         "trainer.json does not match its sha256",
     ]
     assert verify(good) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "manifest.json is not readable"),
+        ("[1]", "manifest.json is not readable"),
+        ('{"sha256": ["trainer.json"]}', "manifest.json is not readable"),
+        ('{"sha256": null}', "manifest.json is not readable"),
+        ('{"sha256": {}}', "manifest.json does not list trainer.json"),
+        ('{"sha256": {"trainer.json": 5}}', "trainer.json does not match its sha256"),
+    ],
+)
+def test_a_manifest_of_garbage_is_passed_over(tmp_path: Path, text: str, problem: str) -> None:
+    good, bad = (step_folder(tmp_path, step) for step in (1, 2))
+    (bad / "manifest.json").write_text(text)
+    assert verify(bad) == problem
+    assert newest_valid(tmp_path) == good
+
+
+def test_what_is_no_step_folder_is_left_alone(tmp_path: Path) -> None:
+    good = step_folder(tmp_path, 5)
+    copied = tmp_path / "step_0000005.old"
+    copied.mkdir()
+    (tmp_path / "step_0000009").write_text("a file")
+    assert newest_valid(tmp_path) == good
+    _prune(tmp_path, EngineConfig(keep_last=1))
+    assert copied.exists()
+
+
+def test_damaged_folders_do_not_push_out_what_is_saved_after_them(tmp_path: Path) -> None:
+    """A run that fell back to step 1 saves step 2 beside the damaged 3 and 4."""
+    for step in (1, 2, 3, 4):
+        step_folder(tmp_path, step)
+    _remove_after(tmp_path, 2)
+    _prune(tmp_path, EngineConfig(keep_last=2))
+    assert sorted(tmp_path.iterdir()) == [tmp_path / step_name(step) for step in (1, 2)]
+
+
+def test_a_damaged_state_is_not_the_best(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        step_folder(tmp_path, step, val_l1=0.1 * step)
+    (tmp_path / step_name(1) / "trainer.json").write_text("{")
+    _prune(tmp_path, EngineConfig(keep_last=1, keep_best=True))
+    assert sorted(tmp_path.iterdir()) == [tmp_path / step_name(step) for step in (2, 3)]
