@@ -92,16 +92,16 @@ def thin(points: Iterable[Point], last: Mapping[str, int], *, num_steps: int) ->
 
     The steps are cut into equal buckets that depend on `num_steps` only, and the first point of
     each is kept, and the last step always; so publishing while a run goes on picks the same points
-    as publishing at its end. Of a replayed step the later line wins, unless it is published.
+    as publishing at its end. Of a replayed step the first line counts: a publisher that was killed
+    may have sent it without leaving a record, and a later one would stand beside it.
     """
-    latest = {(point.step, point.metric): point for point in points}
     reached = dict(last)
     kept = []
-    for step, metric in sorted(latest):
-        before = reached.get(metric)
-        if before is None or _bucket(step, num_steps) > _bucket(before, num_steps):
-            kept.append(latest[step, metric])
-            reached[metric] = step
+    for point in points:
+        before = reached.get(point.metric)
+        if before is None or _bucket(point.step, num_steps) > _bucket(before, num_steps):
+            kept.append(point)
+            reached[point.metric] = point.step
     return kept
 
 

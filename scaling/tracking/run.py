@@ -208,13 +208,20 @@ def _new_points(
     if done:
         hours = sum(attempt.get("gpu_hours") or 0.0 for attempt in read_attempts(run_dir))
         totals = {"compute/gpu_hours": hours} | ({"compute/flops": float(flops)} if flops else {})
-        points += final_points({**done, "metrics": {**totals, **done.get("metrics", {})}})
+        final = final_points({**done, "metrics": {**totals, **done.get("metrics", {})}})
+        points = [*_uncontradicted(points, final), *final]
     keys = {name: metric_key(name) for name in {point.metric for point in points}}
     last = {name: reached[key] for name, key in keys.items() if key in reached}
     points = thin(points, last, num_steps=spec.num_steps)
     reached |= {keys[point.metric]: point.step for point in points}  # ascending: the last one stays
     points += [p._replace(metric=SYSTEM[p.metric]) for p in points if p.metric in SYSTEM]
     return points, {"offset": offset, "reached": pack(reached)}
+
+
+def _uncontradicted(points: list[Point], final: list[Point]) -> list[Point]:
+    """Leave out what the DONE file says otherwise; where it agrees, the line stands for both."""
+    last_words = {(point.metric, point.step): point.value for point in final}
+    return [p for p in points if last_words.get((p.metric, p.step), p.value) == p.value]
 
 
 def _log(

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from scaling.tracking.client import connect
 from scaling.tracking.publish import publish
+from scaling.tracking.record import PUBLISHED
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the module beside this file
 
@@ -67,6 +69,32 @@ def test_a_publisher_killed_at_random_leaves_no_point_out_or_twice(
     assert last.returncode == 0, errors
     assert curves(uris[1]) == curves(uris[0])
     assert publish(specs, tmp_path / "runs", tracking_uri=uris[1])["values"] == 0
+
+
+def test_steps_replayed_after_a_publisher_died_unrecorded_stand_once(tmp_path: Path) -> None:
+    """It sent points and was killed before their record; then training died and replayed them."""
+    spec, uri = make_spec(0), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    folder = write_done(tmp_path / "runs", spec)
+    done = (folder / "DONE").read_text()
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    (folder / "DONE").unlink()
+    (folder / "metrics.jsonl").write_text("".join(f"{text}\n" for text in lines[:60]))
+    publish([spec], tmp_path / "runs", tracking_uri=uri)
+    (child,) = connect(uri).search_runs(["1"], f"tags.run_key = '{spec.run_id}'")
+    connect(uri).delete_tag(child.info.run_id, PUBLISHED)
+    shutil.rmtree(tmp_path / "runs" / "_publish")
+    with open(folder / "metrics.jsonl", "a") as stream:
+        for text in lines[40:]:
+            again = json.loads(text)
+            again |= {"time": again["time"] + 500, "attempt": 2, "metric/0": 1e3 + again["step"]}
+            stream.write(json.dumps(again) + "\n")
+    (folder / "DONE").write_text(done)
+    publish([spec], tmp_path / "runs", tracking_uri=uri)
+    held = curves(uri)[spec.run_id]
+    for name in ("metric/0", "metric/7"):
+        assert [step for step, _ in held[name]] == list(range(10, NUM_STEPS + 1, 10)), name
+    assert dict(held["metric/0"])[600] == 600  # as it was sent
+    assert dict(held["metric/0"])[610] == 1610
 
 
 def test_nothing_to_do_needs_no_mlflow_and_notices_every_change(tmp_path: Path) -> None:

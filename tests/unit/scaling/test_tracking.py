@@ -70,9 +70,9 @@ def test_a_broken_line_is_skipped_aloud(tmp_path: Path, caplog: pytest.LogCaptur
     assert "no metric line" in caplog.text
 
 
-def test_of_replayed_steps_the_later_wins_unless_published() -> None:
+def test_of_replayed_steps_the_first_counts() -> None:
     replay = [Point("a", step, 0, value) for step, value in ((1, 1.0), (2, 2.0), (2, 2.5), (3, 3))]
-    assert [(p.step, p.value) for p in thin(replay, {}, num_steps=10)] == [(1, 1), (2, 2.5), (3, 3)]
+    assert [(p.step, p.value) for p in thin(replay, {}, num_steps=10)] == [(1, 1), (2, 2), (3, 3)]
     assert [(p.step, p.value) for p in thin(replay, {"a": 2}, num_steps=10)] == [(3, 3)]
     assert len(thin(replay, {"b": 2}, num_steps=10)) == 3
 
