@@ -1,5 +1,6 @@
 """One look at a search's running trials: report rungs, prune, tell those whose run has ended."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,9 @@ class Looks:
         found = self.score(spec, spec.num_steps)
         if found is None:
             raise RuntimeError(f"run {spec.run_id} is done but its last checkpoint is gone")
+        if not math.isfinite(found.value):
+            self._tell_end(trial, number, spec, "its score is not a number")
+            return
         self._label(trial, spec, sem=found.sem)
         self.study.tell(number, found.value)
         best = self.study.best_trial.number == number

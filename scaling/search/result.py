@@ -93,7 +93,7 @@ def compare(
     for point in points:
         specs = [task.spec(point, seed) for seed in seeds]
         scores = [score(spec, spec.num_steps) for spec in specs if spec.run_id in done]
-        rows.append([found.value for found in scores if found is not None])
+        rows.append([found.value for found in scores if found and math.isfinite(found.value)])
     first = _value_of(study, task, default)
     base = _candidate(task, default, first, rows[0], rows[0], comparisons=0)
     others = [

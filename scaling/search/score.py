@@ -192,4 +192,5 @@ def run_window(search: Search, scale: str) -> float:
 
 
 def _logged(metrics: dict[str, float]) -> Score:
-    return Score(value=metrics["val/l1"], sem=metrics.get("val/l1_sem") or math.nan)
+    """Return the score; metrics leave out what is not finite."""
+    return Score(value=metrics.get("val/l1", math.nan), sem=metrics.get("val/l1_sem") or math.nan)

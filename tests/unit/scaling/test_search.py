@@ -149,6 +149,25 @@ def test_out_of_memory_is_a_constraint_and_other_failures_are_failures(tmp_path:
     assert (counts(study)["out_of_memory"], counts(study)["failed"]) == (2, 2)
 
 
+def test_a_score_that_is_no_number_fails_its_trial_alone(tmp_path: Path) -> None:
+    task, simulated = make_task(), Simulated(tmp_path / "runs")
+
+    def broken(spec: RunSpec, step: int) -> Score | None:
+        found = score(spec, step)
+        worse = spec.model.soft_prompt_length == 8 or spec.seeds.init == 2  # the first one; a seed
+        return replace(found, value=math.nan) if found and worse else found
+
+    study = opened(tmp_path, task)
+    executor = simulated.executor()
+    run_trials(study, task, options(6), executor=executor, score=broken)
+    states = [trial.state.name for trial in study.get_trials()]
+    assert states[0] == "FAIL"
+    assert set(states[1:5]) == {"COMPLETE"}
+    found = compare(study, task, options(6), executor=executor, score=broken, top=1, repeats=3)
+    assert len(found["best"]["repeats"]) == 2
+    json.dumps(found, allow_nan=False)
+
+
 def test_the_answer_says_when_nothing_is_separable(tmp_path: Path) -> None:
     task, simulated = make_task(), Simulated(tmp_path / "runs")
     study = opened(tmp_path, task)
