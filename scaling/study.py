@@ -2,6 +2,8 @@
 
 import importlib
 import itertools
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -189,10 +191,18 @@ def trunk_point(spec: RunSpec, runs_dir: Path) -> Path:
 
 
 def load_study(name: str) -> Study:
-    """Import the module `name` (e.g. sweeps.demo) and return its STUDY.
+    """Import the module `name` (e.g. sweeps.demo) and return its STUDY, called by that name.
 
-    Raises ValueError when there is no such module or it declares no STUDY.
+    The module may lie in the current folder. Raises ValueError when there is no such module, or it
+    declares no STUDY.
     """
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError(
+            f"study {name!r} is not a module path like sweeps.demo; known: "
+            f"{', '.join(known_studies())}"
+        )
+    if not {"", os.getcwd()} & set(sys.path):  # the script `scaling`; `python -m` has it
+        sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -204,7 +214,7 @@ def load_study(name: str) -> Study:
     study = getattr(module, "STUDY", None)
     if not isinstance(study, Study):
         raise ValueError(f"module {name} declares no STUDY; see sweeps/model_size.py for the form")
-    return study
+    return study if study.name == name else replace(study, name=name)
 
 
 def known_studies() -> list[str]:

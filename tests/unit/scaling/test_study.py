@@ -1,5 +1,10 @@
 """Studies: expansion, sharing of runs, overrides, errors; and those that ship."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from scaling.study import known_studies, load_study, split_arguments
@@ -61,6 +66,8 @@ def test_split_arguments() -> None:
     [
         ("sweeps.nothing", None, [], "unknown study 'sweeps.nothing'; known: .*sweeps.demo"),
         ("scaling.spec", None, [], "declares no STUDY"),
+        ("sweeps/demo.py", None, [], "'sweeps/demo.py' is not a module path like sweeps.demo"),
+        (".demo", None, [], "'.demo' is not a module path"),
         ("sweeps.demo", "mars", [], "no scale 'mars'; declared: cpu"),
         ("sweeps.demo", None, ["optim.rate=1"], "rate"),
         ("sweeps.demo", None, ["num_steps=many"], "num_steps"),
@@ -70,3 +77,17 @@ def test_split_arguments() -> None:
 def test_mistakes(name, scale, overrides, words) -> None:
     with pytest.raises(ValueError, match=words):
         load_study(name).expand(scale, overrides)
+
+
+def test_a_study_of_ones_own_lies_in_the_current_folder(tmp_path: Path) -> None:
+    """The script `scaling`, unlike `python -m`, has no current folder to import from."""
+    (tmp_path / "own_study.py").write_text(
+        "from scaling.study import Study\nfrom sweeps._mixtures import simulated_run\n"
+        "STUDY = Study(name='other', description='', varies=(), holds_fixed='',\n"
+        "              runs={'cpu': lambda: [simulated_run()]})\n"
+    )
+    script = Path(sys.executable).with_name("scaling")
+    found = subprocess.run([script, "plan", "own_study", "--json"], cwd=tmp_path,
+                           capture_output=True, text=True)  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["study"] == "own_study"
