@@ -1,6 +1,7 @@
 """The `scaling` command: parses words, finds the command, turns errors into exit codes."""
 
 import argparse
+import math
 import os
 import sys
 import traceback
@@ -76,9 +77,9 @@ def _add_study_verbs(verbs, common) -> None:
     price.add_argument("--memory", action="store_true", help="GiB by number of GPUs in --json too")
     submit = _study(verbs, common, "submit", study.submit, "run what is not done yet")
     submit.add_argument("--on", default="local", help="local, a100, dev, or a cluster's YAML file")
-    submit.add_argument("--parallel", type=int, default=0, help="at once (default: cores)")
+    submit.add_argument("--parallel", type=_count, default=0, help="at once (default: cores)")
     submit.add_argument("--detach", action="store_true", help="return at once, run in background")
-    submit.add_argument("--max-gpu-hours", type=float, default=None, help="refuse above this")
+    submit.add_argument("--max-gpu-hours", type=_hours, default=None, help="refuse above this")
     submit.add_argument("--dry-run", action="store_true", help="show the jobs, submit none")
     submit.add_argument("--then", default=None, help="verbs after the study, e.g. fit,report")
     status = _study(verbs, common, "status", study.status, "state of every run")
@@ -108,9 +109,9 @@ def _add_search(verbs, common) -> None:
     verb.add_argument("--sampler", default="tpe", help="tpe, gp or random")
     verb.add_argument("--seed", type=int, default=0, help="of the sampler")
     verb.add_argument("--no-prune", action="store_true", help="let every run finish")
-    verb.add_argument("--max-gpu-hours", type=float, default=None, help="ask for no more than this")
-    verb.add_argument("--top", type=int, default=3, help="points run again with new seeds")
-    verb.add_argument("--repeats", type=int, default=3, help="new seeds a point")
+    verb.add_argument("--max-gpu-hours", type=_hours, default=None, help="ask for no more")
+    verb.add_argument("--top", type=_count, default=3, help="points run again with new seeds")
+    verb.add_argument("--repeats", type=_count, default=3, help="new seeds a point")
 
 
 def _add_run_verbs(verbs, common) -> None:
@@ -171,7 +172,7 @@ def _add_reuse_verbs(verbs, common) -> None:
                       help="best:STUDY[,key=value...], run:ID or a folder")  # fmt: skip
     tune.add_argument("--domain", required=True, help="the new domain, e.g. sim_xarm7")
     tune.add_argument("--recipe", default=None, help="default: finetune_small or finetune_paper")
-    tune.add_argument("--episodes", type=int, default=0, help="training episodes (0: all)")
+    tune.add_argument("--episodes", type=_count, default=0, help="training episodes (0: all)")
     tune.add_argument("overrides", nargs="*", metavar="key=value")
     tune.set_defaults(run=reuse.finetune)
 
@@ -226,6 +227,24 @@ def _study(verbs, common, name: str, function, text: str) -> argparse.ArgumentPa
     verb.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. scale=a100")
     verb.set_defaults(run=function)
     return verb
+
+
+def _count(text: str) -> int:
+    """Read a whole number that is not negative."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}; give a whole number, 0 or more")
+    return int(text)
+
+
+def _hours(text: str) -> float:
+    """Read a number of hours; nan is none, as nothing is ever above it."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r}; give a number of GPU-hours, 0 or more")
+    return value
 
 
 def _complain(error: Exception, code: int) -> int:

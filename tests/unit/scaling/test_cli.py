@@ -173,6 +173,21 @@ def test_mistakes_exit_2_with_one_line(capsys, words: list[str]) -> None:
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["submit", "sweeps.demo", "--on", "a100", "--parallel", "-1"], "--parallel: '-1'; give a"),
+        (["submit", "sweeps.demo", "--on", "a100", "--max-gpu-hours", "nan"], "'nan'; give a"),
+        (["submit", "sweeps.demo", "--on", "a100", "--max-gpu-hours=-5"], "'-5'; give a number"),
+        (["search", "sweeps.prompt_and_window", "--top", "-1"], "--top: '-1'; give a whole"),
+        (["search", "sweeps.prompt_and_window", "--repeats", "1.5"], "--repeats: '1.5'; give a"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(capsys, words: list[str], said: str) -> None:
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_status_ends_with_the_chain_behind_the_study(capsys, tmp_path, monkeypatch) -> None:
     links = [
         {"job_id": "7", "command": "fit s", "state": "failed", "reason": "no [/x]", "log": "l"},
