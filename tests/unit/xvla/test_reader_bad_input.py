@@ -232,6 +232,12 @@ V21: dict[str, tuple[Break, str]] = {
     ),
     "cut video": (cut(V21_VIDEO, 0.5), f"{V21_VIDEO}, episode 1, observation.images.wrist: "),
     "no video": (lambda root: (root / V21_VIDEO).unlink(), f"{V21_VIDEO}, episode 1"),
+    "no known codec": (
+        lambda root: (root / V21_VIDEO).write_bytes(
+            (root / V21_VIDEO).read_bytes().replace(b"avc1", b"zzzz")
+        ),
+        f"{V21_VIDEO}, episode 1, observation.images.wrist: ",
+    ),
     "outside": (
         edit_json("meta/info.json", data_path="../x/{episode_index}.parquet"),
         "meta/info.json, data_path: '../x/0.parquet' is a path outside the dataset's folder",

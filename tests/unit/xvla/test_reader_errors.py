@@ -1,6 +1,7 @@
 """Every defect of a dataset is named in one line: where, what, and what to do."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from xvla.data.readers.base import DatasetError
 
 VIDEO = f"videos/{VIEWS[1]}/chunk-000/file-000.mp4"
 DATA = "data/chunk-000/file-000.parquet"
+EPISODES = "meta/episodes/chunk-000/file-000.parquet"
+CLIP = f"videos/{VIEWS[1]}/from_timestamp"
 
 
 def _error(root: Path) -> str:
@@ -64,6 +67,17 @@ def _narrow(table: pa.Table) -> pa.Table:
     return _set_column(table, "observation.state", rows)
 
 
+def _no_rotation(table: pa.Table) -> pa.Table:
+    rows = table["observation.state"].to_pylist()
+    rows[40] = [*rows[40][:3], *[0.0] * 6, *rows[40][9:]]
+    return _set_column(table, "observation.state", rows)
+
+
+def _moved(table: pa.Table) -> pa.Table:
+    rows = [[row[0] + 1.0, *row[1:]] for row in table["observation.state"].to_pylist()]
+    return _set_column(table, "observation.state", rows)
+
+
 def _ragged(table: pa.Table) -> pa.Table:
     rows = table["observation.state"].to_pylist()
     rows[0], rows[1] = rows[0][:19], rows[1] + [0.0]
@@ -77,11 +91,41 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "mp4 without its tail": (_cut(VIDEO, 0.97), "frames, the table needs"),
     "mp4 cut in half": (_cut(VIDEO, 0.5), "frames, the table needs"),
     "no mp4": (lambda root: (root / VIDEO).unlink(), f"{VIDEO}, episode 0, {VIEWS[1]}: missing"),
-    "no data": (lambda root: (root / DATA).unlink(), "data/*/*.parquet: missing"),
+    "no data": (lambda root: (root / DATA).unlink(), "data/chunk-*/file-*.parquet: missing"),
     "no info": (lambda root: (root / "meta/info.json").unlink(), "meta/info.json: missing"),
     "bad json": (_cut("meta/info.json", 0.5), "meta/info.json: not readable as JSON"),
     "version": (_edit_info(codebase_version="v1.6"), "'v1.6' is not read; allowed: v3.0, v2.1"),
     "fps": (_edit_info(fps=0), "fps: 0, must be a number above 0"),
+    "fps true": (_edit_info(fps=True), "fps: True, must be a number above 0"),
+    "fps infinite": (_edit_info(fps=float("inf")), "fps: inf, must be a number above 0"),
+    "data outside": (
+        _edit_info(data_path="../x/{file_index}.parquet"),
+        "data_path: '../x/0.parquet' is a path outside the dataset's folder",
+    ),
+    "data elsewhere": (
+        _edit_info(data_path="rows/{file_index:03d}.parquet"),
+        "rows/*.parquet: missing",
+    ),
+    "no rotation": (
+        _edit_table(DATA, _no_rotation),
+        f"{DATA}, episode 1, observation.state: the rotation of frame 10 has zero norm",
+    ),
+    "half an episode number": (
+        _edit_table(DATA, lambda t: _set_column(t, "episode_index", np.full(len(t), 0.5))),
+        f"{DATA}, episode_index: not a whole number in every row",
+    ),
+    "no task number": (
+        _edit_table(DATA, lambda t: _set_column(t, "task_index", [None] * len(t))),
+        f"{DATA}, task_index: not a whole number in every row",
+    ),
+    "another episode's frames": (
+        _edit_table(EPISODES, lambda t: _set_column(t, CLIP, [0.0] * len(t))),
+        f"{VIDEO}, episode 1, {VIEWS[1]}: begins at frame 0 of the video, where",
+    ),
+    "frames before the video": (
+        _edit_table(EPISODES, lambda t: _set_column(t, CLIP, [-1.0] * len(t))),
+        f"{VIDEO}, episode 0, {VIEWS[1]}: begins at frame -",
+    ),
     "outside": (
         _edit_info(video_path="../x/{video_key}.mp4"),
         "video_path: '../x/view.mp4' is a path outside the dataset's folder",
@@ -90,7 +134,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "no features": (_edit_info(features=None), "features: missing"),
     "split": (_edit_info(splits={"train": "0:60"}), "train = '0:60', must be 'first:last'"),
     "overlap": (_edit_info(splits={"train": "0:4", "val": "3:5"}), "overlaps another split"),
-    "time": (_edit_table(DATA, _time_back), "episode 1, timestamp: time does not advance"),
+    "time": (_edit_table(DATA, _time_back), f"{DATA}, episode 1, timestamp: time does not advance"),
     "7 dims": (_edit_table(DATA, _narrow), "7 values a frame, must be 20"),
     "ragged": (_edit_table(DATA, _ragged), "observation.state: rows differ in length"),
     "column": (
@@ -150,7 +194,7 @@ def test_empty_dataset(tmp_path: Path) -> None:
 
 def test_empty_episode(tmp_path: Path) -> None:
     root = write_set(tmp_path / "sim_panda", SetSpec(lengths=[12, 0], splits={"train": "0:2"}))
-    assert "data, episode 1: the episode is empty" in _error(root)
+    assert f"{DATA}, episode 1: the episode is empty" in _error(root)
 
 
 def test_no_folder_and_unknown_format(tmp_path: Path) -> None:
@@ -159,3 +203,22 @@ def test_no_folder_and_unknown_format(tmp_path: Path) -> None:
         inspect_dataset(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="format 'rlds' is unknown; allowed: auto, lerobot_v3"):
         open_dataset(write_set(tmp_path / "sim_panda"), format="rlds")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("case", ["no rotation", "time"])
+def test_a_set_too_large_to_check_is_checked_by_the_episode(case: str, tmp_path: Path) -> None:
+    root = write_set(tmp_path / "sim_panda")
+    breaks, message = BROKEN[case]
+    breaks(root)
+    dataset = open_dataset(root, check=False)
+    dataset.episode(0)
+    with pytest.raises(DatasetError, match=re.escape(message)):
+        dataset.episode(1)
+
+
+def test_a_file_written_anew_is_read_anew(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "sim_panda")
+    before = open_dataset(root).episode(0).states
+    _edit_table(DATA, _moved)(root)
+    after = open_dataset(root).episode(0).states
+    np.testing.assert_allclose(after[:, 0], before[:, 0] + 1.0, rtol=1e-6)

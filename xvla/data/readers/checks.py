@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xvla.data.readers.base import Problem
+from xvla.data.readers.poses import rotation_area
 from xvla.data.readers.video import count_frames
+from xvla.data.rotation import MIN_NORM
 
 if TYPE_CHECKING:
     from xvla.data.readers.lerobot_v3 import LeRobotV3
@@ -19,9 +21,10 @@ def lerobot_problems(dataset: "LeRobotV3") -> list[Problem]:
     """Return every defect of poses, times, instructions and videos."""
     return [
         *_not_finite(dataset),
+        *_no_rotation(dataset),
         *_time_goes_back(dataset),
         *_missing_instructions(dataset),
-        *_short_videos(dataset),
+        *_bad_videos(dataset),
     ]
 
 
@@ -37,7 +40,31 @@ def _not_finite(dataset: "LeRobotV3") -> Iterator[Problem]:
             rows.append(first + np.flatnonzero(~np.isfinite(flat).all(axis=1)))
         for episode, count, frame in _by_episode(dataset, np.concatenate(rows)):
             message = f"NaN or infinite in {count} frames (first: frame {frame}); record it again"
-            yield Problem(file="data", episode=episode, field=key, message=message)
+            yield _row_problem(dataset, episode, key, message)
+
+
+def _no_rotation(dataset: "LeRobotV3") -> Iterator[Problem]:
+    """Yield the episodes in which an arm that is used has no rotation in some frame."""
+    for arm in (0, 1):
+        rows = [np.empty(0, dtype=np.int64)]
+        used = np.zeros(len(dataset.slots.lengths), dtype=bool)
+        for first, values in dataset.data.blocks("observation.state"):
+            part = values[:, 10 * arm : 10 * arm + 10].astype(np.float64)
+            moved = first + np.flatnonzero(part.any(axis=1))
+            used[np.searchsorted(dataset.bounds, moved, side="right") - 1] = True
+            rows.append(first + np.flatnonzero(rotation_area(part[:, 3:9]) < MIN_NORM))
+        for episode, _, frame in _by_episode(dataset, np.concatenate(rows)):
+            if used[episode]:
+                message = (
+                    f"the rotation of frame {frame} has zero norm (or its two columns are "
+                    "parallel); record it again"
+                )
+                yield _row_problem(dataset, episode, "observation.state", message)
+
+
+def _row_problem(dataset: "LeRobotV3", episode: int, field: str, message: str) -> Problem:
+    file = dataset.data.file_of(int(dataset.bounds[episode]))
+    return Problem(file=file, episode=episode, field=field, message=message)
 
 
 def _time_goes_back(dataset: "LeRobotV3") -> Iterator[Problem]:
@@ -52,7 +79,7 @@ def _time_goes_back(dataset: "LeRobotV3") -> Iterator[Problem]:
         before = stamps[-1] if len(stamps) else before
     for episode, _, frame in _by_episode(dataset, np.concatenate(rows)):
         message = f"time does not advance at frame {frame}; times must increase"
-        yield Problem(file="data", episode=episode, field="timestamp", message=message)
+        yield _row_problem(dataset, episode, "timestamp", message)
 
 
 def _missing_instructions(dataset: "LeRobotV3") -> Iterator[Problem]:
@@ -63,12 +90,12 @@ def _missing_instructions(dataset: "LeRobotV3") -> Iterator[Problem]:
         )
 
 
-def _short_videos(dataset: "LeRobotV3") -> list[Problem]:
+def _bad_videos(dataset: "LeRobotV3") -> list[Problem]:
     problems = [
         problem
         for view in dataset.views
         for members in _files(dataset, view)
-        if (problem := _short_video(dataset, view, members))
+        for problem in _bad_video(dataset, view, members)
     ]
     return sorted(problems, key=lambda problem: problem.episode or 0)
 
@@ -82,22 +109,34 @@ def _files(dataset: "LeRobotV3", view: str) -> list[np.ndarray]:
     return [np.sort(members) for members in np.split(order, cuts)]
 
 
-def _short_video(dataset: "LeRobotV3", view: str, members: np.ndarray) -> Problem | None:
+def _bad_video(dataset: "LeRobotV3", view: str, members: np.ndarray) -> Iterator[Problem]:
+    """Yield every episode whose frames a video file does not hold, or holds for another one."""
     path = dataset.video_file(int(members[0]), view)
     name = path.relative_to(dataset.root.absolute()).as_posix()
     try:
         count = count_frames(path, fps=dataset.fps)
     except ValueError as error:
-        return Problem(file=name, episode=int(members[0]), field=view, message=str(error))
+        for episode in members.tolist():
+            yield Problem(file=name, episode=episode, field=view, message=str(error))
+        return
     first = np.round(dataset.slots.clips[view].start_s[members] * dataset.fps).astype(int)
     ends = first + dataset.slots.lengths[members]
-    short = np.flatnonzero(ends > count)
-    if not len(short):
-        return None
-    message = (
-        f"the video has {count} frames, the table needs {ends[short[0]]}; copy or record it again"
-    )
-    return Problem(file=name, episode=int(members[short[0]]), field=view, message=message)
+    before = np.zeros(len(members), dtype=int)
+    order = np.argsort(first, kind="stable")
+    before[order[1:]] = ends[order[:-1]]
+    for episode, start, end, taken in zip(members, first, ends, before, strict=True):
+        if end > count:
+            message = (
+                f"the video has {count} frames, the table needs {end}; copy or record it again"
+            )
+        elif start < taken:
+            message = (
+                f"begins at frame {start} of the video, where frames up to {taken} are another "
+                "episode's or none; write meta/episodes again"
+            )
+        else:
+            continue
+        yield Problem(file=name, episode=int(episode), field=view, message=message)
 
 
 def _by_episode(dataset: "LeRobotV3", rows: np.ndarray) -> Iterator[tuple[int, int, int]]:

@@ -52,6 +52,17 @@ def views_of(root: Path, info: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def positive(root: Path, info: dict[str, Any], key: str) -> float:
+    """Return a number above 0 of meta/info.json; raises DatasetError otherwise."""
+    value = info.get(key)
+    number = float(value) if isinstance(value, int | float) else 0.0
+    if isinstance(value, bool) or not 1e-3 <= number <= 1e6:
+        message = f"{value!r}, must be a number above 0"
+        problem = Problem(file="meta/info.json", field=key, message=message)
+        raise DatasetError(str(root), [problem])
+    return number
+
+
 def read_slots(root: Path, views: Sequence[str]) -> Slots:
     """Read meta/episodes; episodes must be numbered 0, 1, 2, ..."""
     names = [f"videos/{view}/{name}" for view in views for name in CLIP_FIELDS]
@@ -127,7 +138,7 @@ def split_names(root: Path, splits: Any, count: int, *, file: str = "meta/info.j
         raise DatasetError(str(root), [Problem(file=file, field="splits", message=message)])
     names = [""] * count
     for name, span in (splits or {}).items():
-        first, last = _span(root, name, span, count)
+        first, last = _span(root, name, span, count=count, file=file)
         if any(names[first:last]):
             message = f"{name} = {span!r} overlaps another split; episodes belong to one split"
             raise DatasetError(str(root), [Problem(file=file, field="splits", message=message)])
@@ -135,10 +146,9 @@ def split_names(root: Path, splits: Any, count: int, *, file: str = "meta/info.j
     return names
 
 
-def _span(root: Path, name: str, span: Any, count: int) -> tuple[int, int]:
+def _span(root: Path, name: str, span: Any, *, count: int, file: str) -> tuple[int, int]:
     first, _, last = str(span).partition(":")
     if first.isdigit() and last.isdigit() and int(first) <= int(last) <= count:
         return int(first), int(last)
     message = f"{name} = {span!r}, must be 'first:last' with last <= {count} episodes"
-    problem = Problem(file="meta/info.json", field="splits", message=message)
-    raise DatasetError(str(root), [problem])
+    raise DatasetError(str(root), [Problem(file=file, field="splits", message=message)])

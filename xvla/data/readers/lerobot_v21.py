@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xvla.data.readers.base import STATE_DIM, DatasetError, EpisodeInfo, Problem
-from xvla.data.readers.lerobot_meta import split_names, views_of
+from xvla.data.readers.lerobot_meta import positive, split_names, views_of
 from xvla.data.readers.paths import fill
 from xvla.data.readers.per_episode import EpisodeFiles
 from xvla.data.readers.poses import FieldError, Poses, build_poses, check_states, to_float32
@@ -202,17 +202,6 @@ def read_lines(root: Path, name: str, fields: dict[str, type]) -> list[dict[str,
                 raise DatasetError(str(root), [Problem(file=name, field=field, message=message)])
         rows.append(row)
     return rows
-
-
-def positive(root: Path, info: dict[str, Any], key: str) -> float:
-    """Return a number above 0 of meta/info.json; raises DatasetError otherwise."""
-    value = info.get(key)
-    number = float(value) if isinstance(value, int | float) else 0.0
-    if isinstance(value, bool) or not 1e-3 <= number <= 1e6:
-        message = f"{value!r}, must be a number above 0"
-        problem = Problem(file="meta/info.json", field=key, message=message)
-        raise DatasetError(str(root), [problem])
-    return number
 
 
 def _rule(root: Path, info: dict[str, Any]) -> SourceRule | None:

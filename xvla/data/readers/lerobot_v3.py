@@ -1,6 +1,7 @@
 """Reader of LeRobot v3.0 folders: many episodes a parquet file, many episodes an mp4 file."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,20 @@ from numpy.typing import NDArray
 from xvla.data.readers.base import STATE_DIM, DatasetError, Episode, Problem
 from xvla.data.readers.checks import lerobot_problems
 from xvla.data.readers.episode_table import EpisodeTable
-from xvla.data.readers.lerobot_meta import Slots, read_slots, read_tasks, split_names, views_of
+from xvla.data.readers.lerobot_meta import (
+    Slots,
+    positive,
+    read_slots,
+    read_tasks,
+    split_names,
+    views_of,
+)
 from xvla.data.readers.paths import fill
+from xvla.data.readers.poses import FieldError, check_states, to_float32
 from xvla.data.readers.row_groups import RowGroups
 from xvla.data.readers.video import decode_frames
 
-DATA_FILES = "data/*/*.parquet"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 STATE = "observation.state"
 # Up to this many frames the rows' owners are compared with meta/episodes when the set is opened;
@@ -35,10 +44,10 @@ class LeRobotV3:
         self.root = root
         self.info = info
         self.domain = str(info.get("domain") or root.resolve().name)
-        self.fps = self._positive("fps")
+        self.fps = positive(root, info, "fps")
         self.views = views_of(root, info)
         self.slots: Slots = read_slots(root, self.views)
-        self.data = RowGroups(root, DATA_FILES)
+        self.data = RowGroups(root, _data_files(root, info))
         self.data_columns = self.data.columns
         self.bounds = self._bounds()
         splits = split_names(root, info.get("splits"), len(self.slots.lengths))
@@ -48,7 +57,8 @@ class LeRobotV3:
         """Return times [n] in s from the episode's start, states [n, 20] and the instruction.
 
         Times are frame_index / fps in float64; stored timestamps (float32 in LeRobot) are used
-        only where they differ from that grid by more than a hundredth of a frame.
+        only where they differ from that grid by more than a hundredth of a frame. Raises
+        DatasetError for poses that are none (NaN, no rotation) and times that do not advance.
         """
         first, last = self._rows(index)
         if not np.array_equal(
@@ -56,12 +66,18 @@ class LeRobotV3:
         ):
             raise self._data_error("rows of another episode; write it again", episode=index)
         stamps = self.data.rows("timestamp", first, last).astype(np.float64)
+        self._check_stamps(index, stamps)
         times = np.arange(len(stamps), dtype=np.float64) / self.fps
         if len(stamps) and np.abs(stamps - stamps[0] - times).max() > 0.01 / self.fps:
             times = stamps - stamps[0]
         states = self.data.rows(STATE, first, last)
         self.check_width(states)
-        return Episode(times, states.astype(np.float32, copy=False), self.episodes[index].task)
+        try:
+            check_states(states, STATE)
+            states = to_float32(states, STATE)
+        except FieldError as error:
+            raise self._data_error(error.message, episode=index, field=STATE) from None
+        return Episode(times, states, self.episodes[index].task)
 
     def column(self, index: int, key: str) -> NDArray[Any]:
         """Return the column `key` of an episode, [n] or [n, d]; ValueError if there is none."""
@@ -129,7 +145,7 @@ class LeRobotV3:
 
     def _compare_owners(self) -> None:
         lengths = self.slots.lengths
-        owners = np.concatenate([rows for _, rows in self.data.blocks("episode_index")])
+        owners = np.concatenate([rows for _, rows in self._numbers("episode_index")])
         if owners.min(initial=0) < 0 or np.any(np.diff(owners) < 0):
             message = "rows are not in the order of meta/episodes; write the dataset again"
             raise self._data_error(message, field="episode_index")
@@ -152,11 +168,26 @@ class LeRobotV3:
         named = read_tasks(self.root)
         first = self.bounds[:-1]
         known = np.full(len(first), -1, dtype=np.int64)
-        for start, rows in self.data.blocks("task_index"):
+        for start, rows in self._numbers("task_index"):
             mine = (first >= start) & (first < start + len(rows))
             known[mine] = rows[first[mine] - start]
         numbers, codes = np.unique(known, return_inverse=True)
         return codes, [named.get(int(number), "") for number in numbers]
+
+    def _numbers(self, key: str) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield (first row, values) of a column that must hold whole numbers."""
+        for first, rows in self.data.blocks(key):
+            if rows.dtype.kind not in "iu" or rows.ndim != 1:
+                message = "not a whole number in every row; write the dataset again"
+                raise self._data_error(message, field=key, row=first)
+            yield first, rows
+
+    def _check_stamps(self, index: int, stamps: NDArray[np.float64]) -> None:
+        advances = np.diff(stamps, axis=0, prepend=-np.inf) > 0 if stamps.ndim == 1 else [False]
+        if not (np.all(advances) and np.isfinite(stamps).all()):
+            message = f"time does not advance at frame {int(np.argmin(advances))}"
+            message += "; times must increase"
+            raise self._data_error(message, episode=index, field="timestamp")
 
     def _rows(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self.slots.lengths):
@@ -164,16 +195,24 @@ class LeRobotV3:
         return int(self.bounds[index]), int(self.bounds[index + 1])
 
     def _data_error(
-        self, message: str, *, episode: int | None = None, field: str | None = None
+        self,
+        message: str,
+        *,
+        episode: int | None = None,
+        field: str | None = None,
+        row: int | None = None,
     ) -> DatasetError:
-        problem = Problem(file="data", episode=episode, field=field, message=message)
+        if row is None and episode is not None:
+            row = int(self.slots.lengths[:episode].clip(0).sum())
+        file = "data" if row is None else self.data.file_of(row)
+        problem = Problem(file=file, episode=episode, field=field, message=message)
         return DatasetError(self.path, [problem])
 
-    def _positive(self, key: str) -> float:
-        value = self.info.get(key)
-        if not isinstance(value, int | float) or not value > 0:
-            problem = Problem(
-                file="meta/info.json", field=key, message=f"{value!r}, must be a number above 0"
-            )
-            raise DatasetError(self.path, [problem])
-        return float(value)
+
+def _data_files(root: Path, info: dict[str, Any]) -> str:
+    """Return the pattern of the data files that info.json names, which lie inside the folder."""
+    first = fill(root, info, "data_path", DATA_PATH, chunk_index=0, file_index=0)
+    template = str(info.get("data_path", DATA_PATH))
+    if Path(template).is_absolute():
+        return first.relative_to(root.absolute()).as_posix()
+    return re.sub(r"\{[^{}]*\}", "*", template)

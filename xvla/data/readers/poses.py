@@ -153,9 +153,14 @@ def _rot6d(rotation: Rotation, raw: NDArray[np.float64], key: str) -> NDArray[np
     return six
 
 
+def rotation_area(six: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return [n], the area that the two columns of interleaved rot6d [n, 6] span; 0 is none."""
+    return np.linalg.norm(np.cross(six[:, 0::2], six[:, 1::2]), axis=1)
+
+
 def _check_rot6d(six: NDArray[np.float64], key: str) -> None:
     """Raise FieldError where a rotation is none: a zero column, or two parallel ones."""
-    area = np.linalg.norm(np.cross(six[:, 0::2], six[:, 1::2]), axis=1)
+    area = rotation_area(six)
     if len(area) and area.min() < MIN_NORM:
         raise FieldError(
             key,

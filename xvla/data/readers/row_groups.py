@@ -29,6 +29,8 @@ class RowGroups:
             raise DatasetError(str(root), [Problem(file=pattern, message="missing; copy it again")])
         self.columns: list[str] = []
         self._groups: list[tuple[Path, int]] = []
+        # Columns are kept by file as it is now: one written anew is read anew.
+        self._states: dict[Path, tuple[int, ...]] = {}
         sizes: list[int] = []
         for file in files:
             try:
@@ -37,6 +39,8 @@ class RowGroups:
             except (pa.ArrowException, OSError) as error:
                 raise unreadable(root, file, error) from None
             self.columns = self.columns or list(names)
+            status = file.stat()
+            self._states[file] = (status.st_ino, status.st_size, status.st_mtime_ns)
             for group in range(metadata.num_row_groups):
                 self._groups.append((file, group))
                 sizes.append(metadata.row_group(group).num_rows)
@@ -59,6 +63,12 @@ class RowGroups:
             return self._kept(low, key)[:0] if self._groups else np.empty(0)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def file_of(self, row: int) -> str:
+        """Return the name of the file that holds a row, relative to the dataset's folder."""
+        group = int(np.searchsorted(self._bounds, row, side="right")) - 1
+        file, _ = self._groups[min(max(group, 0), len(self._groups) - 1)]
+        return file.relative_to(self.root).as_posix()
+
     def blocks(self, key: str) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield (first row, values) of the column, a row group at a time, keeping none."""
         for number, first in enumerate(self._bounds[:-1].tolist()):
@@ -66,7 +76,8 @@ class RowGroups:
 
     def _kept(self, number: int, key: str) -> NDArray[Any]:
         file, group = self._groups[number]
-        return _KEPT.get((str(file), group, key), lambda: self._read(number, key))
+        place = (str(file), self._states[file], group, key)
+        return _KEPT.get(place, lambda: self._read(number, key))
 
     def _read(self, number: int, key: str) -> NDArray[Any]:
         """Read one column of one row group; names the file when it is missing or damaged."""
@@ -82,7 +93,8 @@ class RowGroups:
                 table = parquet.read_row_group(group, columns=[key])
         except (pa.ArrowException, OSError) as error:
             raise unreadable(self.root, file, error) from None
-        values = to_matrix(self.root, table, key)
+        name = file.relative_to(self.root).as_posix()
+        values = to_matrix(self.root, table, key, file=name)
         values.setflags(write=False)
         return values
 
@@ -92,9 +104,9 @@ class _Kept:
 
     def __init__(self) -> None:
         self._bytes = 0
-        self._values: OrderedDict[tuple[str, int, str], NDArray[Any]] = OrderedDict()
+        self._values: OrderedDict[tuple, NDArray[Any]] = OrderedDict()
 
-    def get(self, key: tuple[str, int, str], read: Any) -> NDArray[Any]:
+    def get(self, key: tuple, read: Any) -> NDArray[Any]:
         if key not in self._values:
             self._values[key] = read()
             self._bytes += self._values[key].nbytes

@@ -34,11 +34,11 @@ def column_names(root: Path, pattern: str) -> list[str]:
         raise unreadable(root, files[0], error) from None
 
 
-def to_matrix(root: Path, table: pa.Table, key: str) -> NDArray[Any]:
+def to_matrix(root: Path, table: pa.Table, key: str, *, file: str = "data") -> NDArray[Any]:
     """Return a numeric or (nested) list column as an array [n], [n, d] or [n, a, d].
 
     Raises:
-        DatasetError: rows of different lengths, or no value in a row of lists.
+        DatasetError: rows of different lengths, or no value in a row of lists; it names `file`.
     """
     column = table.column(key).combine_chunks()
     shape = [len(column)]
@@ -49,7 +49,7 @@ def to_matrix(root: Path, table: pa.Table, key: str) -> NDArray[Any]:
         )
         if rest or ragged or column.null_count:
             message = "rows differ in length; every frame needs the same number of values"
-            raise DatasetError(str(root), [Problem(file="data", field=key, message=message)])
+            raise DatasetError(str(root), [Problem(file=file, field=key, message=message)])
         shape.append(width)
         column = column.flatten()
     return to_array(column).reshape(shape)

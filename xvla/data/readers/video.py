@@ -128,7 +128,10 @@ def _open(path: Path) -> av.container.InputContainer:
 def _stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
     if not container.streams.video:
         raise OSError("it has no video stream")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise OSError("its video stream is of no known codec")
+    return stream
 
 
 def _decode_run(
