@@ -11,6 +11,7 @@ from dataclasses import asdict, fields, replace
 from typing import Any, Literal, get_args
 
 from xvla.config import ModelConfig, TextConfig, VisionConfig
+from xvla.config_check import check_config
 from xvla.config_fields import (
     FLORENCE,
     LEROBOT,
@@ -119,21 +120,27 @@ def _rename(name: str, table: tuple[tuple[str, str], ...]) -> str:
 def config_from_json(raw: dict[str, Any]) -> ModelConfig:
     """Read the model configuration of any layout, recognised by content.
 
-    Raises ValueError for another architecture or a field that X-VLA does not have.
+    Raises ValueError for another architecture, a field that X-VLA does not have, or a value that
+    cannot be.
     """
     if raw.get("architecture") == ARCHITECTURE and "model" in raw:
-        return model_config(raw["model"])
+        return _checked(model_config(raw["model"]), {})
     if raw.get("model_type") == ARCHITECTURE:
         check_fields(raw, OFFICIAL, "config.json")
-        return _from_official(raw)
+        return _checked(_from_official(raw), SHARED_FIELDS | {"num_anchors": "num_actions"})
     if raw.get("type") == ARCHITECTURE:
         check_fields(raw, LEROBOT, "config.json")
-        return _from_lerobot(raw)
+        return _checked(_from_lerobot(raw), SHARED_FIELDS | {"num_anchors": "chunk_size"})
     given = raw.get("model_type") or raw.get("type") or raw.get("architecture")
     raise ValueError(
         f"config.json describes {given!r}, not X-VLA; allowed: model_type 'xvla' (authors), "
         "type 'xvla' (LeRobot) or architecture 'xvla' (ours); give the folder of such a checkpoint"
     )
+
+
+def _checked(config: ModelConfig, names: dict[str, str]) -> ModelConfig:
+    check_config(config, names)
+    return config
 
 
 def config_to_json(config: ModelConfig, layout: Layout) -> dict[str, Any]:
@@ -169,8 +176,11 @@ def _strict(cls: Any, values: dict[str, Any], where: str) -> Any:
 
 
 def _from_official(raw: dict[str, Any]) -> ModelConfig:
+    values = _shared_values(raw)
+    # Microsoft's scaled embedding sits in its encoder; X-VLA looks words up in the shared table.
+    values["text"] = replace(values["text"], scale_embedding=False)
     return ModelConfig(
-        **_shared_values(raw),
+        **values,
         num_anchors=raw.get("num_actions", 30),
         real_action_dim=raw.get("real_action_dim", 20),
         max_action_dim=raw.get("max_action_dim", 20),
@@ -195,9 +205,9 @@ def _from_lerobot(raw: dict[str, Any]) -> ModelConfig:
 
 def _shared_values(raw: dict[str, Any]) -> dict[str, Any]:
     values = {ours: raw[theirs] for ours, theirs in SHARED_FIELDS.items() if theirs in raw}
-    florence = raw.get("florence_config") or {}
+    florence = _part(raw.get("florence_config"))
     for part in ("vision_config", "text_config"):
-        if not florence.get(part):
+        if not _part(florence.get(part)):
             raise ValueError(
                 f"config.json has no florence_config.{part}; the encoder cannot be built without "
                 "it: copy it from a released checkpoint"
@@ -209,8 +219,13 @@ def _shared_values(raw: dict[str, Any]) -> dict[str, Any]:
     values["action_mode"] = str(raw.get("action_mode", "ee6d")).lower()
     values["vision"] = _vision(vision)
     values["text"] = _text(text)
-    values["projection_dim"] = florence.get("projection_dim") or vision["projection_dim"]
+    values["projection_dim"] = florence.get("projection_dim") or vision.get("projection_dim", 1024)
     return values
+
+
+def _part(value: Any) -> dict[str, Any]:
+    """Return a part of a configuration, empty where the file has something else."""
+    return value if isinstance(value, dict) else {}
 
 
 def _vision(raw: dict[str, Any]) -> VisionConfig:
@@ -218,20 +233,20 @@ def _vision(raw: dict[str, Any]) -> VisionConfig:
     check_value(raw, "model_type", DAVIT, "vision_config")
     check_value(raw, "image_feature_source", (POOLING,), "vision_config")
     check_value(raw, "activation_function", ("gelu",), "vision_config")
-    values: dict[str, Any] = {name: list(raw[name]) for name in VISION_LISTS if name in raw}
-    values["dim_embed"] = list(raw.get("dim_embed") or raw.get("embed_dim") or [])
+    values: dict[str, Any] = {name: raw[name] for name in VISION_LISTS if name in raw}
+    values["dim_embed"] = raw.get("dim_embed") or raw.get("embed_dim")
     if not values["dim_embed"]:
         raise ValueError("vision_config has neither dim_embed nor embed_dim; give the stage widths")
     for name in ("window_size", "drop_path_rate", "mlp_ratio", "qkv_bias"):
         if name in raw:
             values[name] = raw[name]
-    temporal, position = raw.get("visual_temporal_embedding"), raw.get("image_pos_embed")
+    temporal = _part(raw.get("visual_temporal_embedding"))
+    position = _part(raw.get("image_pos_embed"))
     if "dim_embed" in raw and not (temporal and position):
         raise ValueError(
             "vision_config lacks visual_temporal_embedding or image_pos_embed; the released "
             "checkpoints have both (COSINE and learned_abs_2d)"
         )
-    temporal, position = temporal or {}, position or {}
     check_value(temporal, "type", ("COSINE",), "vision_config.visual_temporal_embedding")
     check_value(position, "type", ("learned_abs_2d",), "vision_config.image_pos_embed")
     values["max_temporal_embeddings"] = temporal.get(
@@ -268,6 +283,11 @@ def _check_expressible(config: ModelConfig, layout: Layout) -> None:
     for name in () if layout == "lerobot" else MICROSOFT_LACKS:
         if getattr(config.vision, name) != getattr(released.vision, name):
             raise ValueError(f"vision.{name} has no place in layout {layout!r}; use 'ours'")
+    if layout == "xvla" and config.text.scale_embedding:
+        raise ValueError(
+            "text.scale_embedding=True has no effect in layout 'xvla', whose code looks words up "
+            "unscaled; use 'lerobot' or 'ours'"
+        )
     if layout == "xvla" and proprio_dim(config) != action_dim(config):
         raise ValueError(
             f"dim_proprio={config.dim_proprio} has no place in layout 'xvla', where proprio is "

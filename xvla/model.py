@@ -13,8 +13,8 @@ from xvla.attention import attention_kind
 from xvla.batch import Batch
 from xvla.batch_check import check_batch, check_features
 from xvla.config import ModelConfig
+from xvla.config_check import check_config
 from xvla.encoder import Features, FlorenceEncoder
-from xvla.params import proprio_dim
 from xvla.transformer import SoftPromptedTransformer
 
 flop_formulas.register()
@@ -146,18 +146,11 @@ class XVLA(nn.Module):
 
 def check_policy(config: ModelConfig) -> None:
     """Raise ValueError for a policy that cannot be built, naming the field."""
+    check_config(config)
     if config.hidden_size % config.num_heads:
         raise ValueError(
             f"num_heads={config.num_heads} does not divide hidden_size={config.hidden_size}"
         )
-    for name in ("depth", "num_heads", "num_domains", "num_anchors", "dim_time"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}={getattr(config, name)} is not allowed; give at least 1")
-    if config.soft_prompt_length < 0:
-        raise ValueError(f"soft_prompt_length={config.soft_prompt_length}; give 0 (none) or more")
-    if config.prediction not in ("clean", "velocity"):
-        raise ValueError(f"prediction={config.prediction!r}; allowed: 'clean', 'velocity'")
-    proprio_dim(config)
 
 
 def parameter_group(name: str) -> str:

@@ -202,7 +202,8 @@ def time_embedding(time: Tensor, dim: int) -> Tensor:
     """
     half = dim // 2
     exponents = torch.arange(half, device=time.device, dtype=torch.float32)
-    angles = time.float().unsqueeze(-1) * torch.exp(exponents * (-math.log(TIME_MAX_PERIOD) / half))
+    decay = -math.log(TIME_MAX_PERIOD) / max(half, 1)
+    angles = time.float().unsqueeze(-1) * torch.exp(exponents * decay)
     embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
     return functional.pad(embedding, (0, dim - 2 * half)).to(time.dtype)
 

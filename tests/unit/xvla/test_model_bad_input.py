@@ -200,6 +200,38 @@ WRONG_FIELDS = {
 }
 
 
+WRONG_VALUES = [
+    (("hidden_size",), "64", "hidden_size='64' is not allowed; give one of type int"),
+    (("hidden_size",), None, "hidden_size=None is not allowed"),
+    (("hidden_size",), 64.0, r"hidden_size=64\.0 is not allowed"),
+    (("hidden_size",), 0, "hidden_size=0 is not allowed; give at least 1"),
+    (("num_heads",), 0, "num_heads=0 is not allowed"),
+    (("mlp_ratio",), "4", "mlp_ratio='4' is not allowed; give a number"),
+    (("mlp_ratio",), -1.0, "mlp_ratio=-1.0 is not allowed; give a number above 0"),
+    (("use_hetero_proj",), "false", "use_hetero_proj='false' is not allowed; .* bool"),
+    (("num_actions",), 0, "num_actions=0 is not allowed"),
+    (("len_soft_prompts",), -1, "len_soft_prompts=-1 is not allowed; give at least 0"),
+    ((*VISION, "window_size"), 0, "vision.window_size=0 is not allowed"),
+    ((*VISION, "window_size"), None, "vision.window_size=None is not allowed"),
+    ((*VISION, "depths"), None, "vision.depths=None is not allowed; give a list of int"),
+    ((*VISION, "num_heads"), [0, 3, 4, 6], r"vision.num_heads=\[0, 3, 4, 6\] is not allowed"),
+    ((*VISION, "patch_prenorm"), [0, 1, 1, 1], r"patch_prenorm=\[0, 1, 1, 1\] .* type bool"),
+    ((*VISION, "drop_path_rate"), 1.0, "drop_path_rate=1.0 is not allowed; .* below 1"),
+    ((*TEXT, "vocab_size"), "200", "text.vocab_size='200' is not allowed"),
+    ((*TEXT, "dropout"), 1.5, "text.dropout=1.5 is not allowed"),
+    ((*TEXT, "pad_token_id"), 777, r"pad_token_id=777 is not allowed; give 0 to 199"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), WRONG_VALUES)
+def test_a_value_that_cannot_be(path, value, message: str, checkpoint: Path) -> None:
+    raw = json.loads((checkpoint / "config.json").read_text())
+    edit(path, value)(raw)
+    (checkpoint / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(checkpoint)
+
+
 @pytest.mark.parametrize("case", WRONG_FIELDS)
 def test_a_configuration_of_something_else(case: str, checkpoint: Path) -> None:
     path, value, message = WRONG_FIELDS[case]
