@@ -4,10 +4,10 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
@@ -36,11 +36,15 @@ PROJECTION = "vlm.multi_modal_projector.image_projection.weight"
 UNUSED = "vlm.language_model.final_logits_bias"  # Microsoft's buffer; always zero, never read
 POSITIONS = "language_model.encoder.embed_positions.weight"
 TOKENS = "language_model.encoder.embed_tokens.weight"
+PROMPTS = "transformer.soft_prompt_hub.weight"
 # These tables depend on domains, action space and prompt length: finetuning may change them.
 REPLACEABLE = (
     "transformer.action_encoder",
     "transformer.action_decoder",
     "transformer.soft_prompt_hub",
+    # Tables only with `use_hetero_proj`.
+    *("transformer.vlm_proj.fc.", "transformer.vlm_proj.bias."),
+    *("transformer.aux_visual_proj.fc.", "transformer.aux_visual_proj.bias."),
 )
 
 log = logging.getLogger(__name__)
@@ -62,9 +66,10 @@ def load_pretrained(
     """
     folder = Path(path)
     config = read_config(folder) if config is None else config
-    tensors = canonical(_read_weights(folder), source=str(folder))
+    source, given = str(folder), _read_weights(folder)
+    names = _Names.of(given)
     model = build_on_meta(config, attention=attention)
-    _fill(model, tensors, source=str(folder))
+    _fill(model, _canonical(given, names, source), names, source)
     return model.eval()
 
 
@@ -89,6 +94,8 @@ def save_pretrained(
             raise ValueError(f"parent is for layout 'lerobot' and 'lerobot-old', not {layout!r}")
         config = lerobot.inherit(config, read_json(Path(parent)))
     tensors = in_layout(dict(model.state_dict()), layout)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder for {CONFIG_FILE} and {WEIGHTS_FILE}")
     folder.mkdir(parents=True, exist_ok=True)
     files = {CONFIG_FILE: json.dumps(config, indent=2) + "\n"}
     if layout.startswith("lerobot") and not (
@@ -116,30 +123,60 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read the config.json of a folder as it is; ValueError if there is none or it is damaged."""
     file = path / CONFIG_FILE
     try:
-        return json.loads(file.read_text())
+        raw = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ValueError(
             f"{path} has no readable {CONFIG_FILE} ({error.strerror}); give a folder with "
             f"{CONFIG_FILE} and {WEIGHTS_FILE}"
         ) from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not valid JSON ({error}); download it again") from error
+    if not isinstance(raw, dict):
+        raise ValueError(
+            f"{file} holds {str(raw)[:40]!r}; allowed is a JSON object with the fields of a "
+            "model: download it again"
+        )
+    return raw
 
 
-def canonical(tensors: Tensors, *, source: str) -> Tensors:
-    """Rename tensors of any layout to ours, transpose the projection, merge the tied embedding."""
-    if any(name.startswith(f"{PREFIX}transformer.") for name in tensors):
-        tensors = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
-    microsoft = uses_microsoft_names(list(tensors))
-    if microsoft:
-        tensors = {native_name(name): value for name, value in tensors.items()}
-        if PROJECTION in tensors:
-            tensors[PROJECTION] = tensors[PROJECTION].t().contiguous()
+class _Names(NamedTuple):
+    """How a file spells the names of tensors: LeRobot's prefix or none, whose Florence-2."""
+
+    prefix: str
+    microsoft: bool
+    given: dict[str, str]
+
+    @classmethod
+    def of(cls, tensors: Tensors) -> "_Names":
+        """Recognise the scheme by content."""
+        lerobot_prefix = any(name.startswith(f"{PREFIX}transformer.") for name in tensors)
+        prefix = PREFIX if lerobot_prefix else ""
+        plain = {name.removeprefix(prefix): name for name in tensors}
+        microsoft = uses_microsoft_names(list(plain))
+        rename = native_name if microsoft else str
+        return cls(prefix, microsoft, {rename(name): full for name, full in plain.items()})
+
+    def in_file(self, name: str) -> str:
+        """Return the name in the file, or the one it would have, of a tensor by our name."""
+        absent = self.prefix + (microsoft_name(name) if self.microsoft else name)
+        return self.given.get(name, absent)
+
+
+def _canonical(given: Tensors, names: _Names, source: str) -> Tensors:
+    """Give tensors of any layout our names, transpose the projection, merge the tied embedding."""
+    tensors = {name: given[full] for name, full in names.given.items()}
+    if twice := sorted(set(given) - set(names.given.values())):
+        raise ValueError(f"{source} holds tensors under two names each; surplus: {twice[:5]}")
+    if names.microsoft:
+        if PROJECTION in tensors and tensors[PROJECTION].ndim == 2:
+            tensors[PROJECTION] = tensors[PROJECTION].t()
         tensors.pop(UNUSED, None)
     shared = tensors.pop(TIED[0], None)
     if shared is not None and not torch.equal(tensors.setdefault(TIED[1], shared), shared):
-        raise ValueError(f"{source}: {TIED[0]} and {TIED[1]} differ although they are one tensor")
-    return {name: value for name, value in tensors.items() if value.numel() > 0}
+        first, second = map(names.in_file, TIED)
+        raise ValueError(f"{source}: {first} and {second} differ although they are one tensor")
+    # A table of no prompts may be there, empty; the model then has none.
+    return {n: t for n, t in tensors.items() if n != PROMPTS or t.numel() > 0}
 
 
 def in_layout(tensors: Tensors, layout: Layout) -> Tensors:
@@ -163,12 +200,14 @@ def load_encoder(model: XVLA, path: str | os.PathLike[str]) -> None:
     Raises ValueError as `load_pretrained` does.
     """
     file = Path(path) / ENCODER_FILE if Path(path).is_dir() else Path(path)
-    tensors = canonical(_read_file(file), source=str(file))
-    surplus = [name for name in tensors if not name.startswith("vlm.")]
-    if surplus:
+    source, given = str(file), _read_file(file)
+    names = _Names.of(given)
+    tensors = _canonical(given, names, source)
+    if surplus := [names.in_file(name) for name in tensors if not name.startswith("vlm.")]:
         raise ValueError(f"{file} holds more than an encoder: {surplus[:5]}")
-    own = {name.removeprefix("vlm."): value for name, value in tensors.items()}
-    _copy_into(model.vlm, own, source=str(file))
+    expected = {f"vlm.{name}": value for name, value in model.vlm.state_dict().items()}
+    _check(expected, tensors, source=source, in_file=names.in_file)
+    model.vlm.load_state_dict({n.removeprefix("vlm."): t for n, t in tensors.items()})
 
 
 def load_florence(model: XVLA, name_or_path: str) -> None:
@@ -198,7 +237,8 @@ def load_florence(model: XVLA, name_or_path: str) -> None:
     own = model.vlm.state_dict()
     for name in (TOKENS, POSITIONS):
         tensors[name] = _common_rows(own[name], tensors[name], name)
-    _copy_into(model.vlm, tensors, source=name_or_path)
+    _check(own, tensors, source=name_or_path)
+    model.vlm.load_state_dict(tensors)
 
 
 def write_tensors(file: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> None:
@@ -233,12 +273,13 @@ def _read_weights(folder: Path) -> Tensors:
     if not index.exists():
         return _read_file(folder / WEIGHTS_FILE)
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        named = json.loads(index.read_text())["weight_map"].values()
+        names = sorted({Path(name).name for name in named})
     except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{index} is damaged ({error!r}); copy or download it again") from error
     tensors: Tensors = {}
     for name in names:
-        tensors |= _read_file(folder / Path(name).name)
+        tensors |= _read_file(folder / name)
     return tensors
 
 
@@ -253,7 +294,7 @@ def _read_file(file: Path) -> Tensors:
         ) from error
 
 
-def _fill(model: XVLA, tensors: Tensors, *, source: str) -> None:
+def _fill(model: XVLA, tensors: Tensors, names: _Names, source: str) -> None:
     """Give the meta-device model its tensors; checks names, shapes and values first."""
     expected = model.state_dict()
     for name, want in expected.items():
@@ -261,37 +302,48 @@ def _fill(model: XVLA, tensors: Tensors, *, source: str) -> None:
         if given is not None and given.shape != want.shape and name.startswith(REPLACEABLE):
             log.warning(
                 "%s: %s has shape %s, the model %s; newly initialised",
-                *(source, name, list(given.shape), list(want.shape)),
+                *(source, names.in_file(name), list(given.shape), list(want.shape)),
             )
             tensors[name] = _fresh(name, want)
-    tensors = _checked(expected, tensors, source)
-    model.load_state_dict(tensors, assign=True)
+    _check(expected, tensors, source=source, in_file=names.in_file)
+    # Copied: a file's own bytes are mapped, lie unaligned, and then other kernels round otherwise.
+    copies = {
+        name: torch.empty(value.shape, dtype=torch.float32).copy_(value)
+        for name, value in tensors.items()
+    }
+    model.load_state_dict(copies, assign=True)
 
 
-def _copy_into(module: nn.Module, tensors: Tensors, *, source: str) -> None:
-    module.load_state_dict(_checked(module.state_dict(), tensors, source))
-
-
-def _checked(expected: Tensors, tensors: Tensors, source: str) -> Tensors:
-    """Return tensors as float32, or raise ValueError with the names of what is wrong."""
+def _check(
+    expected: Tensors, tensors: Tensors, *, source: str, in_file: Callable[[str], str] = str
+) -> None:
+    """Raise ValueError with the names, as the file spells them, of what is wrong."""
     missing, surplus = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     if missing or surplus:
         raise ValueError(
-            f"{source} does not fit the model: {_names('missing', missing)}; "
-            f"{_names('surplus', surplus)}; check that {CONFIG_FILE} belongs to these weights"
+            f"{source} does not fit the model: {_listed('missing', map(in_file, missing))}; "
+            f"{_listed('surplus', map(in_file, surplus))}; "
+            f"check that {CONFIG_FILE} belongs to these weights"
         )
     for name, value in tensors.items():
         if value.shape != expected[name].shape:
             raise ValueError(
-                f"{source}: {name} has shape {list(value.shape)}, the model needs "
-                f"{list(expected[name].shape)}; check that {CONFIG_FILE} belongs to these weights"
+                f"{source}: {in_file(name)} has shape {list(value.shape)}, the model needs "
+                f"{list(expected[name].shape)}; "
+                f"check that {CONFIG_FILE} belongs to these weights"
+            )
+        if not value.is_floating_point():
+            raise ValueError(
+                f"{source}: {in_file(name)} is of {value.dtype}; weights are floating point"
             )
         if not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{source}: {name} holds NaN or infinite values; use another file")
-    return {name: value.float() for name, value in tensors.items()}
+            raise ValueError(
+                f"{source}: {in_file(name)} holds NaN or infinite values; use another file"
+            )
 
 
-def _names(kind: str, names: list[str]) -> str:
+def _listed(kind: str, found: Iterable[str]) -> str:
+    names = list(found)
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return f"{len(names)} {kind}" + (f" ({shown})" if names else "")
 

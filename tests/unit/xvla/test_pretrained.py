@@ -1,6 +1,7 @@
 """Checkpoints: three layouts there and back, damaged files, foreign architectures."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,79 @@ def test_missing_and_surplus_tensors_are_named(tmp_path: Path) -> None:
         load_pretrained(path)
 
 
+MICROSOFT_ONLY = (
+    "vlm.image_projection",
+    "vlm.vision_tower.convs.0.proj.weight",
+    "vlm.vision_tower.blocks.0.0.spatial_block.window_attn.fn.qkv.weight",
+    "vlm.language_model.model.encoder.layers.0.fc1.bias",
+)
+
+
+@pytest.mark.parametrize("name", MICROSOFT_ONLY)
+@pytest.mark.parametrize(("layout", "prefix"), [("xvla", ""), ("lerobot-old", "model.")])
+def test_a_tensor_is_named_as_in_its_file(
+    name: str, layout: str, prefix: str, tmp_path: Path
+) -> None:
+    save_pretrained(load_pretrained(FIXTURE), tmp_path, layout)
+    tensors = load_file(tmp_path / WEIGHTS)
+    damaged = tensors.pop(prefix + name)
+    write_tensors(tmp_path / WEIGHTS, tensors)
+    with pytest.raises(ValueError, match=rf"1 missing \({re.escape(prefix + name)}\); 0 surplus"):
+        load_pretrained(tmp_path)
+    write_tensors(tmp_path / WEIGHTS, tensors | {prefix + name: damaged * float("nan")})
+    with pytest.raises(ValueError, match=rf": {re.escape(prefix + name)} holds NaN"):
+        load_pretrained(tmp_path)
+    write_tensors(tmp_path / WEIGHTS, tensors | {prefix + name: torch.zeros(2, 2, 2)})
+    with pytest.raises(ValueError, match=rf": {re.escape(prefix + name)} has shape"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vlm.language_model.lm_head.weight", "vlm.language_model.model.decoder.bias", "model.x"],
+)
+def test_a_surplus_tensor_is_named_as_in_its_file(name: str, tmp_path: Path) -> None:
+    path = copy_without(tmp_path)
+    write_tensors(path / WEIGHTS, load_file(path / WEIGHTS) | {name: torch.zeros(0)})
+    with pytest.raises(ValueError, match=rf"0 missing; 1 surplus \({name}\)"):
+        load_pretrained(path)
+
+
+def test_two_names_of_one_tensor_are_refused(tmp_path: Path) -> None:
+    path = copy_without(tmp_path)
+    tensors = load_file(path / WEIGHTS)
+    again = {
+        "vlm.vision_tower.convs.0.conv.bias": tensors["vlm.vision_tower.convs.0.proj.bias"] + 1
+    }
+    write_tensors(path / WEIGHTS, tensors | again)
+    with pytest.raises(ValueError, match=r"under two names each; surplus: .*convs.0.(conv|proj)"):
+        load_pretrained(path)
+
+
+def test_weights_of_whole_numbers_are_refused(tmp_path: Path) -> None:
+    path = copy_without(tmp_path)
+    counts = {"transformer.norm.weight": torch.ones(64, dtype=torch.int64)}
+    write_tensors(path / WEIGHTS, load_file(path / WEIGHTS) | counts)
+    with pytest.raises(ValueError, match=r"transformer.norm.weight is of torch.int64"):
+        load_pretrained(path)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_weights_lie_as_torch_would_put_them(layout: str, tmp_path: Path) -> None:
+    """Kernels round by where a tensor starts: every layout must give the same last bit."""
+    model = load_pretrained(save_pretrained(load_pretrained(FIXTURE), tmp_path, layout))
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in model.state_dict().values())
+
+
+def test_an_overwritten_file_does_not_reach_a_loaded_model(tmp_path: Path) -> None:
+    path = copy_without(tmp_path)
+    model = load_pretrained(path)
+    with (path / WEIGHTS).open("r+b") as stream:
+        stream.seek(100_000)
+        stream.write(bytes(1_000_000))
+    assert_same(model.state_dict(), load_pretrained(FIXTURE).state_dict())
+
+
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     path = copy_without(tmp_path)
     content = (path / WEIGHTS).read_bytes()
@@ -123,6 +197,9 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
         ('{"model_type": "openvla"}', "describes 'openvla', not X-VLA"),
         ('{"type": "pi0"}', "describes 'pi0'"),
         ("{", "is not valid JSON"),
+        ("null", "config.json holds 'None'; allowed is a JSON object"),
+        ("[1, 2]", r"config.json holds '\[1, 2\]'; allowed is a JSON object"),
+        ('{"model_type": "xvla", "florence_config": 3}', "no florence_config.vision_config"),
         ('{"model_type": "xvla", "florence_config": {}}', "no florence_config.vision_config"),
         ('{"architecture": "xvla", "model": {"widht": 3}}', r"unknown fields \['widht'\]"),
         ('{"architecture": "xvla", "model": {"text": {"layers": 3}}}', r"model.text .*layers"),
@@ -133,6 +210,19 @@ def test_another_architecture_is_refused(text: str, message: str, tmp_path: Path
     (path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_pretrained(path)
+
+
+def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"config.json is not valid JSON"):
+        load_pretrained(tmp_path)
+
+
+def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("kept")
+    with pytest.raises(ValueError, match="model is a file; give a folder"):
+        save_pretrained(XVLA(TINY), tmp_path / "model")
+    assert (tmp_path / "model").read_text() == "kept"
 
 
 def test_no_configuration_and_no_folder_are_refused(tmp_path: Path) -> None:
@@ -151,6 +241,26 @@ def test_another_width_is_refused_but_other_heads_start_fresh(tmp_path: Path, ca
     assert "transformer.action_decoder.fc.weight has shape" in caplog.text
     assert model.transformer.action_decoder.fc.weight.std() > 0
     assert model.act(make_batch(config, image_size=64)).shape[-1] == 14
+
+
+def test_projections_by_domain_follow_another_count_of_domains(tmp_path: Path, caplog) -> None:
+    config = VARIANTS["hetero"]
+    save_pretrained(XVLA(config), tmp_path)
+    model = load_pretrained(tmp_path, config=replace(config, num_domains=7))
+    assert "transformer.vlm_proj.fc.weight has shape" in caplog.text
+    assert model.transformer.vlm_proj.fc.weight.std() > 0
+    assert model.transformer.aux_visual_proj.bias.weight.shape == (7, 32)
+
+
+def test_the_official_code_does_not_scale_words(tmp_path: Path) -> None:
+    path = copy_without(tmp_path)
+    raw = json.loads((path / "config.json").read_text())
+    raw["florence_config"]["text_config"]["scale_embedding"] = True
+    (path / "config.json").write_text(json.dumps(raw))
+    assert load_pretrained(path).config == read_config(FIXTURE)
+    scaled = replace(TINY, text=replace(TINY.text, scale_embedding=True))
+    with pytest.raises(ValueError, match=r"text.scale_embedding=True has no effect in layout"):
+        save_pretrained(XVLA(scaled), tmp_path / "scaled", "xvla")
 
 
 def test_a_layout_that_cannot_say_it_is_refused(tmp_path: Path) -> None:
