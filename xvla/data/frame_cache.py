@@ -28,6 +28,7 @@ from PIL import Image
 
 from xvla.data.images import resize
 from xvla.data.readers.base import Dataset
+from xvla.data.verify import content_files
 
 Codec = Literal["jpeg", "raw"]
 CODECS = ("jpeg", "raw")
@@ -249,12 +250,8 @@ def _name(number: int) -> str:
 
 def _identity(dataset: Dataset, spec: CacheSpec) -> dict[str, Any]:
     """Return what tells this cache from others; the data by names and sizes of its files."""
-    files = sorted(
-        (file.relative_to(dataset.path).as_posix(), file.stat().st_size)
-        for folder in ("meta", "data", "videos")
-        for file in Path(dataset.path, folder).rglob("*")
-        if file.is_file()
-    )
+    root = Path(dataset.path)
+    files = [(name, (root / name).stat().st_size) for name in content_files(root)]
     digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
     return {**asdict(spec), "episodes": len(dataset.episodes), "files_sha256": digest}
 

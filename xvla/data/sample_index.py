@@ -214,9 +214,12 @@ def start_files(folder: Path, config: DataConfig) -> tuple[Path, Path]:
 
 
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:
-    """Return what tells the dataset of an index from others."""
+    """Return what tells the dataset of an index from others: its lengths and its meta file."""
     lengths = episode_lengths(dataset)
+    meta = getattr(dataset, "info", None) or getattr(dataset, "meta", None)
+    text = json.dumps(meta, sort_keys=True)
     return {
+        "meta_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "fps": dataset.fps,
         "episodes": len(lengths),
         "frames": int(lengths.sum()),

@@ -1,12 +1,14 @@
 """Does the data on disk match the mixture that a run declares: hashes, episodes, frames."""
 
 import hashlib
+import json
+import os
 from pathlib import Path
 
 from xvla.config import DataConfig
 from xvla.data.catalogue import Source, open_sources
 
-CONTENT_SUFFIXES = (".json", ".hdf5", ".h5", ".parquet", ".mp4")
+CONTENT_SUFFIXES = (".json", ".hdf5", ".h5", ".hdf", ".parquet", ".mp4")
 CONTENT_FOLDERS = ("meta", "data", "videos")
 
 
@@ -19,7 +21,7 @@ def dataset_digest(path: str | Path) -> str:
         ValueError: the folder holds no such file.
     """
     root = Path(path)
-    files = _content_files(root)
+    files = content_files(root)
     if not files:
         raise ValueError(f"no dataset at {root}: it has no file under meta, data or videos")
     total = hashlib.sha256()
@@ -30,18 +32,39 @@ def dataset_digest(path: str | Path) -> str:
     return total.hexdigest()
 
 
-def _content_files(root: Path) -> list[str]:
-    """Return the names of the files that make the dataset, sorted."""
-    lerobot = (root / "meta/info.json").is_file()
-    if not lerobot and not any([*root.glob("*.json"), *root.glob("*/*.json")]):
+def content_files(root: Path) -> list[str]:
+    """Return the files that make the dataset in the folder `root`, sorted, relative to it.
+
+    In a LeRobot folder all of meta, data and videos; else every meta JSON and episode file in it
+    and in the `root_path` of its meta files. None where there is no dataset.
+    """
+    if (root / "meta/info.json").is_file():
+        folders = [root / name for name in CONTENT_FOLDERS]
+        return _names(root, folders, ())
+    metas = [*root.glob("*.json"), *root.glob("*/*.json")]
+    if not metas:
         return []
-    folders = [root / name for name in CONTENT_FOLDERS] if lerobot else [root]
-    return sorted(
-        file.relative_to(root).as_posix()
+    return _names(root, [root, *filter(None, map(_elsewhere, metas))], CONTENT_SUFFIXES)
+
+
+def _names(root: Path, folders: list[Path], suffixes: tuple[str, ...]) -> list[str]:
+    """Return the files below `folders` with one of `suffixes` (none given: all), each once."""
+    names = {
+        Path(os.path.relpath(file, root)).as_posix()
         for folder in folders
         for file in folder.rglob("*")
-        if file.is_file() and (lerobot or file.suffix.lower() in CONTENT_SUFFIXES)
-    )
+        if file.is_file() and (not suffixes or file.suffix.lower() in suffixes)
+    }
+    return sorted(names)
+
+
+def _elsewhere(meta: Path) -> Path | None:
+    """Return the folder of data that a meta file names, if it names one."""
+    try:
+        given = json.loads(meta.read_text(encoding="utf-8")).get("root_path")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return meta.parent / given if isinstance(given, str) else None
 
 
 def verify_mixture(config: DataConfig) -> None:

@@ -153,6 +153,23 @@ HDF5: dict[str, tuple[Break, str]] = {
         outside,
         "meta.json, episode 1, datalist: '../other/1.hdf5' is a path outside the dataset's folder",
     ),
+    "no path": (edit_json("meta.json", datalist=[3]), "meta.json, episode 0, datalist: 3, must be"),
+    "splits": (
+        edit_json("meta.json", splits={"train": "0:9"}),
+        "meta.json, splits: train = '0:9', must be 'first:last'",
+    ),
+    "no such folder": (
+        edit_json("meta.json", root_path="../nowhere"),
+        "meta.json, root_path: '../nowhere' is no folder",
+    ),
+    "rotation": (
+        edit_json("meta.json", rotation="rot6d_columns"),
+        "rotation: 'rot6d_columns', but robotwin2_clean has quat_xyzw by its layout",
+    ),
+    "complex": (
+        replaced("endpose/left_endpose", lambda values: values + 1j),
+        f"{EP1}, endpose/left_endpose: holds complex128, must hold numbers",
+    ),
     "no list": (edit_json("meta.json", datalist={}), "meta.json, datalist: dict, must be a list"),
     "no episodes": (edit_json("meta.json", datalist=[]), "the dataset is empty: it lists no"),
     "unknown": (
@@ -178,6 +195,12 @@ def test_clocks_that_go_back(tmp_path: Path) -> None:
     key = "observations/eef_right_time"
     replaced(key, lambda values: np.concatenate([values[:9], values[8:9], values[10:]]))(root)
     assert f"{EP1}, {key}: time does not advance at frame 9" in say(root)
+
+
+def test_clocks_that_never_meet(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set", "AIR-AGILEX-HQ", (40, 35))
+    replaced("observations/eef_right_time", lambda values: values + 1e4)(root)
+    assert f"{EP1}, observations/eef_right_time: the clocks of the two arms share" in say(root)
 
 
 def test_rotation_numbers_that_are_none(tmp_path: Path) -> None:

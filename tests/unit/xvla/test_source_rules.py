@@ -5,17 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_official import TASK, write_meta, write_set
+from make_official import KEYS, TASK, write_hdf5, write_meta, write_set
 from official_layouts import LAYOUTS
 
 from xvla.config import DataConfig, DomainEntry
+from xvla.data import open_dataset
 from xvla.data.catalogue import open_sources
 from xvla.data.evaluation import eval_frames
+from xvla.data.frame_cache import CacheSpec, FrameCache, build_frame_cache
 from xvla.data.loader import make_loader
 from xvla.data.normalise import Normaliser
 from xvla.data.prepare import prepare_caches
 from xvla.data.resample import anchors
+from xvla.data.sample_index import SampleIndex, build_index
 from xvla.data.samples import SampleMaker
+from xvla.data.verify import dataset_digest
 
 DOMAIN, NAME = "air_agilex_hq", "AIR-AGILEX-HQ"  # two arms with clocks of their own
 EPISODES = 16  # eight of each task: three of them validate, three test
@@ -96,3 +100,37 @@ def test_prepared_raw_frames_are_found_and_have_the_same_pixels(
         make_loader(
             replace(config, cache=str(tmp_path / "cache"), pixels="jpeg"), split="train", seed=0
         )
+
+
+def test_sets_that_share_a_folder_of_data_keep_their_own_pictures(
+    config: DataConfig, tmp_path: Path
+) -> None:
+    """Droid's two cameras: one folder of episodes, a meta file for each main view."""
+    (tmp_path / "raw").mkdir()
+    for episode in range(8):
+        write_hdf5(tmp_path / f"raw/{episode}.hdf5", "Droid-Left", 60, episode)
+    names = {"droid_left": "Droid-Left", "droid_right": "Droid-Right"}
+    for view, (folder, name) in enumerate(names.items()):
+        (tmp_path / folder).mkdir()
+        shown = {"observation_key": [KEYS[view]], "root_path": "../raw"}
+        write_meta(tmp_path / folder, name, [f"{i}.hdf5" for i in range(8)], **shown)
+    entries = [DomainEntry(name=name) for name in names]
+    maker = SampleMaker(replace(config, mixture=entries, anchor_domain="droid_left"))
+    left, right = maker.make([("droid_left", 0, 3), ("droid_right", 0, 3)]).images
+    assert (left[0] - right[0]).abs().max() > 0.02
+    before = dataset_digest(tmp_path / "droid_left")
+    write_hdf5(tmp_path / "raw/7.hdf5", "Droid-Left", 60, 3)
+    assert dataset_digest(tmp_path / "droid_left") != before
+
+
+def test_caches_of_other_episodes_are_refused(tmp_path: Path, config: DataConfig) -> None:
+    cached, spec = tmp_path / "cache", CacheSpec(size=16, views=2)
+    for name, pictures in (("a", "png"), ("b", "jpeg")):
+        write_set(tmp_path / name, "libero", (30, 30), pictures)
+    build_frame_cache(open_dataset(tmp_path / "a"), cached / "frames", spec)
+    with pytest.raises(ValueError, match="has files_sha256 = "):
+        FrameCache(open_dataset(tmp_path / "b"), cached / "frames", spec)
+    build_index(open_dataset(tmp_path / "a"), cached / "index", config)
+    write_meta(tmp_path / "a", "libero", ["episodes/1.hdf5", "episodes/0.hdf5"])
+    with pytest.raises(ValueError, match="has meta_sha256 = "):
+        SampleIndex(open_dataset(tmp_path / "a"), cached / "index")

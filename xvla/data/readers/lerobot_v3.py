@@ -215,4 +215,4 @@ def _data_files(root: Path, info: dict[str, Any]) -> str:
     template = str(info.get("data_path", DATA_PATH))
     if Path(template).is_absolute():
         return first.relative_to(root.absolute()).as_posix()
-    return re.sub(r"\{[^{}]*\}", "*", template)
+    return re.sub(r"(\{[^{}]*\})+", "*", template)

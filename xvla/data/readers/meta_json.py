@@ -38,8 +38,11 @@ def source_rule(root: Path, file: str, meta: dict[str, Any]) -> SourceRule:
     rule = _with_numbers(root, file, meta, rule)
     stated = meta.get("rotation")
     six = [key for key, width in ROTATION_WIDTH.items() if width == 6 and key != "unknown"]
-    if stated is not None and (stated not in six or ROTATION_WIDTH[rule.rotation] != 6):
-        raise wrong(root, file, "rotation", f"{stated!r}; allowed, for six numbers: {six}")
+    if stated is not None and ROTATION_WIDTH[rule.rotation] != 6:
+        message = f"{stated!r}, but {name} has {rule.rotation} by its layout; leave the field out"
+        raise wrong(root, file, "rotation", message)
+    if stated is not None and stated not in six:
+        raise wrong(root, file, "rotation", f"{stated!r}; allowed: {', '.join(six)}")
     if stated is not None:
         rule = replace(rule, rotation=stated)
     if rule.rotation == "unknown":

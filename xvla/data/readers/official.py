@@ -39,9 +39,14 @@ def open_official(root: Path, file: Path, meta: dict[str, Any]) -> "OfficialSet"
     if given is not None and not isinstance(given, str):
         raise wrong(root, name, "root_path", f"{given!r}, must be a folder")
     base = (file.parent / given) if given else root
+    if not base.is_dir():
+        raise wrong(root, name, "root_path", f"{given!r} is no folder; say where the data lie")
     rule = source_rule(base, name, meta)
     kind = ParquetSet if rule.container == "parquet" else Hdf5Set
-    return kind(base, name, meta, rule)
+    dataset = kind(base, name, meta, rule)
+    # Two sets may share a folder of data: a set is known by the folder of its meta file.
+    dataset.path = str(root.resolve())
+    return dataset
 
 
 class OfficialSet(EpisodeFiles):
@@ -156,7 +161,8 @@ class Hdf5Set(OfficialSet):
 
     def data_file(self, index: int) -> str:
         """Return the path of an episode's file in the meta file's words."""
-        return str(_path(self.items[index]))
+        path = _path(self.items[index])
+        return path if path and isinstance(path, str) else self.meta_name
 
     def task_field(self) -> str:
         """Return the key of the instruction."""

@@ -121,10 +121,9 @@ def _columns(key: str, values: NDArray[np.float64], first: int, count: int) -> N
 
 
 def _floats(key: str, values: NDArray[Any]) -> NDArray[np.float64]:
-    try:
-        floats = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise FieldError(key, f"holds {values.dtype}, must hold numbers") from None
+    if values.dtype.kind not in "biuf":
+        raise FieldError(key, f"holds {values.dtype}, must hold numbers")
+    floats = np.asarray(values, dtype=np.float64)
     _check_finite(floats.reshape(len(floats), -1) if floats.ndim else floats.reshape(1, 1), key)
     return floats
 
@@ -206,6 +205,9 @@ def _own_clocks(rule: SourceRule, rows: NDArray[np.float32], read: Read) -> Pose
             )
         clocks.append(clock)
     arm_times = np.stack(clocks, axis=1)
+    if arm_times[0].max() > arm_times[-1].min():
+        message = "the clocks of the two arms share no moment; they must count from one zero"
+        raise FieldError(rule.arms[1].time_key, message)
     mean = arm_times.mean(axis=1)
     arm_times, times = arm_times - mean[0], mean - mean[0]
     halves = [

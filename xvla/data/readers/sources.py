@@ -59,10 +59,11 @@ class Arm:
 class SourceRule:
     """One row: a source's names, clock, start frames, pose keys and quirks.
 
-        Start frames are every `stride`-th (validation: `eval_stride`-th) of the first T - `tail`.
-        `container` is one HDF5 file an episode, or LeRobot's parquet and mp4 an episode.
-        `first_image` is the image that belongs to pose 0. `relative` are the action dimensions that
-    XX"""
+    Start frames are every `stride`-th (validation: `eval_stride`-th) of the first T - `tail`.
+    `container` is one HDF5 file an episode, or LeRobot's parquet and mp4 an episode.
+    `first_image` is the image that belongs to pose 0. `window_s` is the released prediction
+    window in s; the one that a run uses is its own field. `refusal` is why it cannot be read.
+    """
 
     name: str
     domain: str
@@ -78,7 +79,6 @@ class SourceRule:
     container: Literal["hdf5", "parquet"] = "hdf5"
     views: tuple[str, ...] = ()
     first_image: int = 0
-    relative: tuple[int, ...] = ()
     refusal: str = ""
     task_separator: str = ""
 
@@ -182,7 +182,6 @@ ROWS: tuple[SourceRule, ...] = (
         tail=6,
         rotation="quat_xyzw",
         arms=(Arm(key="eef_quat_orientation", gripper=Gripper(key="gripper")),),
-        relative=(0, 1, 2),
     ),
     SourceRule(
         name="Calvin",
