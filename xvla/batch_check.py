@@ -8,6 +8,7 @@ from xvla.config import ModelConfig
 from xvla.params import action_dim, map_side, proprio_dim
 
 Field = tuple[str, tuple[str, ...], torch.dtype | None]
+# No dtype: any floating point.
 FIELDS: tuple[Field, ...] = (
     ("input_ids", ("B", "L"), torch.int64),
     ("images", ("B", "V", "3", "H", "W"), None),
@@ -22,26 +23,55 @@ def check_batch(batch: Batch, config: ModelConfig, *, with_images: bool = True) 
 
     Values (ids in range) are looked at on the CPU only: elsewhere that would stall the device.
     """
-    _check_kinds(batch, with_images)
+    for name, axes, dtype in FIELDS if with_images else FIELDS[-2:]:
+        _check_kind(name, getattr(batch, name), axes, dtype)
     size = len(batch)
+    if size < 1:
+        raise ValueError("domain_id has 0 samples; give a batch of at least 1")
     if with_images:
         _check_images(batch, config)
         _check_text(batch, config)
     _expect("domain_id", batch.domain_id, (size,))
     _expect("proprio", batch.proprio, (size, proprio_dim(config)))
     if batch.action is not None:
-        _check_action(batch.action, size, config)
+        _check_chunk("action", batch.action, size, config)
     _check_range("domain_id", batch.domain_id, config.num_domains, "num_domains")
 
 
-def _check_kinds(batch: Batch, with_images: bool) -> None:
-    """Check dimensions and dtypes: a mask of integers would pick views 0 and 1, silently."""
-    fields = FIELDS if with_images else FIELDS[-2:]
-    for name, axes, dtype in fields:
-        value = getattr(batch, name)
-        if value.ndim != len(axes) or (dtype and value.dtype != dtype):
-            want = f"[{', '.join(axes)}]" + (f" of {dtype}" if dtype else "")
-            raise ValueError(f"{name} is {list(value.shape)} of {value.dtype}; expected {want}")
+def _check_kind(
+    name: str, value: object, axes: tuple[str, ...], dtype: torch.dtype | None = None
+) -> None:
+    """Check dimensions and dtype: a mask of integers would pick views 0 and 1, silently."""
+    want = f"[{', '.join(axes)}] of {dtype or 'floating point'}"
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} is of type {type(value).__name__}; expected a tensor {want}")
+    fits = value.dtype == dtype if dtype else value.is_floating_point()
+    if value.ndim != len(axes) or not fits:
+        raise ValueError(f"{name} is {list(value.shape)} of {value.dtype}; expected {want}")
+
+
+def check_precision(values: dict[str, Tensor | None], weights: torch.dtype) -> None:
+    """Raise ValueError for double precision beside weights of another, or the other way round."""
+    for name, value in values.items():
+        given = weights if value is None else value.dtype
+        if given != weights and torch.float64 in (given, weights):
+            raise ValueError(
+                f"{name} is of {given}, the model's weights are of {weights}; "
+                f"convert it with .to({weights})"
+            )
+
+
+def check_draws(
+    time: Tensor | None, noise: Tensor | None, *, size: int, config: ModelConfig
+) -> None:
+    """Raise ValueError unless time is [B] in [0, 1] and noise has the shape of a chunk."""
+    if time is not None:
+        _check_kind("time", time, ("B",))
+        _expect("time", time, (size,))
+        if time.device.type == "cpu" and not bool(((time >= 0) & (time <= 1)).all()):
+            raise ValueError(f"time holds {time.tolist()}; allowed is 0 to 1")
+    if noise is not None:
+        _check_chunk("noise", noise, size, config)
 
 
 def check_features(features: tuple[Tensor, Tensor], batch: Batch, config: ModelConfig) -> None:
@@ -89,12 +119,13 @@ def _check_text(batch: Batch, config: ModelConfig) -> None:
     _check_range("input_ids", batch.input_ids, config.text.vocab_size, "text.vocab_size")
 
 
-def _check_action(action: Tensor, size: int, config: ModelConfig) -> None:
+def _check_chunk(name: str, chunk: Tensor, size: int, config: ModelConfig) -> None:
+    _check_kind(name, chunk, ("B", "T", "A"))
     width = action_dim(config)
     allowed = {width, config.real_action_dim} if config.action_mode == "auto" else {width}
-    if action.shape[-1] not in allowed or action.shape[:-1] != (size, config.num_anchors):
+    if chunk.shape[-1] not in allowed or chunk.shape[:-1] != (size, config.num_anchors):
         raise ValueError(
-            f"action has shape {list(action.shape)}; action_mode={config.action_mode!r} expects "
+            f"{name} has shape {list(chunk.shape)}; action_mode={config.action_mode!r} expects "
             f"[{size}, {config.num_anchors}, {' or '.join(map(str, sorted(allowed)))}]"
         )
 

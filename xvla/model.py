@@ -11,7 +11,7 @@ from xvla import flop_formulas, flow
 from xvla.actions import action_space
 from xvla.attention import attention_kind
 from xvla.batch import Batch
-from xvla.batch_check import check_batch, check_features
+from xvla.batch_check import check_batch, check_draws, check_features, check_precision
 from xvla.config import ModelConfig
 from xvla.config_check import check_config
 from xvla.encoder import Features, FlorenceEncoder
@@ -49,9 +49,12 @@ class XVLA(nn.Module):
         if batch.action is None:
             raise ValueError("batch.action is None; training needs the action chunk [B, T, A]")
         vlm_features, aux_features = self._features(batch, features)
+        self._check_draws(batch, time, noise)
         action = batch.action
         time = flow.sample_time(len(batch), device=action.device) if time is None else time
         noise = torch.randn_like(action) if noise is None else noise
+        if noise.shape != action.shape:  # `auto`: one of them is as wide as the robot, one as A
+            action, noise = self.action_space.pad(action), self.action_space.pad(noise)
         noised = flow.add_noise(action, noise, time, prediction=self.config.prediction)
         context = self.transformer.context(vlm_features, aux_features, batch.domain_id)
         predicted = self.transformer(
@@ -67,7 +70,7 @@ class XVLA(nn.Module):
             return {
                 "velocity_loss": functional.mse_loss(predicted[..., :real], velocity[..., :real])
             }
-        return self.action_space.losses(predicted, action)
+        return self.action_space.losses(predicted, batch.action)
 
     def encode(self, batch: Batch) -> Features:
         """Return (vlm_features [B, Nv + L, E], aux_features [B, (V - 1) * Nv, E])."""
@@ -85,7 +88,8 @@ class XVLA(nn.Module):
         """Return an action chunk [B, T, real action dim] by `steps` denoising steps.
 
         Runs in evaluation mode and restores the mode it found. The encoder runs once. noise
-        [B, T, A] makes the result reproducible.
+        [B, T, A] makes the result reproducible; fewer than 1 steps are 1, as in the released code.
+        Raises ValueError for a batch or noise that does not fit the configuration.
         """
         was_training = self.training
         self.eval()
@@ -99,6 +103,7 @@ class XVLA(nn.Module):
     ) -> Tensor:
         space, domain = self.action_space, batch.domain_id
         vlm_features, aux_features = self._features(batch, features)
+        self._check_draws(batch, None, noise)
         context = self.transformer.context(vlm_features, aux_features, domain)
         proprio = space.hide_grippers(batch.proprio)
         if noise is None:
@@ -122,6 +127,11 @@ class XVLA(nn.Module):
         check_batch(batch, self.config, with_images=False)
         check_features(features, batch, self.config)
         return features
+
+    def _check_draws(self, batch: Batch, time: Tensor | None, noise: Tensor | None) -> None:
+        check_draws(time, noise, size=len(batch), config=self.config)
+        given = {"proprio": batch.proprio, "action": batch.action, "time": time, "noise": noise}
+        check_precision(given, self.transformer.pos_emb.dtype)
 
     def _visible_action(self, noised: Tensor) -> Tensor:
         """Return what the network may see: padded; grippers hidden unless their velocity counts."""

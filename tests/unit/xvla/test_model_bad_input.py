@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from policy_cases import TINY, make_batch
+from policy_cases import TINY, VARIANTS, make_batch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
 from xvla.model import XVLA
 from xvla.pretrained import load_pretrained
@@ -95,6 +96,38 @@ WRONG_BATCHES: dict[str, tuple[dict[str, Any], str]] = {
         {"action": torch.zeros(3, 6, 14)},
         r"action has shape \[3, 6, 14\]; action_mode='ee6d' expects \[3, 6, 20\]",
     ),
+    "bytes instead of normalised pixels": (
+        {"images": torch.zeros(3, 2, 3, 32, 32, dtype=torch.uint8)},
+        r"images is \[3, 2, 3, 32, 32\] of torch.uint8; expected .* of floating point",
+    ),
+    "a state of whole numbers": (
+        {"proprio": torch.zeros(3, 20, dtype=torch.int64)},
+        r"proprio is \[3, 20\] of torch.int64; expected \[B, P\] of floating point",
+    ),
+    "a state in double precision": (
+        {"proprio": torch.zeros(3, 20, dtype=torch.float64)},
+        r"proprio is of torch.float64, the model's weights are of torch.float32; convert it",
+    ),
+    "no array at all": (
+        {"view_mask": None},
+        r"view_mask is of type NoneType; expected a tensor \[B, V\] of torch.bool",
+    ),
+    "domains in a list": ({"domain_id": [0, 1, 2]}, "domain_id is of type list"),
+    "an action of whole numbers": (
+        {"action": torch.zeros(3, 6, 20, dtype=torch.int64)},
+        r"action is \[3, 6, 20\] of torch.int64; expected .* floating point",
+    ),
+    "no sample": (
+        {
+            "domain_id": torch.zeros(0, dtype=torch.int64),
+            "images": torch.zeros(0, 2, 3, 32, 32),
+            "view_mask": torch.zeros(0, 2, dtype=torch.bool),
+            "input_ids": torch.zeros(0, 7, dtype=torch.int64),
+            "proprio": torch.zeros(0, 20),
+            "action": torch.zeros(0, 6, 20),
+        },
+        "0 samples; give a batch of at least 1",
+    ),
     "action of another window": (
         {"action": torch.zeros(3, 7, 20)},
         r"action has shape \[3, 7, 20\]; .* expects \[3, 6, 20\]",
@@ -110,6 +143,54 @@ def test_a_batch_that_does_not_fit(case: str) -> None:
         model(batch)
     with pytest.raises(ValueError, match=message):
         model.act(batch, steps=1)
+
+
+WRONG_DRAWS: dict[str, tuple[dict[str, torch.Tensor], str]] = {
+    "time of one sample": ({"time": torch.rand(1)}, r"time has shape \[1\]; expected \[3\]"),
+    "time as a column": ({"time": torch.rand(3, 1)}, r"time is \[3, 1\] .*expected \[B\]"),
+    "time above 1": ({"time": torch.tensor([0.0, 5.0, 1.0])}, r"time holds .*; allowed is 0 to 1"),
+    "double time": ({"time": torch.rand(3).double()}, "time is of torch.float64"),
+    "one sample's noise": (
+        {"noise": torch.randn(1, 6, 20)},
+        r"noise has shape \[1, 6, 20\]; .* expects \[3, 6, 20\]",
+    ),
+    "noise without a batch": ({"noise": torch.randn(6, 20)}, r"noise is \[6, 20\] .*expected"),
+    "noise of one anchor": ({"noise": torch.randn(3, 1, 20)}, r"expects \[3, 6, 20\]"),
+    "noise of another robot": ({"noise": torch.randn(3, 6, 14)}, r"expects \[3, 6, 20\]"),
+    "noise of another window": ({"noise": torch.randn(3, 7, 20)}, r"expects \[3, 6, 20\]"),
+    "double noise": ({"noise": torch.randn(3, 6, 20).double()}, "noise is of torch.float64"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_DRAWS)
+def test_time_and_noise_that_do_not_fit(case: str) -> None:
+    draws, message = WRONG_DRAWS[case]
+    model, batch = XVLA(TINY), make_batch(TINY)
+    with pytest.raises(ValueError, match=message):
+        model(batch, **draws)
+    if "noise" in draws:
+        with pytest.raises(ValueError, match=message):
+            model.act(batch, noise=draws["noise"])
+
+
+def test_a_double_model_takes_double_batches() -> None:
+    model, batch = XVLA(TINY).double().eval(), make_batch(TINY)
+    batch = replace(batch, proprio=batch.proprio.double(), action=batch.action.double())
+    assert model(batch)["position_loss"].dtype == torch.float64
+    assert model.act(batch, steps=1).dtype == torch.float64
+
+
+def test_noise_may_be_as_wide_as_the_network_or_the_robot() -> None:
+    config = VARIANTS["auto"]
+    model, batch = XVLA(config).eval(), make_batch(config)
+    time, noise = torch.rand(3), torch.randn(3, 6, 12)
+    padded = replace(batch, action=functional.pad(batch.action, (0, 5)))
+    given, expected = (model(b, time=time, noise=noise) for b in (batch, padded))
+    assert given == expected
+    narrow = model(padded, time=time, noise=noise[..., :7])
+    assert narrow == model(batch, time=time, noise=noise[..., :7])
+    with pytest.raises(ValueError, match=r"noise has shape \[3, 6, 9\]; .* 7 or 12\]"):
+        model.act(batch, noise=noise[..., :9])
 
 
 def test_training_needs_an_action() -> None:
