@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -64,12 +65,16 @@ def _submit_to_slurm(arguments: Namespace, specs: list[Any], cluster: Any) -> in
     from jobs.resources import plan as make_plan
     from jobs.slurm.backend import submit as hand_over
     from jobs.slurm.chain import chain_commands
+    from scaling.adapt import check_domain
     from scaling.describe import describe
 
     folder = runs_folder(arguments)
     check_mounts(cluster, folder)
     shared = [*arguments.overrides, f"--runs={folder}"]
     then = chain_commands(option(arguments, "then") or "", arguments.study, shared)
+    for words in then:
+        if "--domain" in words:
+            check_domain(words[words.index("--domain") + 1])
 
     def price(todo: list[Any]) -> float | None:
         document = make_plan(todo, folder, describe, peak_tflops=cluster.peak_tflops)
@@ -178,10 +183,17 @@ def prune(arguments: Namespace) -> int:
 
 
 def logs(arguments: Namespace) -> int:
-    """Print a run's log."""
+    """Print a run's log; with --json as one document, at its end if it is followed."""
+    from jobs.control import find_run
     from jobs.control import logs as print_log
 
-    print_log(arguments.run_id, runs_folder(arguments), follow=arguments.follow)
+    folder, as_document = runs_folder(arguments), option(arguments, "json")
+    stream = StringIO() if as_document else None
+    print_log(arguments.run_id, folder, follow=arguments.follow, stream=stream)
+    if stream:
+        run_dir = find_run(arguments.run_id, folder)
+        place = {"run_id": run_dir.name, "log": str(run_dir / "train.log")}
+        show(arguments, {**place, "lines": stream.getvalue().splitlines()}, str)
     return 0
 
 

@@ -224,7 +224,10 @@ def _answer(best: Candidate) -> str:
     if best.verdict == "default":
         return "no other point finished; the default stays"
     if best.verdict == "not repeated":
-        return "the best point was not repeated with new seeds; the default stays"
+        return (
+            "the best point and the default have fewer than two repeats with new seeds to compare; "
+            "the default stays"
+        )
     if best.verdict == "not separable":
         return "the best point is not separable from the default; the default stays"
     return f"the best point is {best.verdict} than the default: {_point(asdict(best))}"

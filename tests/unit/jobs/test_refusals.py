@@ -60,6 +60,15 @@ def test_what_sbatch_refuses_leaves_nothing(capsys, fake_slurm, said: str, accep
     assert json.loads(capsys.readouterr().out)["submitted"] == 22
 
 
+def test_a_chain_to_an_unknown_domain_is_refused_before_anything_runs(
+    capsys, folder, fake_slurm
+) -> None:
+    line = refused(capsys, [*DEMO, "--then", "fit,finetune:mars", *WORDS])
+    assert "unknown domain 'mars'; known domains:" in line
+    assert not (folder / "runs").exists()
+    assert fake_slurm.calls("sbatch") == []
+
+
 def test_more_runs_than_an_array_holds_go_in_several(capsys, fake_slurm) -> None:
     fake_slurm.set(max_array_size=3)
     assert main([*DEMO, "--json", *WORDS]) == 0

@@ -188,6 +188,15 @@ def test_numbers_out_of_range_are_refused(capsys, words: list[str], said: str) -
     assert said in capsys.readouterr().err
 
 
+def test_a_log_as_json_is_one_document(capsys, tmp_path: Path) -> None:
+    log = tmp_path / "0123456789ab" / "train.log"
+    log.parent.mkdir()
+    log.write_text("starts\nsaves\n")
+    assert main(["logs", "0123", "--json", "--runs", str(tmp_path)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document == {"run_id": "0123456789ab", "log": str(log), "lines": ["starts", "saves"]}
+
+
 def test_status_ends_with_the_chain_behind_the_study(capsys, tmp_path, monkeypatch) -> None:
     links = [
         {"job_id": "7", "command": "fit s", "state": "failed", "reason": "no [/x]", "log": "l"},
