@@ -118,7 +118,7 @@ def resolve(
             return _not_among(match, folder, tracking_uri)
         chosen = _choose(finished, folder, "val/l1", size=match["size"])
         return open_checkpoint(_step_folder(folder, chosen.spec.run_id, chosen.step))
-    if reference.startswith("run:"):
+    if reference.startswith("run:") and reference != "run:":
         return open_checkpoint(_newest_of_run(folder / reference.removeprefix("run:")))
     path = Path(reference).expanduser()
     if not path.is_dir():

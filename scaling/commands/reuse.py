@@ -29,11 +29,13 @@ def best(arguments: Namespace) -> int:
 
 
 def lineage(arguments: Namespace) -> int:
-    """Print parents and children of a run."""
+    """Print parents and children of a run, named by its id or the first digits."""
+    from jobs.control import find_run
     from scaling.lineage import lineage as trace
     from scaling.lineage import render
 
-    show(arguments, trace(arguments.run_id, runs_folder(arguments)), render)
+    folder = runs_folder(arguments)
+    show(arguments, trace(find_run(arguments.run_id, folder).name, folder), render)
     return 0
 
 

@@ -157,6 +157,7 @@ def test_references(tmp_path: Path) -> None:
         ("best:sweeps.simulated", "no finished run of the study"),
         ("run:0123456789ab", "no run '0123456789ab'"),
         ("run:empty", "no checkpoint yet"),
+        ("run:", "'run:' names no checkpoint; give best:STUDY"),
         ("nowhere", "names no checkpoint; give best:STUDY"),
     ],
 )
