@@ -109,7 +109,7 @@ def mean_chunk(config: DataConfig) -> dict[str, NDArray[np.float32]]:
 def _mean_chunk(maker: SampleMaker, source: Source) -> NDArray[np.float32]:
     total = np.zeros((maker.config.num_anchors, 20))
     count = 0
-    for episode in thinned(source.episodes):
+    for episode in thinned(source.readable):
         starts = maker.starts(source.name, episode)
         chunks = maker.episode_chunks(source.name, episode)[starts, 1:]
         total += chunks.sum(axis=0, dtype=np.float64)

@@ -55,6 +55,15 @@ class FailureCount:
             )
 
 
+def known_failures(source: Source) -> list[Failure]:
+    """Return the training episodes of a source that were found broken when it was opened."""
+    return [
+        Failure(source.name, episode, str(source.broken[episode]))
+        for episode in source.episodes
+        if episode in source.broken
+    ]
+
+
 def replacement_rows(seed: int, domain: str, position: int, size: int) -> NDArray[np.int64]:
     """Return start frames to try, in this order, instead of the sample at `position`."""
     return keyed_generator("replace", seed, domain, block=position).integers(0, size, TRIES)

@@ -75,8 +75,9 @@ def cache_cost(dataset: Dataset, spec: CacheSpec) -> dict[str, int]:
     places = np.linspace(0, len(dataset.episodes) - 1, SAMPLED_FRAMES).astype(int)
     one = replace(spec, stride=10**9)
     episodes = np.unique(places)[: -(-SAMPLED_FRAMES // max(1, len(views)))]
-    sizes = [len(data) for e in episodes for data in _encoded(dataset, int(e), one)]
-    return {"frames": frames, "bytes": round(frames * float(np.mean(sizes))) + 8 * frames}
+    sizes = [len(data) for e in episodes for data in _whole_or_nothing(dataset, int(e), one)]
+    mean = float(np.mean(sizes)) if sizes else 0.0
+    return {"frames": frames, "bytes": round(frames * mean) + 8 * frames}
 
 
 def build_frame_cache(

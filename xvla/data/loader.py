@@ -10,7 +10,7 @@ from xvla.batch import Batch
 from xvla.config import DataConfig
 from xvla.data.augment import Draws, crop_draws, jitter_draws
 from xvla.data.evaluation import eval_frames
-from xvla.data.failures import Failure, FailureCount, replacement_rows
+from xvla.data.failures import Failure, FailureCount, known_failures, replacement_rows
 from xvla.data.keyed import keyed_generator
 from xvla.data.mixture import SampleOrder
 from xvla.data.normalise import Normaliser
@@ -47,13 +47,20 @@ class TrainBatches:
         start_sample: int = 0,
         options: LoaderOptions | None = None,
     ) -> None:
-        """List the start frames of the mixture and fix the order of samples by `seed`."""
+        """List the start frames of the mixture and fix the order of samples by `seed`.
+
+        Raises ValueError when more episodes cannot be read than `max_failed_share` allows.
+        """
         self.maker = maker
         self.seed = seed
         self.options = options or LoaderOptions()
         self.first = start_sample + rank * maker.config.batch_size
         self.stride = world_size * maker.config.batch_size
-        self.starts = {name: list_starts(maker, name) for name in maker.sources}
+        self.failures = FailureCount(maker.sources, self.options.max_failed_share)
+        self.starts = {}
+        for name in maker.sources:
+            self.starts[name], failures = list_starts(maker, name)
+            self.failures.add(failures)
         weights = {name: source.entry.weight for name, source in maker.sources.items()}
         sizes = {name: len(rows) for name, rows in self.starts.items()}
         self.order = SampleOrder(weights, sizes, seed)
@@ -170,9 +177,10 @@ class Loader:
     def __init__(self, batches: TrainBatches | EvalBatches, *, start: int, step: int) -> None:
         """Serve `batches` in order; `step` samples of the global order pass with each."""
         self.last_keys: list[SampleKey] = []
-        options = batches.options if isinstance(batches, TrainBatches) else LoaderOptions()
-        self.failures = FailureCount(batches.maker.sources, options.max_failed_share)
-        self._device = options.device
+        if isinstance(batches, TrainBatches):
+            self.failures, self._device = batches.failures, batches.options.device
+        else:
+            self.failures, self._device = FailureCount(batches.maker.sources, max_share=0.0), ""
         self.normaliser = batches.maker.normaliser
         self._next_sample = start
         self._step = step
@@ -249,16 +257,29 @@ def make_loader(
     return Loader(parts, start=start_sample, step=step)
 
 
-def list_starts(maker: SampleMaker, name: str) -> StartFrames:
-    """Return the start frames of a domain's training episodes, from its index if it has one."""
+def list_starts(maker: SampleMaker, name: str) -> tuple[StartFrames, list[Failure]]:
+    """Return the start frames of a domain's training episodes, and those that cannot be read.
+
+    They come from its index if it has one.
+    """
     source = maker.sources[name]
+    failures = known_failures(source)
     if name in maker.indices:
-        return maker.indices[name].starts(maker.config, source.episodes)
-    found = [maker.starts(name, episode) for episode in source.episodes]
-    bounds = np.zeros(max(source.episodes, default=0) + 2, dtype=np.int64)
-    bounds[np.asarray(source.episodes) + 1] = [len(starts) for starts in found]
-    frames = np.concatenate([*found, np.empty(0, dtype=np.int64)]).astype(np.int32)
-    return StartFrames(np.asarray(source.episodes), np.cumsum(bounds), frames)
+        index = maker.indices[name]
+        readable = [episode for episode in source.readable if episode not in index.broken]
+        missing = set(source.readable) - set(readable)
+        failures += [Failure(name, episode, index.broken[episode]) for episode in sorted(missing)]
+        return index.starts(maker.config, readable), failures
+    found = {}
+    for episode in source.readable:
+        try:
+            found[episode] = maker.starts(name, episode)
+        except ValueError as error:
+            failures.append(Failure(name, episode, str(error)))
+    bounds = np.zeros(max(found, default=0) + 2, dtype=np.int64)
+    bounds[np.array([*found], dtype=np.int64) + 1] = [len(starts) for starts in found.values()]
+    frames = np.concatenate([*found.values(), np.empty(0, dtype=np.int64)]).astype(np.int32)
+    return StartFrames(np.array([*found], dtype=np.int64), np.cumsum(bounds), frames), failures
 
 
 def _serve(batches: TrainBatches | EvalBatches, num_workers: int) -> Iterator[Item]:

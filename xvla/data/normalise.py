@@ -128,7 +128,9 @@ def fit_normaliser(config: DataConfig) -> Normaliser:
 
 def _states(source: "Source") -> NDArray[np.float32]:
     """Return poses [frames, 20] of the training episodes, of a large set every n-th of them."""
-    episodes = thinned(source.episodes)
+    episodes = thinned(source.readable)
+    if not episodes:
+        raise ValueError(f"domain {source.name} has no training episode that can be read")
     return np.concatenate([source.dataset.episode(episode).states for episode in episodes])
 
 

@@ -90,10 +90,13 @@ class SampleIndex:
                     f"index {folder} has {key} = {record.get(key)!r}, the dataset "
                     f"{dataset.path} has {value!r}; delete the index and build it again"
                 )
+        self.broken = {int(number): text for number, text in record.get("broken", {}).items()}
         self._bounds = np.load(folder / "bounds.npy", mmap_mode="r")
 
     def episode(self, number: int) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Return times [n] in s and states [n, 20] of an episode."""
+        """Return times [n] in s and states [n, 20]; ValueError for an episode in `broken`."""
+        if number in self.broken:
+            raise ValueError(self.broken[number])
         first, last = int(self._bounds[number]), int(self._bounds[number + 1])
         return (
             _stretch(self.folder / TIMES, np.float64, first, last),
@@ -139,15 +142,14 @@ def build_index(
 ) -> Path:
     """Write the poses of `dataset` and its start frames under `config`; keep what is there.
 
-    `on_progress(done, total)` counts episodes. Raises ValueError for an episode that cannot be
-    read, or when `folder` holds the index of other data.
+    `on_progress(done, total)` counts episodes. One that cannot be read has no start frames; the
+    index names it. Raises ValueError when `folder` holds the index of other data.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "index.json").exists():
-        _write_poses(dataset, folder, on_progress)
-        _aside(
-            folder / "index.json", lambda path: path.write_text(json.dumps(dataset_facts(dataset)))
-        )
+        broken = _write_poses(dataset, folder, on_progress)
+        text = json.dumps({**dataset_facts(dataset), "broken": broken})
+        _aside(folder / "index.json", lambda path: path.write_text(text))
     index = SampleIndex(dataset, folder)
     files = start_files(folder, config)
     if not all(file.exists() for file in files):
@@ -157,17 +159,25 @@ def build_index(
 
 def _write_poses(
     dataset: Dataset, folder: Path, on_progress: Callable[[int, int], None] | None
-) -> None:
+) -> dict[int, str]:
+    """Write the poses; return what is wrong with the episodes whose place is left empty."""
+    broken: dict[int, str] = {}
     lengths = episode_lengths(dataset)
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     with (folder / STATES).open("wb") as states_file, (folder / TIMES).open("wb") as times_file:
         for number in range(len(lengths)):
-            times, states, _ = dataset.episode(number)
+            length = int(lengths[number])
+            try:
+                times, states, _ = dataset.episode(number)
+            except ValueError as error:
+                broken[number] = str(error)
+                times, states = np.zeros(length), np.zeros((length, STATE_DIM), dtype=np.float32)
             times_file.write(times.astype(np.float64).tobytes())
             states_file.write(states.astype(np.float32).tobytes())
             if on_progress and number % 1000 == 999:
                 on_progress(number + 1, len(lengths))
     np.save(folder / "bounds.npy", bounds)
+    return broken
 
 
 def _write_starts(
@@ -178,6 +188,9 @@ def _write_starts(
     def write(temporary: Path) -> None:
         with temporary.open("wb") as stream:
             for number in range(len(dataset.episodes)):
+                if number in index.broken:
+                    sizes.append(0)
+                    continue
                 candidates = candidate_starts(dataset, number, config)
                 starts = episode_starts(*index.episode(number), candidates, config)
                 sizes.append(len(starts))

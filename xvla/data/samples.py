@@ -117,7 +117,9 @@ class SampleMaker:
         return chunks
 
     def starts(self, name: str, episode: int) -> NDArray[np.int64]:
-        """Return the frames of an episode that training may start from."""
+        """Return the frames of an episode that training may start from; none of a broken one."""
+        if episode in self.sources[name].broken:
+            return np.empty(0, dtype=np.int64)
         candidates = candidate_starts(self.sources[name].dataset, episode, self.config)
         chunks = self.episode_chunks(name, episode)
         return training_starts(chunks, candidates, stride=self.config.start_stride)

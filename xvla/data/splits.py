@@ -43,12 +43,14 @@ def held_out_by_task(tasks: Sequence[str]) -> NDArray[np.str_]:
 
     Of every task `HELD_OUT_PER_TASK` episodes are "val" and as many "test" (the paper: 189 tasks
     times 3); a task of few episodes keeps at least one for training. Which ones depends on the
-    instruction and the number of its episodes only.
+    instruction and the number of its episodes only. Episodes without one cannot be read and are
+    not held out.
     """
     members: dict[str, list[int]] = {}
     for number, task in enumerate(tasks):
         members.setdefault(task, []).append(number)
     splits = np.full(len(tasks), "train", dtype="<U5")
+    members.pop("", None)
     for task, episodes in members.items():
         count = min(HELD_OUT_PER_TASK, (len(episodes) - 1) // 2)
         order = keyed_generator("held out", task).permutation(len(episodes))

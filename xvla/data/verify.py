@@ -7,6 +7,9 @@ from pathlib import Path
 
 from xvla.config import DataConfig
 from xvla.data.catalogue import Source, open_sources
+from xvla.data.failures import FailureCount, known_failures
+from xvla.data.readers.base import DatasetError
+from xvla.data.splits import split_episodes
 
 CONTENT_SUFFIXES = (".json", ".hdf5", ".h5", ".hdf", ".parquet", ".mp4")
 CONTENT_FOLDERS = ("meta", "data", "videos")
@@ -71,14 +74,27 @@ def verify_mixture(config: DataConfig) -> None:
     """Check the datasets against the mixture's manifest; call it when training starts.
 
     sha256 covers the whole dataset, num_frames the frames of the training episodes taken; a None
-    is not checked. Opening the sets checks their content and the episode counts.
+    is not checked. Opening the sets checks their content and the episode counts: broken episodes
+    are borne up to `max_failed_share` in training, and not at all in what is evaluated.
 
     Raises:
         ValueError: a defective dataset, too few episodes, other frames or other bytes.
     """
-    for source in open_sources(config):
+    sources = {source.name: source for source in open_sources(config)}
+    failures = FailureCount(sources, config.max_failed_share)
+    for source in sources.values():
         _check_frames(source)
         _check_digest(source)
+        _check_held_out(source)
+        failures.add(known_failures(source))
+
+
+def _check_held_out(source: Source) -> None:
+    if not source.broken:
+        return
+    train = set(split_episodes(source.dataset, "train"))
+    if broken := [problem for episode, problem in source.broken.items() if episode not in train]:
+        raise DatasetError(source.dataset.path, broken)
 
 
 def _check_frames(source: Source) -> None:

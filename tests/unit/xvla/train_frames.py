@@ -13,7 +13,7 @@ def train_frames(config: DataConfig) -> list[SampleKey]:
     maker = SampleMaker(config, Normaliser())
     keys: list[SampleKey] = []
     for name in maker.sources:
-        starts = list_starts(maker, name)
+        starts, _ = list_starts(maker, name)
         episodes, frames = (part.tolist() for part in starts.at(np.arange(len(starts))))
         keys += [(name, e, f) for e, f in zip(episodes, frames, strict=True)]
     return keys

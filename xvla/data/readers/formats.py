@@ -29,6 +29,16 @@ def open_dataset(path: str | Path, format: Format = "auto", *, check: bool = Tru
         ValueError: no such path, an unknown format or codebase_version, or (DatasetError, with
             `.problems`) an empty, truncated or inconsistent dataset.
     """
+    dataset, problems = open_with_problems(path, format, check=check)
+    if problems:
+        raise DatasetError(str(path), problems)
+    return dataset
+
+
+def open_with_problems(
+    path: str | Path, format: Format = "auto", *, check: bool = True
+) -> tuple[Dataset, list[Problem]]:
+    """Open as `open_dataset`, but return the defects of its content beside it (none unchecked)."""
     if format not in FORMATS:
         raise ValueError(f"dataset format {format!r} is unknown; allowed: {', '.join(FORMATS)}")
     path = Path(path)
@@ -43,9 +53,7 @@ def open_dataset(path: str | Path, format: Format = "auto", *, check: bool = Tru
     except (*SURPRISES, pa.ArrowException, OSError) as error:
         message = f"cannot be read ({type(error).__name__}: {_one_line(error)}); copy it again"
         raise DatasetError(str(path), [Problem(file="the dataset", message=message)]) from error
-    if problems:
-        raise DatasetError(str(path), problems)
-    return dataset
+    return dataset, problems
 
 
 def detect_format(path: Path) -> tuple[str, Path]:
