@@ -169,7 +169,9 @@ def test_missing_and_surplus_tensors_are_named(layout: str, tmp_path: Path) -> N
     tensors = load_file(folder / WEIGHTS)
     kept = {n: t for n, t in tensors.items() if n != "model.transformer.norm.weight"}
     save_file(kept | {"model.transformer.moe.gate": torch.zeros(2)}, folder / WEIGHTS)
-    message = r"1 missing \(transformer.norm.weight\); 1 surplus \(transformer.moe.gate\)"
+    message = (
+        r"1 missing \(model.transformer.norm.weight\); 1 surplus \(model.transformer.moe.gate\)"
+    )
     with pytest.raises(ValueError, match=message):
         load_pretrained(folder)
     save_file(tensors | {"queue": torch.zeros(2)}, folder / WEIGHTS)
