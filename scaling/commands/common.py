@@ -79,7 +79,7 @@ def existing_store(folder: Path) -> str | None:
 def publish(specs: list[RunSpec], folder: Path, *, quiet: bool) -> dict[str, Any]:
     """Bring MLflow up to date; return what `scaling.tracking.publish.publish` returns.
 
-    An unreachable MLflow is a warning (and {}): the runs are safe on disk.
+    An unreachable MLflow, or a wrong address, is a warning (and {}): the runs are safe on disk.
     """
     from scaling.describe import describe
     from scaling.tracking.publish import publish as send
@@ -87,7 +87,7 @@ def publish(specs: list[RunSpec], folder: Path, *, quiet: bool) -> dict[str, Any
     uri = tracking_uri(folder)
     try:
         return send(specs, folder, tracking_uri=uri, describe=describe, progress=not quiet)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ValueError) as error:
         print(f"warning: not published to MLflow: {error}; try `scaling sync`", file=sys.stderr)
         return {}
 

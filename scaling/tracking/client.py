@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from scaling.tracking.sqlite import SQLITE, commit_quickly, create_database, database_path, locked
+from scaling.tracking.sqlite import (
+    SQLITE,
+    commit_quickly,
+    create_database,
+    database_path,
+    is_database,
+    locked,
+)
 from scaling.tracking.view import VIEW_KEY, experiment_tags
 
 if TYPE_CHECKING:
@@ -24,6 +31,7 @@ QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
+KINDS = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 LOCAL_PAGE = "http://127.0.0.1:5000"  # where `mlflow ui` answers unless told otherwise
 
 
@@ -34,13 +42,10 @@ class TrackingError(RuntimeError):
 def connect(tracking_uri: str) -> "MlflowClient":
     """Return a client of a tracking store that answers; a missing SQLite database is created.
 
-    Raises TrackingError when the store is away, ValueError for an address of no known kind.
+    Raises TrackingError when the store is away, ValueError for an address of no known kind or a
+    file that is no database.
     """
-    if not tracking_uri or "://" not in tracking_uri:
-        raise ValueError(
-            f"tracking address {tracking_uri!r} is not of a known form; give "
-            "sqlite:///path/mlflow.db or http://host:port"
-        )
+    _check_address(tracking_uri)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if is_http(tracking_uri):
@@ -55,7 +60,10 @@ def connect(tracking_uri: str) -> "MlflowClient":
             client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
             client.search_experiments(max_results=1)
             return client
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrackingError(f"cannot make a folder for {path}: {error.strerror}") from None
         commit_quickly()
         # Two processes that create or migrate one SQLite file at once corrupt the migration.
         with locked(path.with_name(f"{path.name}.lock")):
@@ -64,6 +72,22 @@ def connect(tracking_uri: str) -> "MlflowClient":
             client = MlflowClient(f"{SQLITE}{path}", registry_uri=f"{SQLITE}{path}")
             client.search_experiments(max_results=1)
     return client
+
+
+def _check_address(tracking_uri: str) -> None:
+    """Raise ValueError for what MLflow cannot open; it would try a broken file for 100 s."""
+    kind, separator, _ = tracking_uri.partition("://")
+    if not separator or kind.partition("+")[0] not in KINDS:
+        raise ValueError(
+            f"tracking address {shown(tracking_uri)!r} is not of a known form; give "
+            "sqlite:///path/mlflow.db or http://host:port"
+        )
+    path = database_path(tracking_uri)
+    if path is not None and path.exists() and not is_database(path):
+        raise ValueError(
+            f"tracking address {tracking_uri!r}: {path} is not a SQLite database; move it away or "
+            "give another address"
+        )
 
 
 def is_http(tracking_uri: str) -> bool:

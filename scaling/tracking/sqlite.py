@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 SQLITE = "sqlite:///"
+MAGIC = b"SQLite format 3\0"
 MOUNTS = Path("/proc/self/mounts")
 # File systems of one machine: SQLite's write-ahead log needs memory that its programs share.
 LOCAL_DISKS = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"}
@@ -21,6 +22,15 @@ def database_path(tracking_uri: str) -> Path | None:
     if not tracking_uri.startswith(SQLITE):
         return None
     return Path(tracking_uri.removeprefix(SQLITE)).resolve()
+
+
+def is_database(path: Path) -> bool:
+    """Return whether a file is empty or begins as SQLite's do."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(len(MAGIC)) in (b"", MAGIC)
+    except OSError:
+        return False
 
 
 def create_database(path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from scaling.commands.common import publish as publish_kindly
 from scaling.records import (
     MAX_POINTS,
     Point,
@@ -187,13 +188,29 @@ def test_publishing_ends_when_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_and_dead_addresses_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not of a known form"):
-        connect("mlflow.db")
+    for address in ("mlflow.db", "ftp://x", "file:///x"):
+        with pytest.raises(ValueError, match="not of a known form"):
+            connect(address)
+    (tmp_path / "notes.db").write_text("no database")
+    with pytest.raises(ValueError, match=r"notes\.db is not a SQLite database; move it away"):
+        connect(f"sqlite:///{tmp_path / 'notes.db'}")
+    with pytest.raises(TrackingError, match="cannot make a folder for"):
+        connect(f"sqlite:///{tmp_path / 'notes.db' / 'mlflow.db'}")
     with pytest.raises(
         TrackingError, match=r"no MLflow server answers at http://127\.0\.0\.1:9"
     ) as e:
         connect("http://user:secret@127.0.0.1:9")
     assert "secret" not in str(e.value)
+
+
+def test_a_wrong_address_does_not_spoil_what_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere")
+    spec = RunSpec(study="sweeps.simulated")
+    spec.save(tmp_path / spec.run_id / "run.yaml")
+    assert publish_kindly([spec], tmp_path, quiet=True) == {}
+    assert "warning: not published to MLflow: tracking address 'nowhere'" in capsys.readouterr().err
 
 
 def test_addresses_and_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
