@@ -21,6 +21,7 @@ ROUGH_ITERATIONS = 30
 FINALISTS = 4
 NEARLY_FLAT = 0.05
 LAST_TOLERANCE = 1e-16
+LAST_ROUNDS = 6  # of 300 steps each
 NEGLIGIBLE = 1e-7
 LAD_SMOOTHING = 0.03  # of the mean residual
 HOPELESS = 2.0  # times the best rough cost: a bound that far above the inside is no answer
@@ -86,11 +87,9 @@ def find_optimum(problem: Problem) -> Optimum:
         theta = search_corners(objective, theta, problem.target, problem.weights)
         converged = np.ones(len(theta), dtype=bool)
     elif more:  # the best once more, to the end of its valley
-        place = theta[[int(np.argmin(cost))]]
-        how |= {"free": free, "smooth": False, "tolerance": LAST_TOLERANCE}
-        last = minimise(objective, place, max_iter=300, **how)
-        theta = np.concatenate([theta, last.theta])
-        converged = np.append(converged, last.converged)
+        end, ended = _descend_to_the_end(problem, theta[int(np.argmin(cost))])
+        theta = np.concatenate([theta, end])
+        converged = np.append(converged, ended)
     exact = problem.cost(theta)
     # a bound that costs nothing is the answer: the term was not needed
     judged = np.where(np.isinf(theta).any(axis=1), exact * (1 - 1e-10) - 1e-300, exact)
@@ -103,6 +102,25 @@ def find_optimum(problem: Problem) -> Optimum:
         num_starts=num_starts,
         num_at_optimum=int(reached[same].sum()),
     )
+
+
+def _descend_to_the_end(problem: Problem, place: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Follow the best place [p] to the end of its valley; return where [1, p], and if it ends.
+
+    Where several terms hardly vary, the valley is long, and often ends at a bound: a descent that
+    does not arrive goes on beside others that begin at the bounds.
+    """
+    how = problem.how | {"free": problem.free, "smooth": False, "tolerance": LAST_TOLERANCE}
+    tries = place[None]
+    for _ in range(LAST_ROUNDS):
+        found = minimise(problem.objective, tries, max_iter=300, **how)
+        best = int(np.argmin(found.cost))
+        place, ended = found.theta[best], bool(found.converged[best])
+        if ended:
+            break
+        edges = _without_terms(problem.objective, place, problem.free)
+        tries = np.concatenate([place[None], edges])
+    return place[None], ended
 
 
 def _smooth_enough(problem: Problem, starts: np.ndarray) -> Rho:

@@ -139,7 +139,7 @@ def _newton(
         now = objective.derivatives(theta[rows], target[rows], weights[rows], rho)
         moving = _moving(objective, theta[rows], now.gradient, free[rows])
         with np.errstate(all="ignore"):  # flat directions overflow; the step is then zero
-            step, fall = _step(now, moving, damping[rows])
+            step, fall = _step_within(objective, theta[rows], now, (moving, damping[rows]))
         trial = np.clip(theta[rows] + step, objective.lower, objective.upper)
         trial_cost = objective.cost(trial, target[rows], weights[rows], rho)
         better = trial_cost < now.cost
@@ -164,6 +164,35 @@ def _moving(
         (theta >= objective.upper) & (gradient < 0)
     )
     return free & np.isfinite(theta) & ~pressed
+
+
+def _step_within(
+    objective: Objective,
+    theta: np.ndarray,
+    now: Derivatives,
+    how: tuple[np.ndarray, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the step [B, p] that stays within the bounds and the fall that it predicts [B].
+
+    A parameter that the step would push through the bound it lies on is held and the rest solved
+    anew; a step that meets a bound on its way is cut there as a whole. Cutting one parameter
+    alone would turn a step along a valley into one out of it.
+    """
+    moving, damping = how
+    step, fall = _step(now, moving, damping)
+    for _ in range(theta.shape[1]):
+        lies_on = ((theta <= objective.lower) & (step < 0)) | (
+            (theta >= objective.upper) & (step > 0)
+        )
+        rows = np.flatnonzero((lies_on & moving).any(axis=1))
+        if not len(rows):
+            break
+        moving = moving & ~lies_on
+        part = Derivatives(*(values[rows] for values in now))
+        step[rows], fall[rows] = _step(part, moving[rows], damping[rows])
+    bound = np.where(step > 0, objective.upper, objective.lower)
+    share = np.where(step != 0, (bound - theta) / step, np.inf).min(axis=1, keepdims=True)
+    return step * np.minimum(share, 1.0), fall
 
 
 def _step(

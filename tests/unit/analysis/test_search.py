@@ -84,3 +84,39 @@ def test_scikit_learns_clone_works():
     twin = base.clone(reg)
     assert twin is not reg
     assert twin.get_params() == reg.get_params()
+
+
+def nearly_flat(seed):
+    """Return three axes along which errors hardly change, one of them rising: simulated."""
+    rng = np.random.default_rng(seed)
+    levels = np.geomspace(6e7, 2e9, 4), np.geomspace(20, 300, 3), np.geomspace(1, 7, 3)
+    X = pd.DataFrame({k: v.ravel() for k, v in zip("abc", np.meshgrid(*levels), strict=True)})
+    y = 0.03 + 0.1 * X["a"] ** -0.2 + 0.05 * X["b"] ** -0.01 + 0.01 * X["c"] ** 0.1
+    return X, y * np.exp(0.03 * rng.standard_normal(len(X)))
+
+
+@pytest.mark.parametrize("loss", ["huber", "ls"])
+@pytest.mark.parametrize("seed", [1, 2, 5])
+def test_no_term_left_out_of_flat_data_does_better_than_the_fit(seed, loss):
+    X, y = nearly_flat(seed)
+    law = Additive(("a", "b", "c"))
+    reg = LawRegressor(law, loss=loss).fit(X, y)
+    assert reg.converged_
+    for name in ("E", "A_a", "A_b", "A_c"):
+        held = LawRegressor(law, loss=loss, fixed={name: 0.0}).fit(X, y)
+        assert reg.cost_ <= held.cost_ * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("seed", "loss", "link"),
+    [(6, "huber", "logit"), (7, "huber", "logit"), (24, "huber", "logit"), (20, "ls", "log")],
+)
+def test_a_step_is_fitted_as_well_as_at_the_bound_of_the_exponent(seed, loss, link):
+    rng = np.random.default_rng(seed)
+    X = pd.DataFrame({"N": np.repeat(np.geomspace(1e6, 1e8, 5), 2)})
+    y = np.where(X["N"] < 2e6, 0.9, 0.3) * np.exp(0.005 * rng.exponential(size=10))
+    how = {"loss": loss, "link": link, "delta": 0.01}
+    free = LawRegressor(PowerLaw("N"), **how).fit(X, y)
+    held = LawRegressor(PowerLaw("N"), fixed={"alpha": 10.0}, **how).fit(X, y)
+    assert free.converged_
+    assert free.cost_ <= held.cost_ * (1 + 1e-9)
