@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from xvla.config import ModelConfig
+from xvla.config import ModelConfig, VisionConfig
 
 # The smallest value that makes sense, of numbers and of the entries of lists.
 AT_LEAST = {
@@ -24,6 +24,10 @@ SHARES = (
     *("dropout", "attention_dropout", "vision.drop_path_rate"),
     *("text.dropout", "text.attention_dropout", "text.activation_dropout"),
 )
+STAGE_LISTS = (
+    *("depths", "num_heads", "num_groups"),
+    *("patch_size", "patch_stride", "patch_padding", "patch_prenorm"),
+)
 Names = Mapping[str, str]
 
 
@@ -32,8 +36,46 @@ def check_config(config: ModelConfig, names: Names | None = None) -> None:
 
     names: how the file that the configuration comes from calls our fields.
     """
+    if not isinstance(config, ModelConfig):
+        raise ValueError(
+            f"config is of type {type(config).__name__}; give an xvla.config.ModelConfig"
+        )
     _check_fields(config, "", names or {})
-    vocabulary, pad = config.text.vocab_size, config.text.pad_token_id
+    if config.hidden_size % config.num_heads:
+        raise ValueError(
+            f"num_heads={config.num_heads} does not divide hidden_size={config.hidden_size}"
+        )
+    _check_stages(config.vision)
+    _check_text(config)
+
+
+def _check_stages(vision: VisionConfig) -> None:
+    stages = len(vision.dim_embed)
+    for name in STAGE_LISTS:
+        if len(getattr(vision, name)) != stages:
+            raise ValueError(
+                f"vision.{name}={getattr(vision, name)} has {len(getattr(vision, name))} entries; "
+                f"vision.dim_embed has {stages} stages: give one entry a stage"
+            )
+    for name in ("num_heads", "num_groups"):
+        for dim, parts in zip(vision.dim_embed, getattr(vision, name), strict=True):
+            if dim % parts:
+                raise ValueError(f"vision.{name}={parts} does not divide the stage's width {dim}")
+
+
+def _check_text(config: ModelConfig) -> None:
+    text = config.text
+    if text.d_model != config.projection_dim:
+        raise ValueError(
+            f"text.d_model={text.d_model} must equal projection_dim={config.projection_dim}: "
+            "image tokens and text tokens share one sequence"
+        )
+    if text.d_model % text.encoder_attention_heads:
+        raise ValueError(
+            f"text.encoder_attention_heads={text.encoder_attention_heads} does not divide "
+            f"text.d_model={text.d_model}"
+        )
+    vocabulary, pad = text.vocab_size, text.pad_token_id
     if not 0 <= pad < vocabulary:
         raise ValueError(
             f"text.pad_token_id={pad} is not allowed; give 0 to {vocabulary - 1} "

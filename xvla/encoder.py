@@ -25,6 +25,7 @@ from transformers.models.florence2.modeling_florence2 import (
 from xvla.activations import EARLY_STAGES
 from xvla.attention import AttentionKind, transformers_name
 from xvla.config import ModelConfig
+from xvla.config_check import check_config
 from xvla.linear import use_fast_linear
 from xvla.vision import embed_patches, run_block
 
@@ -36,7 +37,7 @@ class FlorenceEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig, *, attention: AttentionKind = "auto") -> None:
         super().__init__()
-        check_encoder(config)
+        check_config(config)
         vision, text = vision_config(config), text_config(config)
         florence = Florence2Config(vision_config=vision, text_config=text)
         self.config = config
@@ -120,33 +121,6 @@ class FlorenceEncoder(nn.Module):
         nn.init.normal_(projector.image_projection.weight, std=width**-0.5)
         for table in projector.image_position_embed.parameters():
             nn.init.normal_(table, std=0.02)
-
-
-def check_encoder(config: ModelConfig) -> None:
-    """Raise ValueError for an encoder that cannot be built, naming the field."""
-    vision, text = config.vision, config.text
-    names = ("depths", "num_heads", "num_groups", "patch_size", "patch_stride", "patch_padding")
-    stages = len(vision.dim_embed)
-    for name in (*names, "patch_prenorm"):
-        if len(getattr(vision, name)) != stages:
-            raise ValueError(
-                f"vision.{name}={getattr(vision, name)} has {len(getattr(vision, name))} entries; "
-                f"vision.dim_embed has {stages} stages: give one entry a stage"
-            )
-    for name in ("num_heads", "num_groups"):
-        for dim, parts in zip(vision.dim_embed, getattr(vision, name), strict=True):
-            if dim % parts:
-                raise ValueError(f"vision.{name}={parts} does not divide the stage's width {dim}")
-    if text.d_model != config.projection_dim:
-        raise ValueError(
-            f"text.d_model={text.d_model} must equal projection_dim={config.projection_dim}: "
-            "image tokens and text tokens share one sequence"
-        )
-    if text.d_model % text.encoder_attention_heads:
-        raise ValueError(
-            f"text.encoder_attention_heads={text.encoder_attention_heads} does not divide "
-            f"text.d_model={text.d_model}"
-        )
 
 
 def florence_config(config: ModelConfig) -> Florence2Config:

@@ -26,7 +26,7 @@ class XVLA(nn.Module):
 
     def __init__(self, config: ModelConfig, *, attention: str = "auto") -> None:
         super().__init__()
-        check_policy(config)
+        check_config(config)
         kind = attention_kind(attention)
         self.config = config
         self.action_space = action_space(config)
@@ -152,15 +152,6 @@ class XVLA(nn.Module):
         """
         for block in (*self.transformer.blocks, *self.vlm.text_layers()):
             block.compile(backend=backend)
-
-
-def check_policy(config: ModelConfig) -> None:
-    """Raise ValueError for a policy that cannot be built, naming the field."""
-    check_config(config)
-    if config.hidden_size % config.num_heads:
-        raise ValueError(
-            f"num_heads={config.num_heads} does not divide hidden_size={config.hidden_size}"
-        )
 
 
 def parameter_group(name: str) -> str:

@@ -1,6 +1,7 @@
 """Closed-form sizes of the policy (parameters, tokens); standard library only, for planners."""
 
 from xvla.config import ModelConfig, TextConfig, VisionConfig
+from xvla.config_check import check_config
 
 NORM = 2  # weight and bias of a LayerNorm, per feature
 
@@ -44,7 +45,9 @@ def num_params(config: ModelConfig) -> dict[str, int]:
 
     Returns total = vlm + policy and policy = transformer_core + soft_prompts + action_heads; the
     four last parts are the optimizer's groups. The buffer of temporal positions is not counted.
+    Raises ValueError for a configuration that cannot be.
     """
+    check_config(config)
     heads = _action_heads(config)
     prompts = config.num_domains * config.soft_prompt_length * config.hidden_size
     core = _transformer_core(config)

@@ -128,8 +128,28 @@ def test_compiled_blocks_change_nothing() -> None:
     ],
 )
 def test_an_impossible_configuration_is_named(change: dict, message: str) -> None:
+    config = replace(TINY, **change)
     with pytest.raises(ValueError, match=message):
-        XVLA(replace(TINY, **change))
+        XVLA(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": -1}, "depth=-1 is not allowed"),
+        ({"num_heads": 5}, "num_heads=5 does not divide hidden_size=32"),
+        ({"vision": replace(TINY.vision, depths=[1])}, r"vision.depths=\[1\] has 1 entries"),
+        ({"text": replace(TINY.text, d_model=32)}, "must equal projection_dim=24"),
+    ],
+)
+def test_planners_refuse_it_without_building(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        num_params(replace(TINY, **change))
+
+
+def test_a_dictionary_is_no_configuration() -> None:
+    with pytest.raises(ValueError, match=r"config is of type dict; give an xvla.config.ModelConfig"):
+        XVLA({"hidden_size": 32})
 
 
 def test_an_unknown_attention_kind_is_refused() -> None:
