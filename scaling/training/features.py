@@ -135,11 +135,9 @@ class FeatureCache:
         return self._folder / f"{domain}-{self._digests[domain]}.{table}.npy"
 
     def _open(self, domain: str) -> tuple[dict[tuple[int, int], int], np.ndarray, np.ndarray]:
-        index = np.load(self._file(domain, "index"))
+        index = _load(self._file(domain, "index"))
         rows = {(int(episode), int(start)): row for row, (episode, start) in enumerate(index)}
-        vlm = np.load(self._file(domain, "vlm"), mmap_mode="r")
-        aux = np.load(self._file(domain, "aux"), mmap_mode="r")
-        return rows, vlm, aux
+        return rows, _load(self._file(domain, "vlm")), _load(self._file(domain, "aux"))
 
 
 def _whole_domain(data: DataConfig, domain: str) -> DataConfig:
@@ -190,7 +188,23 @@ def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
         yield True
 
 
+def _load(path: Path) -> np.ndarray:
+    """Return the table, read as it is used. Raises ValueError for a file that is damaged."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); delete the folder {path.parent}, it is made anew"
+        ) from None
+
+
 def _save(path: Path, array: np.ndarray) -> None:
     temporary = path.with_suffix(".tmp.npy")
-    np.save(temporary, array)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as stream:
+            np.save(stream, array)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

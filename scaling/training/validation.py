@@ -3,6 +3,7 @@
 The frames are dealt out to the ranks in whole batches; each rank then has the errors of all.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -61,7 +62,7 @@ class Validation:
 
     def baselines(self, split: EvalSplit) -> dict[str, float]:
         """Return the same metrics for the two trivial predictors, e.g. baseline/hold/val/l1."""
-        data = self._data(anchor_only=False)
+        data = replace(self._data(anchor_only=False), decode_images=False)  # neither looks
         found = evaluate_baselines(self._batches(data, split), self._mean_chunks)
         frames = eval_frames(data, split)
         result: dict[str, float] = {}
@@ -124,12 +125,31 @@ def gathered(errors: pd.DataFrame, frames: list[SampleKey]) -> pd.DataFrame:
 
 
 def append_episodes(folder: Path, rows: pd.DataFrame) -> None:
-    """Add rows to val_episodes.parquet; rows of the same step and split are replaced."""
+    """Add rows to val_episodes.parquet; rows of the same step and split are replaced.
+
+    Raises ValueError for a file that is damaged.
+    """
     path = folder / "val_episodes.parquet"
     if path.exists():
-        old = pd.read_parquet(path)
+        old = _read_episodes(path)
         again = (old["step"] == rows["step"].iloc[0]) & (old["split"] == rows["split"].iloc[0])
         rows = pd.concat([old[~again], rows], ignore_index=True)
     temporary = path.with_suffix(".tmp")
-    rows.to_parquet(temporary, index=False)
-    temporary.replace(path)
+    try:
+        with open(temporary, "wb") as stream:
+            rows.to_parquet(stream, index=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_episodes(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (ValueError, OSError) as error:  # pyarrow's are ValueErrors
+        raise ValueError(
+            f"{path} is damaged ({error}); delete it and submit again: the run goes on from its "
+            "last checkpoint, the errors by episode of earlier steps are lost"
+        ) from None

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from scaling.training.evaluate import clustered_mean, frame_errors, per_episode, summarise
-from scaling.training.validation import rank_parts
+from scaling.training.validation import append_episodes, rank_parts
 
 IDENTITY_6D = [1, 0, 0, 1, 0, 0]  # interleaved: R00, R01, R10, R11, R20, R21
 QUARTER_TURN_6D = [0, -1, 1, 0, 0, 0]
@@ -85,3 +85,16 @@ def test_two_ranks_cut_many_frames_into_the_batches_of_one() -> None:
     one = rank_parts(frames, 64, rank=0, world_size=1)
     two = [rank_parts(frames, 64, rank=rank, world_size=2) for rank in (0, 1)]
     assert sorted([*two[0], *two[1]]) == one
+
+
+def test_rows_of_a_step_are_replaced_and_a_damaged_table_is_named(tmp_path) -> None:
+    for step, l1 in ((4, 1.0), (8, 2.0), (8, 3.0)):
+        rows = per_episode(table(), step=step, split="val").assign(l1=l1)
+        append_episodes(tmp_path, rows)
+    path = tmp_path / "val_episodes.parquet"
+    kept = pd.read_parquet(path)
+    assert kept.groupby("step")["l1"].unique().to_dict() == {4: [1.0], 8: [3.0]}
+    assert list(tmp_path.iterdir()) == [path]
+    path.write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="val_episodes.parquet is damaged .* delete it and submit"):
+        append_episodes(tmp_path, rows)

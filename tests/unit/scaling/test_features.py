@@ -64,3 +64,13 @@ def test_a_scientific_field_of_the_data_is_cached_under_or_is_no_input_of_the_en
     of_the_choice = {"anchor_domain", "subset_seed"}  # every frame of a domain is encoded
     elsewhere = by_file | refused | of_the_poses | of_the_choice
     assert set(SCIENTIFIC_DATA_FIELDS) - set(DIGEST_FIELDS) == elsewhere
+
+
+def test_a_damaged_table_is_named(tmp_path) -> None:
+    spec = short_spec(blind=True)
+    model = XVLA(spec.model).eval()
+    FeatureCache(spec, model, tmp_path).prepare()
+    (table,) = tmp_path.rglob("*.vlm.npy")
+    table.write_bytes(table.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"vlm.npy is damaged .* delete the folder"):
+        FeatureCache(spec, model, tmp_path).prepare()
