@@ -1,6 +1,5 @@
 """`python -m scaling.train runs/<id>/run.yaml [key=value ...]`: advance one run to its end."""
 
-import errno
 import fcntl
 import json
 import os
@@ -16,7 +15,9 @@ from typing import IO, Any
 from scaling.config import with_overrides, write_atomic
 from scaling.memory import explain_out_of_memory
 from scaling.spec import RunSpec, load_spec
+from scaling.training.checkpoint import is_disk_full
 from scaling.training.engine import prepare_environment
+from scaling.training.metrics import read_heartbeat
 
 EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 85
 
@@ -63,7 +64,7 @@ def _advance(spec: RunSpec, folder: Path) -> int:
         raise
     except Exception as error:
         memory = explain_out_of_memory(error, spec)
-        reason = memory or _one_line(error)
+        reason = memory or _one_line(error, folder)
         _fail(spec, folder, reason)
         if os.environ.get("SCALING_DEBUG") or not (memory or _is_expected(error)):
             traceback.print_exc()
@@ -131,19 +132,17 @@ def _fail(spec: RunSpec, folder: Path, reason: str) -> None:
 
 
 def _last_step(folder: Path) -> int | None:
-    heartbeat = folder / "heartbeat.json"
-    return json.loads(heartbeat.read_text()).get("step") if heartbeat.exists() else None
+    return read_heartbeat(folder).get("step")
 
 
 def _is_expected(error: Exception) -> bool:
     """Disk full and a diverged loss need no traceback."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or type(error).__name__ == "NonFiniteLossError"
+    return is_disk_full(error) or type(error).__name__ == "NonFiniteLossError"
 
 
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = error.filename or "the run folder"
+def _one_line(error: Exception, folder: Path) -> str:
+    if is_disk_full(error):
+        where = getattr(error, "filename", None) or folder
         return f"disk full while writing {where}; free space and submit again, the run resumes"
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scaling.training.ema import Ema
 
 FULL_BYTES = 2**20
+FULL_MARKS = ("no space left on device", "disk quota exceeded", " requested and ")
 
 
 def step_name(step: int) -> str:
@@ -165,11 +166,24 @@ def _together(aside: Path, group: Any) -> Iterator[None]:
     raise RuntimeError(f"rank {rank} could not write {aside.name}: {text}")
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error, or one that it came of, says that a disk or quota is full.
+
+    By its words as well: safetensors and numpy give no errno.
+    """
+    said: BaseException | None = error
+    while said is not None:
+        if isinstance(said, OSError) and said.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(mark in str(said).lower() for mark in FULL_MARKS):
+            return True
+        said = said.__cause__ or said.__context__
+    return False
+
+
 def _is_full(error: Exception, aside: Path) -> bool:
     """Return whether it is a full disk; torch reports that as a RuntimeError of its own."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return shutil.disk_usage(aside.parents[1]).free < FULL_BYTES
+    return is_disk_full(error) or shutil.disk_usage(aside.parents[1]).free < FULL_BYTES
 
 
 def restore(engine: Any, path: Path, *, ema: "Ema | None" = None) -> dict[str, Any]:

@@ -6,12 +6,14 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from scaling.config import write_atomic
 from scaling.describe import flops_per_step
 from scaling.flops import policy_flops
+from scaling.records import read_attempts, read_json
 from scaling.spec import RunSpec
 
 HEARTBEAT_EVERY_S = 2.0
@@ -90,7 +92,7 @@ class Attempt:
         folder = run_dir / "attempts"
         self._num_gpus, self._began = num_gpus, time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
-        earlier = sorted(folder.glob("*.json"))
+        earlier = sorted(path for path in folder.glob("*.json") if path.stem.isdecimal())
         for path in earlier:
             _close_killed(path, num_gpus)
         self.number = int(earlier[-1].stem) + 1 if earlier else 1
@@ -110,8 +112,8 @@ class Attempt:
             "gpu_hours": None,
         }
 
-    def open(self, first_step: int) -> None:
-        """Write the attempt as running."""
+    def open(self, first_step: int | None = None) -> None:
+        """Write the attempt as running, from `first_step` on; None while it gets ready."""
         self._record["first_step"] = first_step
         write_atomic(self._path, json.dumps(self._record))
 
@@ -125,8 +127,7 @@ class Attempt:
 
 def total_gpu_hours(run_dir: Path) -> float:
     """Sum the GPU-hours of a run's closed attempts."""
-    records = (json.loads(path.read_text()) for path in (run_dir / "attempts").glob("*.json"))
-    return sum(record["gpu_hours"] or 0.0 for record in records)
+    return sum(record.get("gpu_hours") or 0.0 for record in read_attempts(run_dir))
 
 
 def born() -> str:
@@ -141,18 +142,25 @@ def born() -> str:
         return ""
 
 
+def read_heartbeat(run_dir: Path) -> dict[str, Any]:
+    """Return heartbeat.json; {} where there is none that can be read: it is a sign of life only."""
+    with suppress(ValueError):
+        return read_json(run_dir / "heartbeat.json") or {}
+    return {}
+
+
 def _close_killed(path: Path, num_gpus: int) -> None:
     """Close an attempt as of its last heartbeat; without one of its own it took no time."""
-    record = json.loads(path.read_text())
-    if record["end"] is not None:
+    record = read_json(path) or {}
+    if record.get("end", 0) is not None:
         return
-    heartbeat = path.parents[1] / "heartbeat.json"
-    last = json.loads(heartbeat.read_text()) if heartbeat.exists() else {}
+    last = read_heartbeat(path.parents[1])
     if last.get("attempt") != int(path.stem):
         last = {}
+    began = record["first_step"] is not None  # before, the heartbeat has no step of its own
     seconds = last.get("elapsed_s", 0.0)
     record |= {"end": last.get("time", record["start"]), "reason": "killed"}
-    record |= {"last_step": last.get("step"), "seconds": seconds}
+    record |= {"last_step": last.get("step") if began else None, "seconds": seconds}
     write_atomic(path, json.dumps(record | {"gpu_hours": seconds / 3600 * num_gpus}))
 
 

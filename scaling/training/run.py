@@ -20,6 +20,7 @@ from scaling.config import write_atomic
 from scaling.describe import describe
 from scaling.devices import bf16_warning, memory_available
 from scaling.memory import check_states_fit
+from scaling.records import CANCELLED, read_json
 from scaling.spec import RunSpec
 from scaling.training import checkpoint
 from scaling.training.ema import Ema
@@ -65,8 +66,9 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
     watchdog = Watchdog(spec.engine.hang_timeout_s, on_hang)
     finished, metrics = False, dict[str, float]()
     try:
-        if main:
+        if attempt:
             _forget_failure(folder)
+            attempt.open()
         if _await_trunk(spec, folder, stop_requested, log=log, watchdog=watchdog):
             trainer = _prepare(spec, folder, device, log=log, watchdog=watchdog)
             if attempt:
@@ -136,7 +138,8 @@ def _await_trunk(
 def _forget_failure(folder: Path) -> None:
     """Remove an earlier attempt's FAILED, but not a cancellation that has just arrived."""
     marker = folder / "FAILED"
-    if marker.exists() and json.loads(marker.read_text()).get("reason") != "cancelled":
+    failed = read_json(marker)
+    if failed is not None and failed.get("reason") != CANCELLED:
         marker.unlink()
 
 

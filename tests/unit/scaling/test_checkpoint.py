@@ -10,6 +10,7 @@ from scaling.training.checkpoint import (
     _prune,
     _remove_after,
     file_sha256,
+    is_disk_full,
     newest_valid,
     step_name,
     verify,
@@ -102,3 +103,16 @@ def test_a_damaged_state_is_not_the_best(tmp_path: Path) -> None:
     (tmp_path / step_name(1) / "trainer.json").write_text("{")
     _prune(tmp_path, EngineConfig(keep_last=1, keep_best=True))
     assert sorted(tmp_path.iterdir()) == [tmp_path / step_name(step) for step in (2, 3)]
+
+
+def test_a_full_disk_is_known_by_its_words_too() -> None:
+    """As xvla.pretrained wraps what safetensors raises, without an errno."""
+    try:
+        try:
+            raise RuntimeError("I/O error: No space left on device (os error 28)")
+        except RuntimeError as error:
+            raise OSError("cannot write model.safetensors") from error
+    except OSError as error:
+        assert is_disk_full(error)
+    assert is_disk_full(OSError("4096 requested and 512 written"))  # numpy's
+    assert not is_disk_full(OSError("cannot write model.safetensors"))

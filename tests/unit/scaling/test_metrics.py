@@ -54,3 +54,29 @@ def test_utilisation_counts_what_is_computed() -> None:
     assert whole == pytest.approx(100.0)
     assert mfu_percent(spec, spec.global_batch_size / 2, peak, cached=False) == whole / 2
     assert 0 < mfu_percent(spec, spec.global_batch_size, peak, cached=True) < whole
+
+
+def test_an_attempt_killed_while_it_got_ready_is_counted(tmp_path) -> None:
+    """Its heartbeat says step 0, of which the run may be long past."""
+    first = Attempt(tmp_path, num_gpus=8)
+    first.open()
+    log = RunLog(tmp_path, num_steps=10, attempt=1)
+    log.beat(0, "start")
+    beat = json.loads((tmp_path / "heartbeat.json").read_text())
+    (tmp_path / "heartbeat.json").write_text(json.dumps(beat | {"elapsed_s": 36.0}))
+    assert Attempt(tmp_path, num_gpus=8).number == 2
+    killed = json.loads((tmp_path / "attempts" / "0001.json").read_text())
+    assert (killed["reason"], killed["first_step"], killed["last_step"]) == ("killed", None, None)
+    assert killed["gpu_hours"] == pytest.approx(0.08)
+
+
+def test_garbage_beside_an_attempt(tmp_path) -> None:
+    Attempt(tmp_path).open(0)
+    (tmp_path / "heartbeat.json").write_text("{")
+    (tmp_path / "attempts" / "notes.json").write_text("{}")
+    assert Attempt(tmp_path).number == 2
+    path = tmp_path / "attempts" / "0001.json"
+    assert json.loads(path.read_text())["reason"] == "killed"
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"0001.json is not valid JSON .*delete it"):
+        Attempt(tmp_path)
