@@ -224,5 +224,7 @@ def _check_request(out: Path, options: ConvertOptions, workers: int) -> None:
         raise ValueError(
             f"workers {workers} and episodes_per_file {options.episodes_per_file} must be 1 or more"
         )
+    if not 0 <= options.crf <= 51:
+        raise ValueError(f"crf {options.crf}: give h264's rate factor, 0 (exact) to 51")
     if options.size and (options.size < 16 or options.size % 2):
         raise ValueError(f"size {options.size}: give an even number of pixels, 16 or more, or 0")

@@ -14,6 +14,7 @@ from xvla.data.rotation import slerp_rot6d
 
 # A start frame is skipped when no dimension moves more than this up to the first anchor.
 STATIC_TOLERANCE = 1e-5
+ROTATIONS = ("linear", "slerp")
 ROTATION_SLICES = (slice(3, 9), slice(13, 19))
 
 
@@ -35,7 +36,8 @@ def anchors(
     the mean of the clocks).
 
     Raises:
-        ValueError: a start outside the episode, or no positive window or anchor count.
+        ValueError: a start outside the episode, no positive window or anchor count, an unknown
+            rotation, or not one time a state.
     """
     return episode_anchors(
         times,
@@ -61,6 +63,11 @@ def episode_anchors(
     """Return the anchors of many start frames of one episode, [N, T + 1, A] float32."""
     starts = np.asarray(starts, dtype=np.int64)
     _check(len(times), starts, window_s, num_anchors)
+    if len(states) != len(times) or rotation not in ROTATIONS:
+        raise ValueError(
+            f"{len(times)} times, {len(states)} states, rotation {rotation!r}; allowed: one time a "
+            f"state, rotation {' or '.join(ROTATIONS)}"
+        )
     query = _query_times(times, starts, window_s, num_anchors)
     slerp = rotation == "slerp"
     if arm_times is None:
@@ -138,11 +145,12 @@ def _query_times(
 
 
 def _check(length: int, starts: NDArray[np.int64], window_s: float, num_anchors: int) -> None:
-    if len(starts) and not (starts.min() >= 0 and starts.max() < length):
+    outside = starts[(starts < 0) | (starts >= length)]
+    if len(outside):
         raise ValueError(
-            f"start frame {int(starts.max())} is outside the episode; allowed: 0..{length - 1}"
+            f"start frame {int(outside[0])} is outside the episode; allowed: 0..{length - 1}"
         )
-    if not window_s > 0:
-        raise ValueError(f"prediction_window_s = {window_s}; it must be above 0 seconds")
+    if not 0 < window_s < np.inf:
+        raise ValueError(f"prediction_window_s = {window_s}; it must be finite, above 0 s")
     if num_anchors < 1:
         raise ValueError(f"num_anchors = {num_anchors}; at least one anchor is needed")

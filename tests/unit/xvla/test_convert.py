@@ -123,5 +123,7 @@ def test_existing_target_and_bad_options(tmp_path: Path) -> None:
         convert_dataset(root, root)
     with pytest.raises(ValueError, match="size 33"):
         convert_dataset(root, tmp_path / "out", options=ConvertOptions(size=33))
+    with pytest.raises(ValueError, match="crf 99: give h264's rate factor, 0"):
+        convert_dataset(root, tmp_path / "out", options=ConvertOptions(crf=99))
     with pytest.raises(ValueError, match="workers 0"):
         convert_dataset(root, tmp_path / "out", workers=0)

@@ -339,6 +339,12 @@ def test_unchecked_sets_still_name_a_defect_when_it_is_read(tmp_path: Path) -> N
         dataset.episode(1)
 
 
+def test_an_episode_is_no_dataset(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set", "Bridge", (12,))
+    with pytest.raises(ValueError, match=r"0\.hdf5: is no meta JSON; give the"):
+        open_dataset(root / "episodes/0.hdf5")
+
+
 def test_several_meta_files_are_listed(tmp_path: Path) -> None:
     root = write_set(tmp_path / "set", "Bridge", (12,))
     (root / "second.json").write_text((root / "meta.json").read_text())

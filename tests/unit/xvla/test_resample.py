@@ -143,3 +143,7 @@ def test_mistakes() -> None:
         anchors(TIMES, STATES, 0, window_s=0.0, num_anchors=30)
     with pytest.raises(ValueError, match="num_anchors = 0"):
         anchors(TIMES, STATES, 0, window_s=4.0, num_anchors=0)
+    with pytest.raises(ValueError, match="rotation 'cubic'; allowed: one time a state, rotation l"):
+        anchors(TIMES, STATES, 0, window_s=4.0, num_anchors=3, rotation="cubic")
+    with pytest.raises(ValueError, match="59 times, 60 states"):
+        anchors(TIMES[:-1], STATES, 0, window_s=4.0, num_anchors=3)

@@ -62,6 +62,9 @@ def detect_format(path: Path) -> tuple[str, Path]:
     Raises:
         DatasetError: no meta file, several of X-VLA's, or an unknown codebase_version.
     """
+    if path.is_file() and path.suffix != ".json":
+        message = "is no meta JSON; give the dataset's folder, or X-VLA's meta JSON by its path"
+        raise DatasetError(str(path.parent), [Problem(file=path.name, message=message)])
     if path.is_file():
         root, file = path.parent, path
     elif (path / INFO).is_file():
