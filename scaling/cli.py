@@ -121,7 +121,7 @@ def _add_run_verbs(verbs, common) -> None:
     logs.set_defaults(run=study.logs)
     train = verbs.add_parser("train", help="advance one run (what jobs start)")
     train.add_argument("run_yaml", help="runs/<id>/run.yaml")
-    train.add_argument("overrides", nargs="*", metavar="key=value")
+    train.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     train.add_argument(
         "--fit-micro-batch", action="store_true", help="measure a sample, take what fits"
     )
@@ -132,12 +132,12 @@ def _add_run_verbs(verbs, common) -> None:
 def _add_machine_verbs(verbs, common) -> None:
     doctor = verbs.add_parser("doctor", parents=[common], help="is this machine fit for a run?")
     doctor.add_argument("study", nargs="?", help="a study or run.yaml (default: a tiny run)")
-    doctor.add_argument("overrides", nargs="*", metavar="key=value")
+    doctor.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     doctor.add_argument("--ranks", type=int, default=2, help="processes for the gradient check")
     doctor.set_defaults(run=machine.doctor)
     trace = verbs.add_parser("profile", parents=[common], help="trace ten training steps of a run")
     trace.add_argument("run_yaml", help="runs/<id>/run.yaml")
-    trace.add_argument("overrides", nargs="*", metavar="key=value")
+    trace.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     trace.add_argument("--steps", type=int, default=10)
     trace.set_defaults(run=machine.profile)
 
@@ -173,7 +173,7 @@ def _add_reuse_verbs(verbs, common) -> None:
     tune.add_argument("--domain", required=True, help="the new domain, e.g. sim_xarm7")
     tune.add_argument("--recipe", default=None, help="default: finetune_small or finetune_paper")
     tune.add_argument("--episodes", type=_count, default=0, help="training episodes (0: all)")
-    tune.add_argument("overrides", nargs="*", metavar="key=value")
+    tune.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     tune.set_defaults(run=reuse.finetune)
 
 
@@ -224,7 +224,9 @@ def _add_data(verbs, common) -> None:
 def _study(verbs, common, name: str, function, text: str) -> argparse.ArgumentParser:
     verb = verbs.add_parser(name, parents=[common], help=text)
     verb.add_argument("study", metavar="STUDY", help="module path, e.g. sweeps.demo")
-    verb.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. scale=a100")
+    verb.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="e.g. scale=a100"
+    )
     verb.set_defaults(run=function)
     return verb
 

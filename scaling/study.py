@@ -74,6 +74,8 @@ class Study:
     @property
     def default_scale(self) -> str:
         """The first scale declared."""
+        if not self.runs:
+            raise ValueError(f"study {self.name} declares no scale; give runs={{'cpu': ...}}")
         return next(iter(self.runs))
 
     def expand(self, scale: str | None = None, overrides: Iterable[str] = ()) -> list[RunSpec]:
@@ -90,7 +92,7 @@ class Study:
         override = overrider(overrides)
         specs = [
             override(replace(declared, study=self.name, scale=chosen)).validate()
-            for declared in self.runs[chosen]()
+            for declared in self._declared(chosen)
         ]
         alike = Counter(map(_outline, specs))
         first: dict[str, RunSpec] = {}
@@ -104,6 +106,22 @@ class Study:
             if same is spec:
                 kept.append(spec)
         return kept
+
+    def _declared(self, scale: str) -> list[RunSpec]:
+        """Return the runs as the study's own code yields them; what it raises names the study."""
+        try:
+            found = list(self.runs[scale]())
+        except ValueError:
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"study {self.name} cannot list its runs at scale {scale}: "
+                f"{type(error).__name__}: {error}; SCALING_DEBUG=1 shows where"
+            ) from error
+        for item in found:
+            if not isinstance(item, RunSpec):
+                raise ValueError(f"study {self.name} yields {item!r} at scale {scale}, no RunSpec")
+        return found
 
     def _check_same_point(self, first: RunSpec, second: RunSpec) -> None:
         """Raise ValueError when two runs of one id stand at different values of an axis."""
@@ -194,7 +212,7 @@ def load_study(name: str) -> Study:
     """Import the module `name` (e.g. sweeps.demo) and return its STUDY, called by that name.
 
     The module may lie in the current folder. Raises ValueError when there is no such module, or it
-    declares no STUDY.
+    declares no STUDY, or cannot be imported.
     """
     if not all(part.isidentifier() for part in name.split(".")):
         raise ValueError(
@@ -210,7 +228,12 @@ def load_study(name: str) -> Study:
             raise ValueError(
                 f"unknown study {name!r}; known: {', '.join(known_studies())}"
             ) from None
-        raise
+        raise ValueError(f"study {name} cannot be imported: {error}") from error
+    except Exception as error:
+        raise ValueError(
+            f"study {name} cannot be imported: {type(error).__name__}: {error}; "
+            "SCALING_DEBUG=1 shows where"
+        ) from error
     study = getattr(module, "STUDY", None)
     if not isinstance(study, Study):
         raise ValueError(f"module {name} declares no STUDY; see sweeps/model_size.py for the form")

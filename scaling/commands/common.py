@@ -19,11 +19,15 @@ def runs_folder(arguments: Namespace) -> Path:
 
 
 def declared(arguments: Namespace) -> list[RunSpec]:
-    """Return the runs that the study named on the command line declares: what can be submitted."""
+    """Return the runs that the study named on the command line declares: what can be submitted.
+
+    Raises ValueError when there are none.
+    """
     from scaling.study import load_study, split_arguments
 
     scale, overrides = split_arguments(arguments.overrides)
-    return _expanded(load_study(arguments.study), scale, overrides)
+    specs = _expanded(load_study(arguments.study), scale, overrides)
+    return _some(specs, arguments.study, arguments.overrides)
 
 
 def expand(arguments: Namespace) -> list[RunSpec]:
@@ -35,6 +39,7 @@ def study_runs(name: str, words: list[str], folder: Path) -> list[RunSpec]:
     """Return the declared runs of a study and what `scaling search` has added in `folder`.
 
     `words`: scale and overrides. A trial belongs to them when they leave its science as it is.
+    Raises ValueError when there are none.
     """
     from scaling.study import load_study, split_arguments
 
@@ -42,7 +47,7 @@ def study_runs(name: str, words: list[str], folder: Path) -> list[RunSpec]:
     study = load_study(name)
     found = {spec.run_id: spec for spec in _expanded(study, scale, overrides)}
     if study.search is None:
-        return list(found.values())
+        return _some(list(found.values()), name, words)
     from scaling.overrides import overrider
     from scaling.search.runs import search_specs
 
@@ -51,7 +56,16 @@ def study_runs(name: str, words: list[str], folder: Path) -> list[RunSpec]:
         same = override(spec).run_id == spec.run_id
         if same and spec.scale == (scale or study.default_scale):
             found.setdefault(spec.run_id, spec)
-    return list(found.values())
+    return _some(list(found.values()), name, words)
+
+
+def _some(specs: list[RunSpec], study: str, words: list[str]) -> list[RunSpec]:
+    if not specs:
+        raise ValueError(
+            f"study {study} declares no runs with {' '.join(words) or 'it'}; nothing to submit "
+            "or to report on"
+        )
+    return specs
 
 
 def _expanded(study: "Study", scale: str | None, overrides: list[str]) -> list[RunSpec]:

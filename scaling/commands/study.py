@@ -32,7 +32,7 @@ def submit(arguments: Namespace) -> int:
     """Run what is not done: here, then publish to MLflow; or hand it to a cluster."""
     from jobs.cluster import load_cluster
 
-    specs, folder = _some(arguments), runs_folder(arguments)
+    specs, folder = declared(arguments), runs_folder(arguments)
     cluster = load_cluster(arguments.on)
     if cluster.backend == "slurm":
         return _submit_to_slurm(arguments, specs, cluster)
@@ -238,17 +238,6 @@ def _render_handed_over(summary: dict[str, Any]) -> str:
         lines += [array["script"]] if "script" in array else []
     lines += [f"  job {link['job_id']}: then {link['command']}" for link in summary["chain"]]
     return "\n".join(lines)
-
-
-def _some(arguments: Namespace) -> list[Any]:
-    """Return the runs of the study; raise ValueError when it has none."""
-    specs = declared(arguments)
-    if not specs:
-        raise ValueError(
-            f"study {arguments.study} declares no runs with {' '.join(arguments.overrides) or 'it'}"
-            "; nothing to submit"
-        )
-    return specs
 
 
 def _selected(arguments: Namespace) -> list[Any]:

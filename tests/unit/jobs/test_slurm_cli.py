@@ -133,7 +133,7 @@ def test_options_of_a_cluster_are_refused_here(call):
 
 
 def test_a_study_without_runs_is_refused(call, monkeypatch):
-    monkeypatch.setattr(study, "declared", lambda _: [])
+    monkeypatch.setattr("scaling.commands.common._expanded", lambda *_: [])
     with pytest.raises(ValueError, match="declares no runs"):
         call(study.submit, on="dev")
 

@@ -179,6 +179,7 @@ def test_mistakes_exit_2_with_one_line(capsys, words: list[str]) -> None:
         (["submit", "sweeps.demo", "--on", "a100", "--parallel", "-1"], "--parallel: '-1'; give a"),
         (["submit", "sweeps.demo", "--on", "a100", "--max-gpu-hours", "nan"], "'nan'; give a"),
         (["submit", "sweeps.demo", "--on", "a100", "--max-gpu-hours=-5"], "'-5'; give a number"),
+        (["plan"], "the following arguments are required: STUDY; see"),
         (["search", "sweeps.prompt_and_window", "--top", "-1"], "--top: '-1'; give a whole"),
         (["search", "sweeps.prompt_and_window", "--repeats", "1.5"], "--repeats: '1.5'; give a"),
     ],

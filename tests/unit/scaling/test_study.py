@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scaling.cli import main
 from scaling.study import known_studies, load_study, split_arguments
 
 
@@ -91,3 +92,27 @@ def test_a_study_of_ones_own_lies_in_the_current_folder(tmp_path: Path) -> None:
                            capture_output=True, text=True)  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["study"] == "own_study"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def f(:\n", "cannot be imported: SyntaxError: invalid syntax"),
+        ("import not_a_package\n", "cannot be imported: No module named 'not_a_package'"),
+        ("runs={}", "declares no scale"),
+        ("runs={'cpu': lambda: [3]}", "yields 3 at scale cpu, no RunSpec"),
+        ("runs={'cpu': lambda: {}['x']}", "cannot list its runs at scale cpu: KeyError: 'x'"),
+        ("runs={'cpu': lambda: []}", "declares no runs with it"),
+    ],
+)
+def test_a_broken_study_is_the_users_mistake(capsys, tmp_path, monkeypatch, text, words) -> None:
+    head = "from scaling.study import Study\nSTUDY = Study(name=__name__, description='', "
+    made = f"{head}varies=(), holds_fixed='', {text})\n" if text.startswith("runs=") else text
+    (tmp_path / "broken_study.py").write_text(made)
+    monkeypatch.syspath_prepend(tmp_path)
+    for verb in ("plan", "export", "status"):
+        monkeypatch.delitem(sys.modules, "broken_study", raising=False)
+        assert main([verb, "broken_study", "--runs", str(tmp_path / "runs")]) == 2
+        captured = capsys.readouterr()
+        assert words in captured.err
+        assert captured.err.count("\n") == 1
