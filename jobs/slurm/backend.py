@@ -84,11 +84,11 @@ def submit(
 
 @contextmanager
 def _held(specs: list[RunSpec], runs_dir: Path, cluster: Cluster) -> Iterator[Queued]:
-    """Keep others from submitting meanwhile; on an error restore markers, and say it in a line."""
-    prepare(specs, runs_dir)
+    """Keep others from submitting meanwhile; on an error restore folders, and say it in a line."""
     try:
         adopt(runs_dir)  # a submission that was killed in sbatch left jobs that no record knows
-        with claiming(runs_dir), _markers_restored_on_error(specs, runs_dir):
+        with claiming(runs_dir), _restored_on_error(specs, runs_dir):
+            prepare(specs, runs_dir)
             yield read_queues(runs_dir, fresh=True)
     except SlurmError as error:
         kind = SlurmUnreachableError if isinstance(error, SlurmSilenceError) else ValueError
@@ -259,17 +259,30 @@ def _price_within(price: Price | None, todo: list[RunSpec], cap: float | None) -
 
 
 @contextmanager
-def _markers_restored_on_error(specs: list[RunSpec], runs_dir: Path) -> Iterator[None]:
-    """Put FAILED markers, which a claim clears, back where the submission fails."""
-    markers = [run_folder(runs_dir, spec.run_id) / FAILED for spec in specs]
-    before = {path: path.read_bytes() for path in markers if path.exists()}
+def _restored_on_error(specs: list[RunSpec], runs_dir: Path) -> Iterator[None]:
+    """Where the submission fails, put FAILED markers back that a claim cleared.
+
+    Folders that it made go again, as a run.yaml says "queued", unless Slurm may have their runs.
+    """
+    folders = [run_folder(runs_dir, spec.run_id) for spec in specs]
+    before = {f / FAILED: (f / FAILED).read_bytes() for f in folders if (f / FAILED).exists()}
+    new = [folder for folder in folders if not folder.exists()]
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         for path, content in before.items():
             if not path.exists():
                 path.write_bytes(content)
+        if isinstance(error, Exception) and not isinstance(error, SlurmUnreachableError):
+            _remove_prepared(new)
         raise
+
+
+def _remove_prepared(folders: list[Path]) -> None:
+    for folder in folders:
+        if folder.exists() and [path.name for path in folder.iterdir()] == ["run.yaml"]:
+            (folder / "run.yaml").unlink()
+            folder.rmdir()
 
 
 def _array_size(cluster: Cluster) -> int:

@@ -55,9 +55,17 @@ def test_what_sbatch_refuses_leaves_nothing(capsys, fake_slurm, said: str, accep
         else "jobs" not in json.loads(fake_slurm.path.read_text())
     )
     assert counts(capsys) == {"planned": 22}
+    assert not list(Path("runs").glob("*/run.yaml"))  # MLflow and export would call them queued
     fake_slurm.set(refuse="")
     assert main([*DEMO, "--json", *WORDS]) == 0
     assert json.loads(capsys.readouterr().out)["submitted"] == 22
+
+
+def test_a_study_above_the_cap_leaves_nothing(capsys, folder, fake_slurm) -> None:
+    words = ["submit", "sweeps.pretrain", "--on", "a100", "--max-gpu-hours", "10", *WORDS]
+    assert "above --max-gpu-hours 10; nothing was submitted" in refused(capsys, words)
+    assert not list(folder.glob("runs/*/run.yaml"))
+    assert fake_slurm.calls("sbatch") == []
 
 
 def test_a_chain_to_an_unknown_domain_is_refused_before_anything_runs(
