@@ -165,16 +165,32 @@ def report(rows: dict[str, dict], args: argparse.Namespace) -> None:
         faster = base["step_s"] / row["step_s"]
         act = base["act_s"] / row["act_s"] if row["act_s"] else float("nan")
         memory = row["peak_gb"] / base["peak_gb"]
-        ratios[name] = {"step": faster, "act": act, "memory": memory, "gap": gap}
+        measured_act = None if args.skip_act else act
+        ratios[name] = {"step": faster, "act": measured_act, "memory": memory, "gap": gap}
         print(
             f"{name:<20}{row['step_s']:>9.2f}{faster:>7.2f}{row['act_s']:>9.2f}{act:>7.2f}"
             f"{row['peak_gb']:>9.2f}{memory:>7.2f}{gap:>10.1e}"
         )
-    ours = ratios.get("ours", {})
-    line = {"name": "model", "size": args.size, "ratio": ours.get("step"), "ratios": ratios}
-    print(json.dumps(line))
+    print(json.dumps(last_line(rows, ratios, args)))
     if any(not r["gap"] < TOLERANCE for r in ratios.values()):
         sys.exit(f"error: the models' numbers differ by more than {TOLERANCE}")
+
+
+def last_line(rows: dict[str, dict], ratios: dict[str, dict], args: argparse.Namespace) -> dict:
+    """Return the fields that every benchmark ends with; null where a model was left out."""
+    ours, both = ratios.get("ours", {}), "baseline" in rows
+    return {
+        "name": "model",
+        "size": args.size,
+        "ratio": ours.get("step") if both else None,
+        "act_ratio": ours.get("act") if both else None,
+        "memory_ratio": ours.get("memory") if both else None,
+        "max_rel_error": max(r["gap"] for r in ratios.values()) if both else None,
+        "baseline_s": rows["baseline"]["step_s"] if both else None,
+        "ours_s": rows["ours"]["step_s"] if "ours" in rows else None,
+        "repeats": args.repeats * args.steps,
+        "ratios": ratios,
+    }
 
 
 if __name__ == "__main__":
