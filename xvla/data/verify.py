@@ -7,7 +7,6 @@ from pathlib import Path
 
 from xvla.config import DataConfig
 from xvla.data.catalogue import Source, open_sources
-from xvla.data.failures import FailureCount, known_failures
 from xvla.data.readers.base import DatasetError
 from xvla.data.splits import split_episodes
 
@@ -80,21 +79,24 @@ def verify_mixture(config: DataConfig) -> None:
     Raises:
         ValueError: a defective dataset, too few episodes, other frames or other bytes.
     """
-    sources = {source.name: source for source in open_sources(config)}
-    failures = FailureCount(sources, config.max_failed_share)
-    for source in sources.values():
+    for source in open_sources(config):
+        _check_broken(source, config.max_failed_share)
         _check_frames(source)
         _check_digest(source)
-        _check_held_out(source)
-        failures.add(known_failures(source))
 
 
-def _check_held_out(source: Source) -> None:
+def _check_broken(source: Source, max_share: float) -> None:
+    """Raise DatasetError for too many broken episodes in the set, whether or not they are taken.
+
+    Runs on different shares of one set must agree on whether it can be used.
+    """
     if not source.broken:
         return
-    train = set(split_episodes(source.dataset, "train"))
-    if broken := [problem for episode, problem in source.broken.items() if episode not in train]:
-        raise DatasetError(source.dataset.path, broken)
+    train = split_episodes(source.dataset, "train")
+    hurt = [source.broken[episode] for episode in train if episode in source.broken]
+    held_out = [source.broken[episode] for episode in sorted({*source.broken} - {*train})]
+    if held_out or len(hurt) > max_share * len(train):
+        raise DatasetError(source.dataset.path, [*held_out, *hurt])
 
 
 def _check_frames(source: Source) -> None:

@@ -151,8 +151,10 @@ def test_a_run_is_stopped_when_it_starts_by_too_many_or_by_one_to_evaluate(
 ) -> None:
     _write_really_broken(tmp_path / "real/sim_panda")
     config = replace(config, root=str(tmp_path / "real"))
-    with pytest.raises(ValueError, match="3 of 16 training episodes cannot be read"):
-        verify_mixture(config)
+    for episodes in (0, 1):
+        entry = DomainEntry(name="sim_panda", num_episodes=episodes)
+        with pytest.raises(DatasetError, match=r"NaN or infinite in 1 frames .*and 2 more prob"):
+            verify_mixture(replace(config, mixture=[entry]))
     borne = replace(config, max_failed_share=0.2)
     verify_mixture(borne)
     (tmp_path / "real/sim_panda/data/chunk-008/episode_000017.parquet").unlink()
