@@ -28,7 +28,7 @@ MAX_KEYS_NAMED = 8
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became nan or infinite; the message names the step, the ranks and the samples."""
+    """Loss, gradients or weights became nan or infinite; names the step, ranks and samples."""
 
 
 class Trainer:
@@ -61,6 +61,9 @@ class Trainer:
         self._rates: dict[str, float] = {}
         self._gradient_norms: dict[str, float] = {}
         self._samples_per_s = 0.0  # 0: not measured yet
+        self._skipped = (
+            engine.skipped_steps
+        )  # updates that DeepSpeed left out, for gradients of nan
         self._seen: list[tuple[list[SampleKey], torch.Tensor]] = []  # of the last step, by batch
 
     def fit(self, stop_requested: Callable[[], bool]) -> bool:
@@ -83,6 +86,7 @@ class Trainer:
             if self._due(self.spec.engine.eval_every) and not self._last():
                 self._evaluate()
             if self._save_is_due() or stopping:
+                self._check_weights()
                 self._save(wait=stopping or self._last() or self._is_branch_point())
             if stopping and not self._last():
                 return False
@@ -144,12 +148,23 @@ class Trainer:
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
             stop, bad = bool(flags[0]), flags[1]
         if bad:
-            raise NonFiniteLossError(self._blame())
+            raise NonFiniteLossError(self._blame("loss"))
+        if self.engine.skipped_steps > self._skipped:  # on all ranks alike
+            raise NonFiniteLossError(self._blame("a gradient"))
         return stop
 
-    def _blame(self) -> str:
-        """Return which ranks and samples gave a loss that is not finite."""
-        mine = [(keys, float(total)) for keys, total in self._seen if not torch.isfinite(total)]
+    def _check_weights(self) -> None:
+        """Raise before weights of nan are saved: without ZeRO in fp32 every update is made."""
+        if self.spec.engine.zero_stage == 0 and not _all_finite(self.engine.module):
+            raise NonFiniteLossError(self._blame("a weight"))
+
+    def _blame(self, what: str) -> str:
+        """Return which ranks and samples gave what is not finite: of a loss those alone."""
+        mine = [
+            (keys, float(total))
+            for keys, total in self._seen
+            if what != "loss" or not torch.isfinite(total)
+        ]
         found: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(found, mine)
         named = [
@@ -158,7 +173,7 @@ class Trainer:
             for keys, loss in batches
         ]
         return (
-            f"loss is not finite at step {self.step}; {'; '.join(named)}; lower optim.lr (now "
+            f"{what} is not finite at step {self.step}; {'; '.join(named)}; lower optim.lr (now "
             f"{self.spec.optim.lr}) or check the data with `scaling data inspect`; the last "
             "checkpoint is kept"
         )
@@ -269,6 +284,11 @@ def gradient_norms(engine: Any) -> dict[str, float]:
 def _group_norm(parameters: list[torch.nn.Parameter]) -> float:
     gradients = [p.grad for p in parameters if p.grad is not None]
     return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
+
+def _all_finite(module: torch.nn.Module) -> bool:
+    trained = [p.detach() for p in module.parameters() if p.requires_grad]
+    return bool(torch.stack(torch._foreach_norm(trained)).isfinite().all())
 
 
 def _named(keys: list[Any]) -> str:

@@ -27,6 +27,9 @@ def main(argv: list[str]) -> int:
         if kind == "small":
             scaling.training.run.memory_available = lambda *_, **__: 2**20
             return train(argv)
+        if kind == "nangrad":
+            _spoil_gradient(rank, step)
+            return train(argv)
         if kind in ("slowsave", "nosave"):
             _spoil_saves(kind, rank, step)
             return train(argv)
@@ -58,6 +61,20 @@ def _spoil_saves(kind: str, rank: int, step: int) -> None:
         write(self, [first, *writes], aside, state)
 
     scaling.training.checkpoint.Saver._write = spoiled
+
+
+def _spoil_gradient(rank: int, step: int) -> None:
+    """Give one parameter a gradient of nan in the update after `step`; the loss stays finite."""
+    trainer = scaling.training.trainer.Trainer
+    update = trainer._optimizer_step
+
+    def spoiled(self):
+        if self.step == step and rank in (-1, int(os.environ["RANK"])):
+            weight = next(p for p in self.engine.module.parameters() if p.requires_grad)
+            weight.register_hook(lambda gradient: gradient * float("nan"))
+        return update(self)
+
+    trainer._optimizer_step = spoiled
 
 
 def _nan(spec, pair):

@@ -193,6 +193,19 @@ def test_nan_names_step_rank_and_samples(make_run, start_ranks) -> None:
     assert "Traceback" not in ranks.output
 
 
+@pytest.mark.parametrize(("stage", "what"), [(0, "a weight"), (2, "a gradient")])
+def test_a_gradient_of_nan_is_neither_saved_nor_skipped(
+    make_run, start_ranks, stage: int, what: str
+) -> None:
+    """The loss of its step is finite. Without ZeRO the weights have it, with ZeRO no update is."""
+    run_yaml = make_run(*TWO, f"num_steps={STEPS}", f"engine.zero_stage={stage}")
+    ranks = start_ranks(run_yaml, fault="nangrad:1:7")
+    assert ranks.wait() == [1, 1], ranks.output
+    reason = json.loads((run_yaml.parent / "FAILED").read_text())["reason"]
+    assert f"{what} is not finite at step 8; rank 0: loss" in reason
+    assert saved(run_yaml) == [4]
+
+
 def test_a_hung_rank_ends_with_the_stack_of_each(make_run, start_ranks) -> None:
     run_yaml = make_run(*TWO, f"num_steps={STEPS}", "engine.hang_timeout_s=25")
     ranks = start_ranks(run_yaml, fault="hang:1:6")

@@ -96,5 +96,7 @@ def test_rows_of_a_step_are_replaced_and_a_damaged_table_is_named(tmp_path) -> N
     assert kept.groupby("step")["l1"].unique().to_dict() == {4: [1.0], 8: [3.0]}
     assert list(tmp_path.iterdir()) == [path]
     path.write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match="val_episodes.parquet is damaged .* delete it and submit"):
+    with pytest.raises(
+        ValueError, match=r"val_episodes.parquet is damaged .* delete it and submit"
+    ):
         append_episodes(tmp_path, rows)
