@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
+from analysis.checks import check_positive
 from analysis.fit import LawRegressor
 from analysis.laws import Law
 
@@ -70,8 +71,11 @@ def optimal_allocation(
     values = getattr(law, "params_", None) if isinstance(law, LawRegressor) else params
     if values is None:
         raise ValueError("give a fitted LawRegressor, or params=")
-    if not (np.isfinite(budget) and budget > 0):
-        raise ValueError(f"budget={budget!r}: give a positive number in the units of cost")
+    missing = [name for name in form.param_names if name not in values]
+    if missing or not form.axes:
+        raise ValueError(f"no value of {missing}: the law has {form.param_names}" if missing else
+                         f"{form.name} has no axis to split a budget over")  # fmt: skip
+    check_positive("budget", budget)
     problem = _Split(form, values, float(np.log(budget)), cost, _box(form, law, limits))
     if problem.log_cost(problem.low) > problem.log_budget:
         least = float(np.exp(problem.log_cost(problem.low)))
@@ -107,7 +111,13 @@ class _Split:
 
     def log_cost(self, w: np.ndarray) -> float:
         """Return the log cost at log axes."""
-        value = float(self.cost(**dict(zip(self.form.axes, map(float, np.exp(w)), strict=True))))
+        at = dict(zip(self.form.axes, map(float, np.exp(w)), strict=True))
+        try:
+            value = float(self.cost(**at))
+        except TypeError as problem:
+            raise ValueError(
+                f"cost={self.cost!r} cannot be called with {', '.join(at)} by keyword: {problem}"
+            ) from None
         if not value > 0:
             raise ValueError(
                 f"cost returned {value!r}: it must be positive and rise with each axis"
@@ -198,10 +208,12 @@ def _box(
         if isinstance(law, LawRegressor):
             x = law.data_.logx[axis]
             box[axis] = (float(x.min()) - 12.0, float(x.max()) + 24.0)
-    for axis, (low, high) in (limits or {}).items():
+    for axis, given in (limits or {}).items():
+        pair = np.shape(given) == (2,)
+        low, high = given if pair else (0.0, 0.0)
         if axis not in box or not 0 < low <= high < np.inf:
             raise ValueError(
-                f"limits {axis}=({low}, {high}): give 0 < least <= most of one of {form.axes}"
+                f"limits {axis}={given!r}: give 0 < least <= most of one of {form.axes}"
             )
         box[axis] = (float(np.log(low)), float(np.log(high)))
     return box

@@ -25,7 +25,7 @@ Trend = Literal["falls", "rises", "does not fall"]
 def fit_axis(clean: pd.DataFrame, axis: str, how: FitOptions) -> dict[str, Any]:
     """Judge one axis: trend, law, saturation, rivals, forecasts; or say why not."""
     try:
-        found = axis_slice(clean, axis, n_column=how.n_column)
+        found = axis_slice(clean, axis, n_column=how.n_column, hold=how.hold)
     except ValueError as problem:
         return {"axis": axis, "status": "refused", "reason": str(problem)}
     rows = found.rows
@@ -37,6 +37,7 @@ def fit_axis(clean: pd.DataFrame, axis: str, how: FitOptions) -> dict[str, Any]:
         "num_runs": len(rows),
         "num_seeds": num_seeds(rows),
         "held": found.held,
+        "held_of_many": {k: v for k, v in found.held.items() if clean[k].nunique() > 1},
         "points": _points(found, how),
         "notes": [n.to_dict() for n in found.notes],
     }

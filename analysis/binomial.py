@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import betaincinv, chdtrc
 
+from analysis.checks import check_columns, check_level
 from analysis.fit import LawRegressor
 from analysis.laws import Law
 from analysis.table import axis_frame, group_values
@@ -46,6 +47,7 @@ def exact_interval(
     Raises:
         ValueError: counts that are no counts.
     """
+    check_level(level)
     k, n = np.asarray(successes, dtype=float), np.asarray(trials, dtype=float)
     whole = (k == np.rint(k)) & (n == np.rint(n))
     bad = ~(whole & np.isfinite(k) & np.isfinite(n) & (n > 0) & (k >= 0) & (k <= n))
@@ -80,9 +82,9 @@ def success_rates(
     Raises:
         ValueError: a column is missing, or counts that are no counts.
     """
-    missing = [c for c in (*by, successes, trials) if c not in df.columns]
-    if missing:
-        raise ValueError(f"no columns {missing}: the table has {list(df.columns)}")
+    if not by:
+        raise ValueError("by=[]: name the columns that define a cell")
+    check_columns(df, *by, successes, trials)
     exact_interval(df[successes].to_numpy(), df[trials].to_numpy(), level)  # checks the counts
     cells, chi, free = [], 0.0, 0
     for values, rows in df.groupby(list(by), dropna=False, sort=True):
@@ -132,9 +134,7 @@ def fit_failures(
     Raises:
         ValueError: a column is missing, or counts that are no counts.
     """
-    missing = [c for c in (successes, trials) if c not in df.columns]
-    if missing:
-        raise ValueError(f"no columns {missing}: the table has {list(df.columns)}")
+    check_columns(df, successes, trials)
     k, n = df[successes].to_numpy(dtype=float), df[trials].to_numpy(dtype=float)
     exact_interval(k, n)
     reg = LawRegressor(law, loss="binomial", seed=seed)

@@ -27,7 +27,9 @@ def fit_budgets(clean: pd.DataFrame, how: FitOptions, axis: str = "N") -> dict[s
         return None
     if "compute_flops" not in clean.columns or clean["compute_flops"].isna().any():
         return None
-    rows = axis_slice(clean, "C", n_column=how.n_column).rows  # equal data at every budget
+    rows = axis_slice(
+        clean, "C", n_column=how.n_column, hold=how.hold
+    ).rows  # equal data at every budget
     groups = budget_numbers(np.log(rows["compute_flops"].to_numpy(dtype=float)))
     tables = [part for _, part in rows.groupby(groups) if part[column].nunique() >= MIN_SIZES]
     if len(tables) < 1:

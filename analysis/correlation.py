@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from itertools import permutations
 from math import factorial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from analysis.checks import check_level
 from analysis.notes import Note
 from analysis.uncertainty import ends
 
@@ -78,6 +79,9 @@ def correlation_study(
         ValueError: a column is missing, fewer than four usable runs, a constant column, or counts
             that are no counts.
     """
+    check_level(level)
+    if alternative not in get_args(Alternative):
+        raise ValueError(f"alternative={alternative!r}: choose from {get_args(Alternative)}")
     table, label = _one_row_a_run(df, (x, y, successes, trials), groups)
     (a, b, count), dropped = _complete(table, (x, label))
     rng = np.random.default_rng(seed)

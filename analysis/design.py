@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.allocation import Allocation, Cost, optimal_allocation, six_nd
+from analysis.checks import check_positive, error_column, positive_column
 from analysis.fit import LawRegressor
-from analysis.laws import Law
-from analysis.table import axis_column, axis_frame, group_values
+from analysis.laws import Additive, Law, PowerLaw
+from analysis.notes import MIN_LEVELS
+from analysis.table import STUDY_AXES, axis_column, axis_frame, group_values
 from analysis.uncertainty import ends
 
 __all__ = [
@@ -62,14 +64,19 @@ def isoflop(
 
     The exponent's interval comes from seed noise: residuals of the parabolas are resampled
     (Porian et al. 2024). Budgets within `tolerance` (relative) are one.
+
+    Raises:
+        ValueError: a column is missing or not positive, or a tolerance below zero.
     """
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance={tolerance!r}: give a relative difference of budgets, 0.02")
     column = axis_column(axis, list(df.columns), n_column)
     if compute not in df.columns:
         raise ValueError(f"no column {compute!r}: give FLOPs as a column, they are never guessed")
-    log_c = np.log(df[compute].to_numpy(dtype=float))
+    log_c = np.log(positive_column(df, compute))
     order = np.argsort(log_c, kind="stable")
     budget = np.cumsum(np.diff(log_c[order], prepend=log_c[order][:1]) > tolerance)
-    u, v = np.log(df[column].to_numpy(dtype=float)), np.log(df[y].to_numpy(dtype=float))
+    u, v = np.log(positive_column(df, column)), np.log(error_column(df, y))
     rng = np.random.default_rng(seed)
     kept, counts = [], {"edge": 0, "convex": 0, "small": 0}
     for number in np.unique(budget):
@@ -134,7 +141,7 @@ def design_next(
     budget: float,
     candidates: pd.DataFrame,
     *,
-    law: Law,
+    law: Law | None = None,
     target: Mapping[str, float] | None = None,
     cost: str = "gpu_hours",
     y: str = "val_l1",
@@ -148,16 +155,26 @@ def design_next(
         df: the run table so far.
         budget: to spend, in the units of the column `cost`.
         candidates: runs that could be bought: the law's axes and `cost`; each may be bought once.
-        law: whose prediction matters.
+        law: whose prediction matters; by default the power law, or the additive one, of the study
+            axes that the candidates have and that vary in the table.
         target: axis values of the prediction; twice the largest of each axis by default.
 
     Returns:
         Candidates in buying order with `sd_before` and `sd_after` (standard deviation of the
-        log prediction at the target), `fall_per_cost` and `spent`.
+        log prediction at the target), `fall_per_cost` and `spent`; none where the budget buys none.
+
+    Raises:
+        ValueError: a column is missing or not positive, a budget that is none, no candidates, or
+            a table that does not identify the law.
     """
+    check_positive("budget", budget)
+    price = positive_column(candidates, cost)
+    if not len(price):
+        raise ValueError("no candidates: give a table of runs that could be bought, one a row")
+    law = law or _law_of(df, candidates, n_column)
     reg = LawRegressor(law, loss="ls", seed=seed)
     here = axis_frame(df, law, n_column)
-    reg.fit(here, df[y].to_numpy(dtype=float), groups=group_values(df, groups))
+    reg.fit(here, error_column(df, y), groups=group_values(df, groups))
     aim = target or {a: 2.0 * float(here[a].max()) for a in law.axes}
     offers = axis_frame(candidates, law, n_column)
     rows, goal = _log_slopes(reg, offers), _log_slopes(reg, pd.DataFrame([aim]))[0]
@@ -165,9 +182,7 @@ def design_next(
     scale = np.maximum(np.sqrt((known**2).sum(axis=0)), 1e-300)
     information = (known / scale).T @ (known / scale)
     inverse = np.linalg.pinv(information + 1e-10 * np.eye(len(scale)))
-    chosen = _greedy(
-        inverse, rows / scale, goal / scale, candidates[cost].to_numpy(dtype=float), budget
-    )
+    chosen = _greedy(inverse, rows / scale, goal / scale, price, budget)
     table = candidates.iloc[[c[0] for c in chosen]].copy()
     sigma = reg.sigma_
     table["sd_before"] = [sigma * np.sqrt(c[1]) for c in chosen]
@@ -175,6 +190,25 @@ def design_next(
     table["fall_per_cost"] = [sigma**2 * (c[1] - c[2]) / c[3] for c in chosen]
     table["spent"] = np.cumsum([c[3] for c in chosen])
     return table.reset_index(drop=True)
+
+
+def _law_of(df: pd.DataFrame, candidates: pd.DataFrame, n_column: str) -> Law:
+    """Choose the law over the study axes that the candidates have and that vary in the table."""
+    axes = []
+    for axis in STUDY_AXES:
+        try:
+            column = axis_column(axis, list(df.columns), n_column)
+            axis_column(axis, list(candidates.columns), n_column)
+        except ValueError:
+            continue
+        if df[column].nunique() >= MIN_LEVELS:
+            axes.append(axis)
+    if not axes:
+        raise ValueError(
+            f"no axis of {STUDY_AXES} is in the candidates and has {MIN_LEVELS} levels or more in "
+            "the table: name the law with law="
+        )
+    return PowerLaw(axes[0]) if len(axes) == 1 else Additive(tuple(axes))
 
 
 def _log_slopes(reg: LawRegressor, X: pd.DataFrame) -> np.ndarray:

@@ -17,10 +17,9 @@ def log_axes(law: Law, X: Any) -> dict[str, np.ndarray]:
     Raises:
         ValueError: a column is missing, not numeric, or not positive and finite.
     """
-    if isinstance(X, np.ndarray) or not hasattr(X, "__getitem__"):
-        values = np.asarray(X, dtype=float).reshape(-1, max(len(law.axes), 1))
-        X = {axis: values[:, i] for i, axis in enumerate(law.axes)}
-    have = list(X.keys()) if hasattr(X, "keys") else list(X.columns)
+    if not hasattr(X, "keys"):
+        X = _named_columns(law, X)
+    have = list(X.keys())
     logs = {}
     for axis in law.axes:
         if axis not in have:
@@ -39,6 +38,21 @@ def log_axes(law: Law, X: Any) -> dict[str, np.ndarray]:
         length = len(X) if not isinstance(X, Mapping) else len(next(iter(X.values()), [0]))
         logs[""] = np.zeros(length)
     return logs
+
+
+def _named_columns(law: Law, X: Any) -> dict[str, np.ndarray]:
+    """Turn an array [n, axes] (or [n] for one axis) into columns under the law's axes."""
+    values = np.asarray(X, dtype=float)
+    if not law.axes and values.ndim:
+        return {"": np.zeros(len(values))}
+    if values.ndim == 1 and len(law.axes) == 1:
+        values = values[:, None]
+    if values.ndim != 2 or values.shape[1] != len(law.axes):
+        raise ValueError(
+            f"X has shape {values.shape}: {law.name} needs a table with the columns {law.axes}, or "
+            f"an array [n, {len(law.axes)}]"
+        )
+    return {axis: values[:, i] for i, axis in enumerate(law.axes)}
 
 
 def internal(law: Law, values: Any) -> np.ndarray:

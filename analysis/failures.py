@@ -44,7 +44,7 @@ def failure_study(
     rows = clean[clean[SUCCESSES].notna() & (clean[ROLLOUTS] > 0)]
     if rows.empty:
         return None
-    by = varying_settings(rows, how.n_column)
+    by = varying_settings(rows, how.n_column, how.hold)
     rates = success_rates(rows.assign(**{"": 0}), by=by or [""], level=how.level)
     return jsonable(
         {
@@ -78,7 +78,7 @@ def _fit_axis(rows: pd.DataFrame, axis: str, how: FitOptions) -> dict[str, Any]:
     """Fit the failure law along one axis, or say why not."""
     about: dict[str, Any] = {"axis": axis, "label": axis_label(axis, how.n_column)}
     try:
-        found = axis_slice(rows, axis, n_column=how.n_column)
+        found = axis_slice(rows, axis, n_column=how.n_column, hold=how.hold)
         if found.num_levels < MIN_LEVELS:
             raise ValueError(f"{found.num_levels} levels with rollouts; a law needs {MIN_LEVELS}")
         _require_fall(found, how)

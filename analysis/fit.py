@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import profiles, uncertainty
+from analysis.checks import NotFittedError, check_level, check_positive
 from analysis.evaluation import internal, log_axes, natural
-from analysis.laws import Law
+from analysis.laws import MAX_EXPONENT, Law
 from analysis.notes import (
     Note,
     NotIdentifiedError,
@@ -23,7 +24,7 @@ from analysis.notes import (
 from analysis.solving.objective import LINKS, LOSSES, Link, Loss, Objective, Rho
 from analysis.solving.search import Problem, find_optimum
 
-__all__ = ["LawRegressor", "NotIdentifiedError", "Note"]
+__all__ = ["LawRegressor", "NotFittedError", "NotIdentifiedError", "Note"]
 
 BAND_DRAWS = 1000
 
@@ -82,7 +83,7 @@ class LawRegressor:
         return {name: getattr(self, name) for name in names}
 
     def set_params(self, **params: Any) -> LawRegressor:
-        """Set constructor arguments by name."""
+        """Set constructor arguments by name; raise ValueError for a name that is none."""
         for name, value in params.items():
             if name not in self.get_params():
                 raise ValueError(f"no parameter {name!r}: choose from {list(self.get_params())}")
@@ -137,6 +138,9 @@ class LawRegressor:
             Array [m], or a table `mean, lower, upper` whose bands come from refits, so that
             skewed ones stay skewed.
         """
+        self._require_fitted()
+        if interval is not None:
+            check_level(level)
         logx = log_axes(self.law, X)
         mean = np.exp(self._objective_at(logx).log_prediction(self._centred_at(logx)))[0]
         if interval is None:
@@ -156,6 +160,7 @@ class LawRegressor:
         `method` is "cluster" (runs resampled within their cells), "parametric" (new noise of the
         estimated size, itself uncertain) or "auto" (see `uncertainty.choose_method`).
         """
+        self._require_fitted()
         theta = self.draws(n, self.seed if seed is None else seed, method)
         return pd.DataFrame(self.to_natural(theta), columns=list(self.law.param_names))
 
@@ -168,6 +173,8 @@ class LawRegressor:
 
     def profile(self, name: str, level: float = 0.95) -> profiles.Profile:
         """Minimise the cost over everything but one parameter, along that parameter."""
+        self._require_fitted()
+        check_level(level)
         key = (name, level)
         if key not in self._profiles:
             self._profiles[key] = profiles.profile(self, name, level)
@@ -204,13 +211,27 @@ class LawRegressor:
     def _check_options(self) -> None:
         if self.loss not in LOSSES or self.link not in LINKS:
             raise ValueError(f"loss={self.loss!r}, link={self.link!r}: choose {LOSSES}, {LINKS}")
-        if not self.delta > 0:
-            raise ValueError(f"delta={self.delta!r}: give a positive number")
+        if not isinstance(self.law, Law):
+            raise ValueError(f"law={self.law!r}: give a law of analysis.laws, such as Chinchilla()")
+        check_positive("delta", self.delta)
         for name, value in (self.fixed or {}).items():
             if name not in self.law.param_names:
                 raise ValueError(f"fixed has {name!r}: the law has {self.law.param_names}")
-            if not np.isfinite(value) or (name in self.law.positive and value < 0):
-                raise ValueError(f"fixed {name}={value!r}: give a finite number, amplitudes >= 0")
+            least, most = (
+                (0.0, np.inf) if name in self.law.positive else (-MAX_EXPONENT, MAX_EXPONENT)
+            )
+            if not (
+                isinstance(value, int | float | np.number)
+                and np.isfinite(value)
+                and least <= value <= most
+            ):
+                raise ValueError(
+                    f"fixed {name}={value!r}: give a finite number from {least:g} to {most:g}"
+                )
+
+    def _require_fitted(self) -> None:
+        if not hasattr(self, "params_"):
+            raise NotFittedError(f"{self!r} is not fitted: call fit(X, y) first")
 
     def _read(self, X: Any, y: Any, weights: Any, groups: Any) -> Data:
         y = np.asarray(y, dtype=float).reshape(-1)
@@ -219,15 +240,19 @@ class LawRegressor:
         run = np.arange(len(y)) if groups is None else pd.factorize(np.asarray(groups))[0]
         if not len(y) == len(w) == len(run) == len(next(iter(logx.values()))) > 0:
             raise ValueError("X, y, weights and groups must have the same length, at least one row")
+        if (run < 0).any():
+            raise ValueError(f"groups has {int((run < 0).sum())} missing values: name every run")
         if not (np.isfinite(w).all() and (w >= 0).all() and w.sum() > 0):
             raise ValueError("weights must be finite, none negative, not all zero")
-        target = self._linked(y)
-        # Canonical order: results must not depend on how the table happened to be sorted.
+        # Canonical order: results must not depend on how the table happened to be sorted. Rows of
+        # weight zero count for nothing, in degrees of freedom neither.
         order = np.lexsort((w, y, *logx.values()))
+        order = order[w[order] > 0]
+        y = y[order]
         return Data(
             logx={a: v[order] for a, v in logx.items()},
-            y=y[order],
-            target=target[order],
+            y=y,
+            target=self._linked(y),
             weights=w[order],
             groups=pd.factorize(run[order])[0],
             order=order,
@@ -244,7 +269,11 @@ class LawRegressor:
                 f"y has {int((~good).sum())} of {len(y)} values outside the {self.link} link's "
                 "domain (or not finite): drop these rows, or choose another link"
             )
-        if self.loss == "binomial" or self.link == "identity":
+        if self.loss == "binomial":
+            return y
+        if self.link == "identity":
+            if y.max(initial=-np.inf) <= 0:
+                raise ValueError("no y is positive, and a law's terms are: turn its sign round")
             return y
         return np.log(y) if self.link == "log" else np.log(y) - np.log1p(-y)
 

@@ -96,7 +96,13 @@ class Law(ABC):
 
         Returns:
             Predictions [n].
+
+        Raises:
+            ValueError: a parameter or a column is missing, or an axis is not positive.
         """
+        missing = [name for name in self.param_names if name not in params]
+        if missing:
+            raise ValueError(f"no value of {', '.join(missing)}: the law has {self.param_names}")
         theta = internal(self, [params[name] for name in self.param_names])
         return np.exp(log_predict(self, theta[None], log_axes(self, X))[0])
 
@@ -262,6 +268,10 @@ class BrokenPowerLaw(Law):
 
     axis: str = "N"
     breaks: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.breaks, int) or self.breaks < 1:
+            raise ValueError(f"breaks={self.breaks!r}: give a whole number, 1 or more")
 
     @property
     def axes(self) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def next_runs(clean: pd.DataFrame, result: Mapping[str, Any], how: FitOptions) -
     axis = str(result["axis"])
     if result["trend"]["verdict"] == "rises":
         return {"refused": f"the error rises with {result['label']}: there is nothing to buy"}
-    found = axis_slice(clean, axis, n_column=how.n_column)
+    found = axis_slice(clean, axis, n_column=how.n_column, hold=how.hold)
     price, unit = level_costs(found.rows, found.column)
     offers = _offers(price, axis)
     # levels keep the axis's name: the law reads it under that name

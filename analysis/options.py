@@ -18,7 +18,8 @@ from analysis.solving.objective import Link, Loss
 class FitOptions:
     """How every law of a study is fitted: named with every number that comes out.
 
-    `sensitivity` adds refits by other estimators, without each level and without each run.
+    `sensitivity` adds refits by other estimators, without each level and without each run; `hold`
+    names columns beside the usual ones that tell settings apart.
     """
 
     y: str = "val_l1"
@@ -31,6 +32,7 @@ class FitOptions:
     num_draws: int = 1000
     seed: int = 0
     sensitivity: bool = False
+    hold: tuple[str, ...] = ()
 
     def regressor(self, law: Law) -> LawRegressor:
         """Return an unfitted regressor with these options."""

@@ -32,7 +32,9 @@ def setting_data(clean: pd.DataFrame, how: FitOptions) -> dict[str, dict[str, An
     for column, note in SETTING_NOTES.items():
         if column not in clean.columns or clean[column].nunique() < 2:
             continue
-        rows = axis_slice(clean, column, n_column=how.n_column).rows.sort_values(column)
+        rows = axis_slice(clean, column, n_column=how.n_column, hold=how.hold).rows.sort_values(
+            column
+        )
         if rows[column].nunique() < 2:
             continue
         y = "success_rate" if _has_success(rows) else how.y

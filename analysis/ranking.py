@@ -8,14 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.table import AXIS_COLUMNS, HELD_COLUMNS
+from analysis.table import setting_columns
 
-# The sizes, counts and settings that tell two runs apart other than by seed.
-SETTINGS = (
-    *(column for axis, column in AXIS_COLUMNS.items() if axis not in ("N", "C")),
-    "episodes_per_domain",
-    *HELD_COLUMNS,
-)
 # Errors have other targets at other levels of these: compared within a level only (App. C.4),
 # unless they were measured over one fixed horizon or count failures.
 OWN_TARGETS = ("prediction_window_s",)
@@ -29,6 +23,7 @@ def rank_settings(
     y: str = "val_l1",
     sigma: float | None = None,
     n_column: str = "num_params_total",
+    also: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Average the seeds of each setting and compare every setting with the best.
 
@@ -37,6 +32,7 @@ def rank_settings(
         y: the error's column.
         sigma: seed-to-seed standard deviation of log y (`noise_floor`).
         n_column: the parameter count to show.
+        also: columns beside the usual ones that tell settings apart.
 
     Returns:
         A row a setting: the columns that vary, `num_seeds`, the geometric mean of y, and against
@@ -45,7 +41,7 @@ def rank_settings(
         within a window only, unless y is in ONE_TARGET. Without sigma there is no order: rows
         stand by setting, both deltas None.
     """
-    keys = varying_settings(clean, n_column)
+    keys = varying_settings(clean, n_column, also)
     table = clean.assign(_log=np.log(clean[y].to_numpy(dtype=float)))
     if keys:
         grouped = table.groupby(keys, dropna=False, sort=True)["_log"]
@@ -74,9 +70,13 @@ def rank_settings(
     return rows
 
 
-def varying_settings(clean: pd.DataFrame, n_column: str = "num_params_total") -> list[str]:
+def varying_settings(
+    clean: pd.DataFrame, n_column: str = "num_params_total", also: Sequence[str] = ()
+) -> list[str]:
     """List the columns that tell settings apart: those of sizes, counts and settings that vary."""
-    wanted = [c for c in ("size", n_column, *SETTINGS) if c in clean.columns]
+    wanted = setting_columns(list(clean.columns), n_column, also)
+    if n_column != "num_params_total" and n_column in wanted:
+        wanted = [c for c in wanted if c != "num_params_total"]
     return [c for c in wanted if clean[c].nunique(dropna=False) > 1]
 
 

@@ -31,7 +31,7 @@ from analysis.pages.verdict import (
     summary_rows,
 )
 from analysis.ranking import settings_of
-from analysis.study import fit_study
+from analysis.study import fit_study, suited
 from analysis.table import clean_runs
 
 __all__ = ["FitOptions", "build_report", "fit_study", "render_fit"]
@@ -97,6 +97,7 @@ def build_report(
     how = _with_sensitivity(options or FitOptions(**changes), len(runs))
     document = fit_study(runs, study=study, axes=axes, options=how)
     clean, _ = clean_runs(runs, how.y, how.groups)
+    how = suited(how, clean, list(document["axes"]))
     references = dict(baselines) if baselines is not None else _references(runs, document)
     document |= _beside_the_laws(clean, list(document["axes"]), references, how)
     out, facts = Path(out_dir), dict(extra or {})

@@ -8,16 +8,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from analysis.checks import check_level, error_column, positive_column
 from analysis.fit import LawRegressor
 from analysis.laws import PowerLaw
 from analysis.notes import MIN_LEVELS
 from analysis.solving.objective import Loss
-from analysis.table import axis_column, group_values
+from analysis.table import axis_column, group_values, one_line
 from analysis.uncertainty import ends
 
 Verdict = Literal["saturated", "not saturated", "undecidable"]
 # Saturated: at least this share of the error is surely floor, most of it can no longer be gained.
 FLOOR_SHARE = 0.5
+MIN_NULL = 200  # draws of the null distribution: with fewer than 20 nothing is ever found
 # Without a detected floor, floors up to this share of the error must be excluded to say "no".
 EXCLUDED_SHARE = 0.8
 
@@ -75,7 +77,8 @@ def saturation_test(
     be negative and the null lies on that boundary.
 
     Args:
-        df: rows along the axis (see `analysis.table.axis_slice`), one a run.
+        df: rows along the axis, one a run; of a table in which other settings vary within a level
+            of the axis, the longest line with all else equal (`analysis.table.axis_slice`).
         axis: axis or column.
         y: the error's column.
         groups: the run's column.
@@ -85,9 +88,15 @@ def saturation_test(
         num_draws: of the bootstraps.
         seed: of the bootstraps.
         n_column: the column behind axis "N".
+
+    Raises:
+        ValueError: a column is missing, several metrics, an axis or error that is not positive.
     """
+    check_level(level)
+    error_column(df, y)
+    df = one_line(df, axis, n_column)
     column = axis_column(axis, list(df.columns), n_column)
-    x, values = df[column].to_numpy(dtype=float), df[y].to_numpy(dtype=float)
+    x, values = positive_column(df, column), error_column(df, y)
     levels = len(np.unique(x))
     if levels < MIN_LEVELS or len(x) < MIN_LEVELS + 1:
         reason = f"{levels} levels and {len(x)} runs: {MIN_LEVELS} levels with a repeat are needed"
@@ -107,7 +116,9 @@ def judge_saturation(
     """Judge a fitted `PowerLaw` with offset as `saturation_test` does, reusing its refits."""
     axis, data = reg.law.axes[0], reg.data_
     log_x = data.logx[axis]
-    p_value = floor_p_value(log_x, np.log(data.y), num_draws=num_draws - 1, seed=reg.seed)
+    p_value = floor_p_value(
+        log_x, np.log(data.y), num_draws=max(num_draws, MIN_NULL) - 1, seed=reg.seed
+    )
     local = _local(reg, float(np.exp(log_x.max())), level, num_draws)
     verdict, reason = _judge(p_value, local, reg.sigma_, level)
     return Saturation(

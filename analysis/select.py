@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.checks import check_level, error_column, positive_column
 from analysis.fit import LawRegressor
 from analysis.laws import Constant, Law, PowerLaw
 from analysis.saturation import Saturation, saturation_test
@@ -89,7 +90,14 @@ def compare_laws(
     AICc, BIC and weights use the normal likelihood of log residuals (parameters + 1 for sigma),
     whatever loss was minimised; `loo` is the mean absolute relative error on cells left out one at
     a time; `backtest` is that of `backtest` along the first axis of the law.
+
+    Raises:
+        ValueError: no law, an error column that is missing, mixed or not positive, or fewer than
+            two laws (one, if only one is given) that the table identifies.
     """
+    if not laws:
+        raise ValueError("no law to compare: give one or more, such as default_laws('N')")
+    error_column(df, y)
     found: list[dict[str, Any]] = []
     skipped: list[str] = []
     for law in laws:
@@ -187,20 +195,19 @@ def backtest(
     Args:
         df: run table.
         law: the form.
-        by: "compute" (column compute_flops; never guessed from N and D), an axis, or a column.
+        by: "compute" (column compute_flops or C; never guessed from N and D), an axis, or a column.
         level: of the prediction intervals whose coverage is counted.
         num_draws: refits behind each interval; 0 skips them (coverage is then NaN). With them each
             cut tells `truth`, `mean`, `lower` and `upper` of its runs.
 
     Raises:
-        ValueError: too few levels for even one forecast.
+        ValueError: a column is missing or not positive, or too few levels for even one forecast.
     """
-    column = AXIS_COLUMNS["C"] if by == "compute" else axis_column(by, list(df.columns), n_column)
-    if column not in df.columns:
-        raise ValueError(f"by={by!r} needs a column {column!r}: FLOPs are never guessed")
+    column = _order_column(df, by, n_column)
+    check_level(level)
     reg = LawRegressor(law, loss=loss, delta=delta, seed=seed)
-    X, values = axis_frame(df, law, n_column), df[y].to_numpy(dtype=float)
-    order = df[column].to_numpy(dtype=float)
+    X, values = axis_frame(df, law, n_column), error_column(df, y)
+    order = positive_column(df, column)
     table = (X, values, group_values(df, groups))
     cuts = _cuts(reg, table, order, (level, num_draws))
     if not cuts:
@@ -217,6 +224,15 @@ def backtest(
         num_predictions=count,
         estimator=reg.estimator,
     )
+
+
+def _order_column(df: pd.DataFrame, by: str, n_column: str) -> str:
+    if by != "compute":
+        return axis_column(by, list(df.columns), n_column)
+    for name in ("C", AXIS_COLUMNS["C"]):
+        if name in df.columns:
+            return name
+    raise ValueError(f"by={by!r} needs a column {AXIS_COLUMNS['C']!r}: FLOPs are never guessed")
 
 
 def _cuts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import pandas as pd
@@ -16,12 +17,15 @@ from analysis.notes import MIN_LEVELS, SPARE_CELLS, Note, count_cells
 from analysis.options import FitOptions, jsonable
 from analysis.ranking import rank_settings
 from analysis.table import (
+    AXIS_COLUMNS,
     axis_frame,
     axis_slice,
     check_n_column,
     clean_runs,
     find_axes,
     group_values,
+    setting_columns,
+    unusual_columns,
 )
 from analysis.uncertainty import noise_floor
 
@@ -52,10 +56,11 @@ def fit_study(
 
     Returns:
         Plain data for JSON: per axis `trend`, `law`, `saturation`, `comparison`, `backtest`,
-        `points`, `curve` and `next_runs`, or `status: refused` and a `reason`; the `joint` law;
-        `isoflop` where the table has budgets; the `noise_floor`; `ranking` of settings; the
-        record to refit (estimator, delta, seed, data hash). An open end of an interval, and a
-        number that does not exist, is None.
+        `points`, `curve`, `next_runs`, at what all else is `held` (`held_of_many`: where the table
+        has other values), or `status: refused` and a `reason`; the `joint` law; `isoflop` where
+        the table has budgets; the `noise_floor`; `ranking` of settings; the record to refit
+        (estimator, delta, seed, data hash). An open end of an interval, and a number that does not
+        exist, is None.
 
     Raises:
         ValueError: no such column, a run given twice, or not one usable row.
@@ -67,6 +72,7 @@ def fit_study(
         raise ValueError(f"no usable run in {study}: {told}")
     check_n_column(how.n_column, list(clean.columns))
     names = find_axes(clean, how.n_column) if axes == "auto" else list(axes)
+    how = suited(how, clean, names)
     noise = _noise(clean, how)
     sigma = noise["sigma"] if noise else None
     document: dict[str, Any] = {
@@ -82,9 +88,17 @@ def fit_study(
         "axes": {axis: _advised(clean, axis, how) for axis in names},
         "joint": fit_joint(clean, names, how),
         "isoflop": fit_budgets(clean, how),
-        "ranking": rank_settings(clean, y=how.y, sigma=sigma, n_column=how.n_column),
+        "ranking": rank_settings(clean, y=how.y, sigma=sigma, n_column=how.n_column, also=how.hold),
     }
     return jsonable(document)
+
+
+def suited(how: FitOptions, clean: pd.DataFrame, axes: Sequence[str]) -> FitOptions:
+    """Return the options with what a table says of itself: its own `N`, its own axes held apart."""
+    columns = list(clean.columns)
+    own = "N" in columns and how.n_column == AXIS_COLUMNS["N"]
+    hold = dict.fromkeys([*how.hold, *unusual_columns(axes, columns)])
+    return replace(how, hold=tuple(hold), n_column="N" if own else how.n_column)
 
 
 def _advised(clean: pd.DataFrame, axis: str, how: FitOptions) -> dict[str, Any]:
@@ -142,14 +156,15 @@ def fit_joint(clean: pd.DataFrame, axes: Sequence[str], how: FitOptions) -> dict
 
 def _levels(clean: pd.DataFrame, axis: str, how: FitOptions) -> int:
     try:
-        return axis_slice(clean, axis, n_column=how.n_column).num_levels
+        return axis_slice(clean, axis, n_column=how.n_column, hold=how.hold).num_levels
     except ValueError:
         return 0
 
 
 def _noise(clean: pd.DataFrame, how: FitOptions) -> dict[str, Any] | None:
     try:
-        return noise_floor(clean, y=how.y, groups=how.groups).to_dict()
+        cells = setting_columns(list(clean.columns), how.n_column, how.hold)
+        return noise_floor(clean, y=how.y, groups=how.groups, cells=cells or None).to_dict()
     except ValueError:
         return None
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.checks import check_one_metric
 from analysis.laws import Law
 from analysis.notes import MIN_LEVELS, Note
 
@@ -33,7 +34,7 @@ N_LABELS = {
     "num_params_trainable": "trainable parameters",
 }
 # What must not vary within a slice along one axis, beside the other axes.
-HELD_COLUMNS = ("stage", "blind", "soft_prompt_length", "prediction_window_s")
+HELD_COLUMNS = ("U", "stage", "blind", "soft_prompt_length", "prediction_window_s")
 STUDY_AXES = ("N", "D", "episodes", "domains")
 
 
@@ -60,7 +61,8 @@ def axis_column(axis: str, columns: Sequence[str], n_column: str = "num_params_t
         ValueError: the table has neither.
     """
     mapped = n_column if axis == "N" else AXIS_COLUMNS.get(axis, axis)
-    for name in (axis, mapped):
+    asked = axis == "N" and n_column != AXIS_COLUMNS["N"]
+    for name in (mapped, axis) if asked else (axis, mapped):
         if name in columns:
             return name
     raise ValueError(f"no column for axis {axis!r}: looked for {axis!r} and {mapped!r}")
@@ -72,6 +74,25 @@ def check_n_column(n_column: str, columns: Sequence[str]) -> None:
         return
     known = [name for name in columns if name.startswith("num_params")] or list(columns)
     raise ValueError(f"n_column {n_column!r} is not in the table; allowed: {', '.join(known)}")
+
+
+def setting_columns(
+    columns: Sequence[str], n_column: str = "num_params_total", also: Sequence[str] = ()
+) -> list[str]:
+    """List the columns that tell two runs apart other than by seed, as far as a table has them.
+
+    Compute is one only where a table has no other: it follows from sizes and samples.
+    """
+    axes = [name for axis in AXIS_COLUMNS if axis != "C" for name in (axis, AXIS_COLUMNS[axis])]
+    wanted = ["size", n_column, *axes, "episodes_per_domain", *HELD_COLUMNS, *also]
+    found = [name for name in dict.fromkeys(wanted) if name in columns]
+    return found or [name for name in ("C", AXIS_COLUMNS["C"]) if name in columns]
+
+
+def unusual_columns(axes: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
+    """Return those of the axes that are columns of the table's own, not of the contract."""
+    usual = {*AXIS_COLUMNS, *AXIS_COLUMNS.values()}
+    return tuple(axis for axis in axes if axis in columns and axis not in usual)
 
 
 def axis_label(axis: str, n_column: str = "num_params_total") -> str:
@@ -104,13 +125,12 @@ def clean_runs(
         ValueError: no such column, a run id given twice, or several metrics mixed.
     """
     if y not in runs.columns:
-        raise ValueError(f"no column {y!r} in the table: it has {list(runs.columns)}")
+        have = [str(column) for column in runs.columns]
+        raise ValueError(f"no column {y!r}: the table has {have}; name the error with y (--y)")
     if groups in runs.columns and runs[groups].duplicated().any():
         twice = sorted(runs.loc[runs[groups].duplicated(), groups].astype(str).unique())
         raise ValueError(f"{groups} {twice[:3]} given more than once: keep one row a run")
-    if "metric" in runs.columns and runs["metric"].nunique(dropna=False) > 1:
-        mixed = sorted(runs["metric"].astype(str).unique())
-        raise ValueError(f"{len(mixed)} metrics in one table ({mixed[:4]}): keep the rows of one")
+    check_one_metric(runs)
     notes = []
     keep = pd.Series(True, index=runs.index)
     value = pd.to_numeric(runs[y], errors="coerce")
@@ -134,6 +154,8 @@ def axis_slice(
     runs: pd.DataFrame, axis: str, *, n_column: str = "num_params_total", hold: Sequence[str] = ()
 ) -> Slice:
     """Return the rows along one axis: the combination of everything else with most levels.
+
+    Of several with as many levels and rows, the one of the largest values is taken.
 
     Adding domains adds episodes too; the slice along `domains` therefore holds
     `episodes_per_domain` where that column exists, and takes all episodes of each level elsewhere.
@@ -161,9 +183,21 @@ def axis_slice(
     return replace(found, notes=(Note(code="confounded", message=message, value=int(missing)),))
 
 
+def one_line(runs: pd.DataFrame, axis: str, n_column: str = "num_params_total") -> pd.DataFrame:
+    """Return the rows along one axis: all, unless other settings vary within one of its levels.
+
+    They do in a table of several axes; its rows are then those of `axis_slice`.
+    """
+    column = axis_column(axis, list(runs.columns), n_column)
+    held = _held_columns(runs, axis, column, n_column, ())
+    if not held or (runs.groupby(column)[held].nunique(dropna=False) <= 1).all(axis=None):
+        return runs
+    return axis_slice(runs, axis, n_column=n_column).rows
+
+
 def _all_episodes(runs: pd.DataFrame, column: str, held: list[str]) -> pd.DataFrame:
     """Keep, at each level, the rows with the most episodes."""
-    episodes = AXIS_COLUMNS["episodes"]
+    episodes = _own("episodes", runs)
     if episodes not in runs.columns or runs.empty:
         return runs
     most = runs.groupby([*held, column], dropna=False)[episodes].transform("max")
@@ -171,11 +205,11 @@ def _all_episodes(runs: pd.DataFrame, column: str, held: list[str]) -> pd.DataFr
 
 
 def _longest(runs: pd.DataFrame, axis: str, column: str, held: list[str]) -> Slice:
-    """Return the combination of the held columns with most levels, then most rows."""
+    """Return the combination of the held columns with most levels, then most rows, the last."""
     if not held or runs.empty:
         return Slice(axis=axis, column=column, rows=runs, held={})
     values, rows = max(
-        runs.groupby(held, dropna=False, sort=True),
+        reversed(list(runs.groupby(held, dropna=False, sort=True))),
         key=lambda item: (item[1][column].nunique(), len(item[1])),
     )
     fixed = dict(zip(held, (_plain(v) for v in values), strict=True))
@@ -185,17 +219,25 @@ def _longest(runs: pd.DataFrame, axis: str, column: str, held: list[str]) -> Sli
 def _held_columns(
     runs: pd.DataFrame, axis: str, column: str, n_column: str, hold: Sequence[str]
 ) -> list[str]:
-    others = {a: AXIS_COLUMNS[a] for a in STUDY_AXES}
-    others["N"] = "size" if "size" in runs.columns else n_column
+    others = {a: _own(a, runs, n_column) for a in STUDY_AXES}
+    others["N"] = "size" if "size" in runs.columns else others["N"]
     held = [c for a, c in others.items() if a != axis]
     if axis == "domains":
-        held.remove(AXIS_COLUMNS["episodes"])
+        held.remove(others["episodes"])
         held.append("episodes_per_domain")
     if axis == "C":  # compute is made of sizes and samples: only the data are held
-        held = [AXIS_COLUMNS["episodes"], AXIS_COLUMNS["domains"]]
+        held = [others["episodes"], others["domains"]]
     return [
         c for c in dict.fromkeys([*held, *HELD_COLUMNS, *hold]) if c in runs.columns and c != column
     ]
+
+
+def _own(axis: str, runs: pd.DataFrame, n_column: str = "num_params_total") -> str:
+    """Return the axis's own name where the table has it, else the contract's column."""
+    try:
+        return axis_column(axis, list(runs.columns), n_column)
+    except ValueError:
+        return AXIS_COLUMNS[axis]
 
 
 def _plain(value: Any) -> Any:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import chdtri
 
+from analysis.checks import check_columns, check_level, error_column
 from analysis.solving.objective import Objective, apply_link, invert_link
 from analysis.solving.solver import minimise
+from analysis.table import setting_columns
 
 if TYPE_CHECKING:
     from analysis.fit import LawRegressor
@@ -23,16 +26,6 @@ NEGLIGIBLE = 1e-7
 REFIT_TOLERANCE = 1e-10
 # A refit beyond these exponents, or with an offset e^3 below the curve, is tried again.
 STEEP, FLAT, NEAR_EDGE = 3.0, 0.02, 3.0
-STUDY_COLUMNS = (
-    "size",
-    "num_params_total",
-    "num_samples_seen",
-    "num_unique_episodes",
-    "num_domains",
-    "soft_prompt_length",
-    "prediction_window_s",
-    "stage",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +82,8 @@ def draws(reg: LawRegressor, n: int, seed: int, method: str = "auto") -> np.ndar
     Raises:
         ValueError: an unknown method, or n < 1.
     """
-    if method not in METHODS or n < 1:
-        raise ValueError(f"method={method!r}, n={n}: choose one of {METHODS} and n >= 1")
+    if method not in METHODS or not isinstance(n, Integral) or n < 1:
+        raise ValueError(f"method={method!r}, n={n!r}: choose one of {METHODS} and a whole n >= 1")
     method = choose_method(reg) if method == "auto" else method
     rng = np.random.default_rng(seed)
     if method == "cluster":
@@ -253,6 +246,7 @@ def ends(drawn: np.ndarray, level: float = 0.95) -> np.ndarray:
     Quantiles at (n + 1) p (Hyndman and Fan 1996, definition 6): between them lies `level` of the
     distribution drawn from, on average; the usual (n - 1) p loses two draws' worth.
     """
+    check_level(level)
     places = [0.5 - level / 2, 0.5 + level / 2]
     return np.nanquantile(drawn, places, axis=0, method="weibull")
 
@@ -262,7 +256,7 @@ def noise_floor(
     *,
     y: str = "val_l1",
     groups: str = "run_id",
-    cells: Sequence[str] = STUDY_COLUMNS,
+    cells: Sequence[str] | None = None,
     level: float = 0.95,
 ) -> NoiseFloor:
     """Estimate the seed-to-seed standard deviation of log y within cells of equal settings.
@@ -271,14 +265,23 @@ def noise_floor(
         df: run table.
         y: the error's column.
         groups: the run's column; rows of one run are averaged first.
-        cells: columns that define a cell; those absent are ignored.
+        cells: columns that define a cell (none: all runs are repeats of one setting); by default
+            every column of the table that is known to tell settings apart.
         level: of the interval (chi-square).
 
     Raises:
-        ValueError: no cell holds two runs, so that there is no repeat to learn from.
+        ValueError: no column that tells settings apart, an error that is not positive, or no cell
+            of two runs, so that there is no repeat to learn from.
     """
-    keys = [c for c in cells if c in df.columns]
-    table = df.assign(_log=np.log(df[y].to_numpy(dtype=float)))
+    check_level(level)
+    keys = setting_columns(list(df.columns)) if cells is None else list(cells)
+    if cells is None and not keys:
+        raise ValueError(
+            f"no column tells settings apart among {[str(c) for c in df.columns]}: name those that "
+            "do with cells= (cells=[] if all runs are repeats)"
+        )
+    check_columns(df, *keys)
+    table = df.assign(_log=np.log(error_column(df, y)))
     if groups in table.columns:
         table = table.groupby([groups, *keys], dropna=False)["_log"].mean().reset_index()
     cell = table.groupby(keys, dropna=False)["_log"] if keys else table.groupby(lambda _: 0)["_log"]

@@ -38,6 +38,9 @@ def details(result: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]
         return []
     law, lines = result["law"], []
     lines.append(f"{document['y']} = {law['formula']} ({conditions(result, document)}).")
+    if result["held_of_many"]:
+        held = (f"{name} = {_short(value)}" for name, value in result["held_of_many"].items())
+        lines.append(f"At {', '.join(held)}.")
     lines.append("Parameters: " + "; ".join(parameter_texts(law, document["level"])) + ".")
     lines.append(saturation_text(result["saturation"]))
     if result["trend"]["verdict"] == "falls":
@@ -78,6 +81,11 @@ def summary_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _short(value: Any) -> str:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return short_number(value) if plain else str(value)
 
 
 def _short_param(found: Mapping[str, Any]) -> str:
