@@ -118,10 +118,6 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         _edit_table(DATA, lambda t: _set_column(t, "task_index", [None] * len(t))),
         f"{DATA}, task_index: not a whole number in every row",
     ),
-    "another episode's frames": (
-        _edit_table(EPISODES, lambda t: _set_column(t, CLIP, [0.0] * len(t))),
-        f"{VIDEO}, episode 1, {VIEWS[1]}: begins at frame 0 of the video, where",
-    ),
     "frames before the video": (
         _edit_table(EPISODES, lambda t: _set_column(t, CLIP, [-1.0] * len(t))),
         f"{VIDEO}, episode 0, {VIEWS[1]}: begins at frame -",
