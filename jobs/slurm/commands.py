@@ -145,7 +145,7 @@ def parse_sacct(output: str) -> dict[str, Job]:
         fields = line.strip().split("|")
         if len(fields) < 3 or not fields[1]:
             continue
-        full, state, code = fields[0], fields[1].split()[0].rstrip("+"), fields[2]
+        full, state, code = fields[0], _whole(fields[1].split()[0]), fields[2]
         name, _, step = full.partition(".")
         if not step:
             for key in _sacct_keys(name):
@@ -188,6 +188,11 @@ def _sacct_keys(name: str) -> list[str]:
     if not underscore:
         return [name]
     return [f"{array}_{task}" for task in expand_tasks(tasks)]
+
+
+def _whole(state: str) -> str:
+    """Return a state that a narrow column may have cut, as in OUT_OF_ME+."""
+    return OUT_OF_MEMORY if state == "OUT_OF_ME+" else state.rstrip("+")
 
 
 def _ended(state: str, code: str) -> str:

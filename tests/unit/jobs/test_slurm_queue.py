@@ -66,7 +66,7 @@ def test_sacct_lines_of_several_lives():
     )
     assert jobs["8_3"].state == "COMPLETED"
     assert (jobs["8_4"].state, jobs["8_4"].reason) == ("CANCELLED", "CANCELLED by 0")
-    assert jobs["8_5"].state == "OUT_OF_MEMORY"
+    assert jobs["8_5"].state == jobs["8_9"].state == "OUT_OF_MEMORY"
     assert jobs["8_6"].state == jobs["8_7"].state == "PENDING"
 
 
