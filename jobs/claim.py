@@ -57,3 +57,18 @@ def claim(
                 clear_failed(run_dir)
             result.todo.append(spec)
     return result
+
+
+def would_claim(
+    specs: Iterable[RunSpec], runs_dir: Path, *, retry_failed: bool, queued: Queued
+) -> Claim:
+    """Choose as `claim` does, and leave the FAILED markers."""
+    ours = Claim()
+    for spec in specs:
+        one = claim([spec], runs_dir, retry_failed=False, queued=queued)
+        again = retry_failed and one.skipped_failed
+        ours.todo += [spec] if again else one.todo
+        ours.skipped_done += one.skipped_done
+        ours.skipped_running += one.skipped_running
+        ours.skipped_failed += 0 if again else one.skipped_failed
+    return ours

@@ -1,7 +1,11 @@
 """Prices runs before they start: GPU-hours and disk, in closed form and without torch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from scaling.spec import RunSpec
+
+Price = Callable[[list[RunSpec]], float | None]
 GIB = 2**30
 # Dense peak of an A100 (NVIDIA's data sheet); fp32 without TF32, as torch multiplies by default.
 PEAK_FLOPS = {"bf16": 312e12, "fp32": 19.5e12}
@@ -52,3 +56,14 @@ def num_checkpoints(*, num_steps: int, save_every: int, keep_last: int, keep_eve
         return kept
     older = regular - (kept - (1 if num_steps % save_every else 0))
     return kept + sum(1 for index in range(1, older + 1) if (index * save_every) % keep_every == 0)
+
+
+def price_within(price: Price | None, todo: list[RunSpec], cap: float | None) -> float | None:
+    """Return the GPU-hours of the runs to submit, None on CPU; ValueError above the cap."""
+    hours = price(todo) if price else None
+    if cap is not None and hours is not None and hours > cap:
+        raise ValueError(
+            f"{len(todo)} runs would take about {hours:,.0f} GPU-hours, above --max-gpu-hours "
+            f"{cap:,.0f}; nothing was submitted: select fewer runs or raise the cap"
+        )
+    return hours

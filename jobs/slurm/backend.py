@@ -1,16 +1,17 @@
 """The Slurm backend: hands the unfinished runs of a study to a cluster as job arrays."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.claim import Claim, claim
+from jobs.claim import claim, would_claim
 from jobs.cluster import Cluster, check_fits
 from jobs.folder import FAILED, run_folder
 from jobs.prepare import prepare
+from jobs.pricing import Price, price_within
 from jobs.queue import Queued, claiming, read_queues
 from jobs.slurm.adopt import adopt
 from jobs.slurm.chain_state import chain_is_pending
@@ -27,8 +28,6 @@ from jobs.slurm.queue import in_queue
 from jobs.slurm.sbatch import Array, make_arrays, one_at_a_time, render_array, render_chained
 from jobs.slurm.submissions import new_folder, slurm_folder, write_manifests, write_record
 from scaling.spec import RunSpec
-
-Price = Callable[[list[RunSpec]], float | None]
 
 
 def submit(
@@ -63,9 +62,9 @@ def submit(
     _check_chain(then, specs)
     held = nullcontext(read_queues(runs_dir)) if dry_run else _held(specs, runs_dir, cluster)
     with held as queued:
-        choose = _would_claim if dry_run else claim
+        choose = would_claim if dry_run else claim
         ours = choose(specs, runs_dir, retry_failed=retry_failed, queued=queued)
-        hours = _price_within(price, ours.todo, max_gpu_hours)
+        hours = price_within(price, ours.todo, max_gpu_hours)
         chain = _chain_behind(specs, runs_dir, then, queued)
         hand_over = _preview if dry_run else _hand_over
         record = hand_over(ours.todo, runs_dir, cluster, parallel, chain)
@@ -104,21 +103,6 @@ def _check_chain(then: Sequence[Sequence[str]], specs: list[RunSpec]) -> None:
             "leave it out, and when they are done run `scaling finetune` by hand on a node of the "
             "cluster, with resources.nodes=1 resources.gpus_per_node=GPUS_OF_THE_NODE"
         )
-
-
-def _would_claim(
-    specs: list[RunSpec], runs_dir: Path, *, retry_failed: bool, queued: Queued
-) -> Claim:
-    """Choose as `claim` does, and leave the FAILED markers."""
-    ours = Claim()
-    for spec in specs:
-        one = claim([spec], runs_dir, retry_failed=False, queued=queued)
-        again = retry_failed and one.skipped_failed
-        ours.todo += [spec] if again else one.todo
-        ours.skipped_done += one.skipped_done
-        ours.skipped_running += one.skipped_running
-        ours.skipped_failed += 0 if again else one.skipped_failed
-    return ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,16 +230,6 @@ def _submit_chain(chain: _Chain, cluster: Cluster, folder: Path, record: dict[st
         record["chain"].append({"job_id": job_id, "command": " ".join(words)})
         write_record(folder, record)
         after = f"afterok:{job_id}"
-
-
-def _price_within(price: Price | None, todo: list[RunSpec], cap: float | None) -> float | None:
-    hours = price(todo) if price else None
-    if cap is not None and hours is not None and hours > cap:
-        raise ValueError(
-            f"{len(todo)} runs would take about {hours:,.0f} GPU-hours, above --max-gpu-hours "
-            f"{cap:,.0f}; nothing was submitted: select fewer runs or raise the cap"
-        )
-    return hours
 
 
 @contextmanager

@@ -36,9 +36,12 @@ def submit(arguments: Namespace) -> int:
     cluster = load_cluster(arguments.on)
     if cluster.backend == "slurm":
         return _submit_to_slurm(arguments, specs, cluster)
-    given = [name for name in ("max_gpu_hours", "dry_run", "then") if option(arguments, name)]
-    if given:
-        raise ValueError(f"--{given[0].replace('_', '-')} needs a Slurm cluster; give --on CLUSTER")
+    if option(arguments, "then"):
+        raise ValueError("--then needs a Slurm cluster; give --on CLUSTER")
+    expected = _expected_here(arguments, specs, cluster)
+    if option(arguments, "dry_run"):
+        show(arguments, expected, _render_handed_over)
+        return 0
     _warn_of_other_code(specs, folder)
     parallel = arguments.parallel or os.cpu_count() or 1
     if arguments.detach:
@@ -60,13 +63,50 @@ def submit(arguments: Namespace) -> int:
     return 1 if summary["interrupted"] or summary["done"] < summary["submitted"] else 0
 
 
+def _expected_here(arguments: Namespace, specs: list[Any], cluster: Any) -> dict[str, Any]:
+    """Return what submitting here would do, with a cluster's keys; raise ValueError above the cap.
+
+    Nothing is written.
+    """
+    from jobs.claim import would_claim
+    from jobs.launch import local_slots
+    from jobs.pricing import price_within
+    from jobs.queue import read_queues
+
+    folder = runs_folder(arguments)
+    local_slots(specs, 1)
+    ours = would_claim(specs, folder, retry_failed=True, queued=read_queues(folder))
+    hours = price_within(_pricer(folder, cluster), ours.todo, option(arguments, "max_gpu_hours"))
+    return {
+        "study": specs[0].study,
+        "cluster": cluster.name,
+        "submitted": len(ours.todo),
+        **ours.skipped(),
+        "gpu_hours": hours,
+        "arrays": [],
+        "chain": [],
+        "submission": None,
+        "dry_run": True,
+    }
+
+
+def _pricer(folder: Path, cluster: Any) -> Callable[[list[Any]], float | None]:
+    """Return what gives the GPU-hours of runs as `scaling plan` has them, None on CPU."""
+    from jobs.resources import plan as make_plan
+    from scaling.describe import describe
+
+    def price(todo: list[Any]) -> float | None:
+        document = make_plan(todo, folder, describe, peak_tflops=cluster.peak_tflops)
+        return document["totals"]["gpu_hours"]
+
+    return price
+
+
 def _submit_to_slurm(arguments: Namespace, specs: list[Any], cluster: Any) -> int:
     from jobs.cluster import check_mounts
-    from jobs.resources import plan as make_plan
     from jobs.slurm.backend import submit as hand_over
     from jobs.slurm.chain import chain_commands
     from scaling.adapt import check_domain
-    from scaling.describe import describe
 
     folder = runs_folder(arguments)
     check_mounts(cluster, folder)
@@ -76,16 +116,12 @@ def _submit_to_slurm(arguments: Namespace, specs: list[Any], cluster: Any) -> in
         if "--domain" in words:
             check_domain(words[words.index("--domain") + 1])
 
-    def price(todo: list[Any]) -> float | None:
-        document = make_plan(todo, folder, describe, peak_tflops=cluster.peak_tflops)
-        return document["totals"]["gpu_hours"]
-
     summary = hand_over(
         specs,
         folder,
         cluster,
         parallel=arguments.parallel,
-        price=price,
+        price=_pricer(folder, cluster),
         max_gpu_hours=option(arguments, "max_gpu_hours"),
         then=then,
         dry_run=bool(option(arguments, "dry_run")),

@@ -127,9 +127,18 @@ def test_the_paper_s_run_needs_its_hours(call, fake_slurm):
     assert totals["wall_hours"] == pytest.approx(hours / 64)
 
 
-def test_options_of_a_cluster_are_refused_here(call):
-    with pytest.raises(ValueError, match="--dry-run needs a Slurm cluster"):
-        call(study.submit, on="local", dry_run=True)
+def test_a_dry_run_here_says_the_same_and_writes_nothing(call, fake_slurm, tmp_path):
+    with pytest.raises(ValueError, match="--then needs a Slurm cluster"):
+        call(study.submit, on="local", then="fit")
+    done = call(plan.plan)["runs"][0]["run_id"]
+    (tmp_path / "runs" / done).mkdir(parents=True)
+    (tmp_path / "runs" / done / "DONE").write_text("{}")
+    here, there = (call(study.submit, on=name, dry_run=True) for name in ("local", "dev"))
+    assert here.keys() == there.keys()
+    for key in ("study", "submitted", "skipped_done", "gpu_hours", "dry_run"):
+        assert here[key] == there[key], key
+    assert (here["submitted"], here["skipped_done"]) == (21, 1)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [done]
 
 
 def test_a_study_without_runs_is_refused(call, monkeypatch):
