@@ -42,6 +42,8 @@ class Source:
     @property
     def readable(self) -> tuple[int, ...]:
         """Training episodes taken, without those known to be broken."""
+        if not self.broken:
+            return self.episodes
         return tuple(episode for episode in self.episodes if episode not in self.broken)
 
     def split(self, split: str) -> list[int]:

@@ -59,8 +59,7 @@ def known_failures(source: Source) -> list[Failure]:
     """Return the training episodes of a source that were found broken when it was opened."""
     return [
         Failure(source.name, episode, str(source.broken[episode]))
-        for episode in source.episodes
-        if episode in source.broken
+        for episode in sorted({*source.broken} & {*source.episodes} if source.broken else ())
     ]
 
 

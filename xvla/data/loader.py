@@ -269,10 +269,11 @@ def list_starts(maker: SampleMaker, name: str) -> tuple[StartFrames, list[Failur
     source = maker.sources[name]
     failures = known_failures(source)
     if name in maker.indices:
-        index = maker.indices[name]
-        readable = [episode for episode in source.readable if episode not in index.broken]
-        missing = set(source.readable) - set(readable)
-        failures += [Failure(name, episode, index.broken[episode]) for episode in sorted(missing)]
+        index, readable = maker.indices[name], source.readable
+        if index.broken:
+            unread = sorted({*index.broken} & {*readable})
+            failures += [Failure(name, episode, index.broken[episode]) for episode in unread]
+            readable = tuple(episode for episode in readable if episode not in index.broken)
         return index.starts(maker.config, readable), failures
     found = {}
     for episode in source.readable:
