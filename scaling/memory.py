@@ -13,6 +13,7 @@ from xvla.activations import (
     FLOAT,
     image_bytes,
     policy_bytes,
+    policy_edge_bytes,
     text_bytes,
 )
 from xvla.config import ModelConfig
@@ -294,8 +295,8 @@ def _policy_bytes(model: ModelConfig, merged: int, aux: int, *, again: bool) -> 
         return whole, two - one
     tokens = model.num_anchors + merged + aux + model.soft_prompt_length
     inputs = FLOAT * tokens * model.hidden_size
-    # Of the last block, which runs for the few action tokens, four tensors are of full length.
-    return one - 4 * inputs + model.depth * inputs, two - one
+    edges = policy_edge_bytes(model, merged=merged, aux=aux)
+    return edges + model.depth * inputs, two - one
 
 
 def _text_bytes(model: ModelConfig, tokens: int, *, again: bool) -> tuple[int, int]:

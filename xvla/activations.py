@@ -98,18 +98,24 @@ def policy_bytes(config: ModelConfig, *, merged: int, aux: int) -> int:
 
     The last block runs for the action tokens alone, which are the only ones read out.
     """
-    actions, width, dim = config.num_anchors, action_dim(config), config.hidden_size
+    actions, dim = config.num_anchors, config.hidden_size
     tokens = actions + merged + aux + config.soft_prompt_length
-    inputs = (merged + aux) * config.projection_dim
-    inputs += actions * (width + proprio_dim(config) + config.dim_time)
-    if config.use_hetero_proj:  # a row of a table is copied for each sample
-        inputs += (2 if aux else 1) * config.projection_dim * dim
-    readout = actions * (2 * dim + NORM) + dim * width + 2 * actions * width
     # A block keeps its input, queries, keys and values, the projection's and the MLP's input; the
     # last one its keys' and values' input too.
     blocks = (config.depth - 1) * (FLOAT * 4 * tokens * dim + _query_bytes(config, tokens, tokens))
     last = FLOAT * 4 * tokens * dim + FLOAT * actions * dim + _query_bytes(config, actions, tokens)
-    return FLOAT * (inputs + readout) + blocks + last
+    return policy_edge_bytes(config, merged=merged, aux=aux) + blocks + last
+
+
+def policy_edge_bytes(config: ModelConfig, *, merged: int, aux: int) -> int:
+    """Return the bytes that the policy keeps for one sample before and after its blocks."""
+    actions, width, dim = config.num_anchors, action_dim(config), config.hidden_size
+    inputs = (merged + aux) * config.projection_dim
+    inputs += actions * (width + proprio_dim(config) + config.dim_time)
+    if config.use_hetero_proj:  # a row of each table is copied for a sample, with one view too
+        inputs += 2 * config.projection_dim * dim
+    readout = actions * (2 * dim + NORM) + dim * width + 2 * actions * width
+    return FLOAT * (inputs + readout)
 
 
 def _query_bytes(config: ModelConfig, queries: int, tokens: int) -> int:

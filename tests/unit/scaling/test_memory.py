@@ -151,6 +151,15 @@ def test_recomputation_keeps_the_blocks_inputs() -> None:
     assert half / found == pytest.approx(BF16_INPUTS, abs=0.01)
 
 
+def test_recomputation_in_a_wide_and_shallow_policy() -> None:
+    """The last block keeps no more than the others, though it runs for few tokens."""
+    shape = ("data.num_views=1", "data.image_size=96", "data.text_length=7")
+    policy = ("model.hidden_size=512", "model.depth=2")
+    spec = run("tiny", "engine.activation_checkpointing=true", *policy, *shape)
+    kept, _ = kept_bytes(spec, device="cpu")
+    assert autograd_bytes(spec) == pytest.approx(kept, rel=0.03)
+
+
 def test_bf16_keeps_this_share_of_fp32() -> None:
     spec = run("50m")
     kept, _ = kept_bytes(spec, device="cpu")

@@ -1,6 +1,7 @@
 """Closed-form activation bytes against what autograd is seen to save."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,6 +88,13 @@ def test_variants(name: str) -> None:
     given = activation_bytes(config, views=2, image_size=32, text_len=7, batch_size=3)
     expected = measured(XVLA(config), make_batch(config, size=3, views=2, image_size=32))
     assert given["total"] == pytest.approx(expected["total"], rel=TOLERANCE)
+
+
+def test_projections_by_domain_with_one_view() -> None:
+    config = replace(VARIANTS["hetero"], hidden_size=128)
+    given = activation_bytes(config, views=1, image_size=32, text_len=7)
+    expected = measured(XVLA(config), make_batch(config, size=1, views=1))
+    assert given["policy"] == pytest.approx(expected["policy"], rel=0.02)
 
 
 def test_one_view_and_twice_the_batch() -> None:
