@@ -1,15 +1,22 @@
 """Cluster: a machine that runs are submitted to, read from jobs/clusters/NAME.yaml or a path."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
+
+import yaml
 
 from scaling.config import from_yaml
 from scaling.spec import RunSpec
 
 CLUSTERS = Path(__file__).with_name("clusters")
 TIME_LIMIT = re.compile(r"(\d+-)?\d{1,2}:\d{2}:\d{2}|\d+")
+
+NUMBERS = (
+    "nodes", "gpus_per_node", "peak_tflops", "cpus_per_node", "mem_gib_per_rank", "signal_lead_s",
+    "max_gpus", "max_cpu_ranks", "max_array_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +81,7 @@ def load_cluster(name: str) -> Cluster:
             f"--on {name!r} is not a known cluster; allowed: {', '.join(known_clusters())}, or the "
             "path of a YAML file like jobs/clusters/a100.yaml"
         )
-    cluster = from_yaml(path, Cluster)
+    cluster = _as_written(from_yaml(path, Cluster), path)
     _check(cluster, path)
     return cluster
 
@@ -126,6 +133,19 @@ def seconds(time_limit: str) -> int:
     return 86400 * int(days or 0) + 3600 * hours + 60 * minutes + rest
 
 
+def _as_written(cluster: Cluster, path: Path) -> Cluster:
+    """Take texts as they stand: YAML reads 24:00:00 as 86400, 0123 as 83 and off as False."""
+    written = yaml.load(path.read_text(), Loader=yaml.BaseLoader) or {}
+    texts = {
+        item.name: written[item.name]
+        for item in fields(cluster)
+        if item.type is str and "${" not in written.get(item.name, "${")
+    }
+    settings = written.get("environment") or {}
+    values = {name: text for name, text in settings.items() if "${" not in text}
+    return replace(cluster, **texts, environment=cluster.environment | values)
+
+
 def _check(cluster: Cluster, path: Path) -> None:
     if not TIME_LIMIT.fullmatch(cluster.time_limit):
         raise ValueError(
@@ -138,9 +158,12 @@ def _check(cluster: Cluster, path: Path) -> None:
             f"{path}: time_limit={cluster.time_limit} leaves no time before the warning "
             f"signal_lead_s={cluster.signal_lead_s}; give at least a minute more"
         )
-    for name in ("nodes", "gpus_per_node", "max_gpus", "max_cpu_ranks", "max_array_size"):
-        if getattr(cluster, name) < 0:
+    for name in NUMBERS:
+        if not getattr(cluster, name) >= 0:  # nan is neither
             raise ValueError(f"{path}: {name}={getattr(cluster, name)} must be 0 or more")
+    names = [name for name in cluster.environment if not name.isidentifier()]
+    if names:
+        raise ValueError(f"{path}: environment: {names[0]!r} is no name of a variable, as in A_1")
     if cluster.container.kind != "none" and not cluster.container.image:
         raise ValueError(f"{path}: container.kind={cluster.container.kind} needs container.image")
     strange = [mount for mount in cluster.container.mounts if mount.count(":") not in (1, 2)]

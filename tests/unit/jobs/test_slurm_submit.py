@@ -253,6 +253,10 @@ def test_shipped_clusters_load():
         ("time_limit: 00:01:00", "time_limit"),
         ("backend: pbs", "backend"),
         ("max_gpus: -1", "max_gpus=-1 must be 0 or more"),
+        ("signal_lead_s: -5", "signal_lead_s=-5 must be 0 or more"),
+        ("peak_tflops: -312", r"peak_tflops=-312\.0 must be 0 or more"),
+        ("peak_tflops: .nan", "peak_tflops=nan must be 0 or more"),
+        ("environment: {A B: x}", "environment: 'A B' is no name"),
         ("container: {kind: apptainer}", "needs container.image"),
         ("sbatch_options: [exclusive]", "must start with --"),
     ],
@@ -264,6 +268,20 @@ def test_a_typo_in_a_cluster_file_is_one_line(tmp_path, line, message):
         load_cluster(str(path))
     assert "mine.yaml" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_texts_of_a_cluster_file_are_taken_as_they_stand(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: mine\ntime_limit: 24:00:00\naccount: 0123\npartition: off\n"
+        "environment: {LEVEL: 010, CHECK: no}\n"
+    )
+    cluster = load_cluster(str(path))
+    assert cluster.time_limit == "24:00:00"  # not 86400 minutes
+    assert (cluster.account, cluster.partition) == ("0123", "off")
+    assert cluster.environment == {"LEVEL": "010", "CHECK": "no"}
+    path.write_text("name: mine\ntime_limit: 90\n")
+    assert load_cluster(str(path)).time_limit == "90"
 
 
 def test_unknown_clusters_name_the_known():
