@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xvla.data.lerobot_merge import merge_datasets
-from xvla.data.lerobot_writer import EpisodeRecord, VideoOptions, write_dataset
-from xvla.data.readers.base import Dataset, DatasetError, Problem
+from xvla.data.lerobot_writer import BLOCK, EpisodeRecord, VideoOptions, write_dataset
+from xvla.data.readers.base import Dataset, DatasetError, EpisodeInfo, Problem
 from xvla.data.readers.formats import format_of, open_dataset
+from xvla.data.verify import content_files
 
 ARM = ("x", "y", "z", "r00", "r01", "r10", "r11", "r20", "r21", "gripper")
 STATE_NAMES = [f"{arm}_{name}" for arm in ("arm1", "arm2") for name in ARM]
@@ -59,7 +60,8 @@ def convert_dataset(
 
     Poses become `observation.state` and `action` (the next frame's pose). Finished files wait in
     a hidden folder beside `out`, so an interrupted call goes on where it stopped; `out` appears
-    complete or not at all. `skip_bad` leaves defective episodes out and names them.
+    complete or not at all. `skip_bad` leaves defective episodes out and names them, which
+    decodes every picture once more.
 
     Raises:
         ValueError: an existing `out`, a defective dataset, a rate that is no whole number.
@@ -69,6 +71,8 @@ def convert_dataset(
     _check_request(out, options, workers)
     dataset = open_dataset(source, check=False)
     problems = dataset.problems()
+    if skip_bad:
+        problems += _undecodable(dataset, {problem.episode for problem in problems})
     order, splits = _order(dataset, problems if skip_bad else [])
     if (problems and not skip_bad) or not order:
         raise DatasetError(str(source), problems)
@@ -144,6 +148,28 @@ class _View:
         return np.stack(resized)
 
 
+def _undecodable(dataset: Dataset, bad: set[int | None]) -> list[Problem]:
+    """Return the episodes, other than those in `bad`, with a picture that cannot be decoded."""
+    return [
+        problem
+        for episode in dataset.episodes
+        for view in (dataset.views if episode.id not in bad else ())
+        for problem in _view_problems(dataset, episode, view)
+    ]
+
+
+def _view_problems(dataset: Dataset, episode: EpisodeInfo, view: str) -> list[Problem]:
+    try:
+        for first in range(0, episode.length, BLOCK):
+            rows = range(first, min(first + BLOCK, episode.length))
+            dataset.frames(episode.id, view, rows)
+    except DatasetError as error:
+        return error.problems
+    except ValueError as error:
+        return [Problem(file="videos", episode=episode.id, field=view, message=str(error))]
+    return []
+
+
 def _order(dataset: Dataset, problems: Sequence[Problem]) -> tuple[list[int], dict[str, int]]:
     """Return the good episodes, split by split, and each split's count; no split is `train`."""
     bad = {problem.episode for problem in problems}
@@ -157,8 +183,10 @@ def _order(dataset: Dataset, problems: Sequence[Problem]) -> tuple[list[int], di
 
 def _digest(dataset: Dataset, order: Sequence[int], options: ConvertOptions) -> str:
     """Return a name for this conversion, so that only its own finished files are reused."""
-    lengths = [dataset.episodes[index].length for index in order]
-    facts = [dataset.path, dataset.domain, dataset.fps, list(order), lengths, asdict(options)]
+    root = Path(dataset.path)
+    states = ((name, (root / name).stat()) for name in content_files(root))
+    files = [(name, state.st_size, state.st_mtime_ns) for name, state in states]
+    facts = [dataset.path, dataset.domain, dataset.fps, list(order), files, asdict(options)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
 
 

@@ -115,6 +115,14 @@ def test_defective_episodes_stop_it_or_are_left_out_by_name(tmp_path: Path) -> N
     summary = convert_dataset(root, tmp_path / "out", skip_bad=True, progress=False)
     assert summary["episodes"] == 2
     assert [(p["file"], p["episode"]) for p in summary["skipped"]] == [("episodes/1.hdf5", 1)]
+    with h5py.File(root / "episodes/2.hdf5", "a") as file:
+        file[KEYS[1]][11] = file[KEYS[1]][11][:60]  # found only when it is decoded
+    summary = convert_dataset(root, tmp_path / "out2", skip_bad=True, progress=False)
+    assert summary["episodes"] == 1
+    assert [(p["episode"], p["field"]) for p in summary["skipped"]] == [
+        (1, "proprio"),
+        (2, KEYS[1]),
+    ]
 
 
 def test_existing_target_and_bad_options(tmp_path: Path) -> None:
