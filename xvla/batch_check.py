@@ -51,12 +51,13 @@ def _check_kind(
 
 
 def check_precision(values: dict[str, Tensor | None], weights: torch.dtype) -> None:
-    """Raise ValueError for double precision beside weights of another, or the other way round."""
+    """Raise ValueError for values finer than the weights, which autocast alone brings together."""
     for name, value in values.items():
-        given = weights if value is None else value.dtype
-        if given != weights and torch.float64 in (given, weights):
+        if value is None or torch.promote_types(value.dtype, weights) == weights:
+            continue
+        if value.dtype == torch.float64 or not torch.is_autocast_enabled(value.device.type):
             raise ValueError(
-                f"{name} is of {given}, the model's weights are of {weights}; "
+                f"{name} is of {value.dtype}, the model's weights are of {weights}; "
                 f"convert it with .to({weights})"
             )
 

@@ -180,6 +180,19 @@ def test_a_double_model_takes_double_batches() -> None:
     assert model.act(batch, steps=1).dtype == torch.float64
 
 
+def test_half_precision_weights_need_half_inputs_or_autocast() -> None:
+    model, batch = XVLA(TINY).bfloat16().eval(), make_batch(TINY)
+    message = r"proprio is of torch.float32, .* of torch.bfloat16; convert it with"
+    with pytest.raises(ValueError, match=message):
+        model(batch)
+    with pytest.raises(ValueError, match=message):
+        model.act(batch, steps=1)
+    half = replace(batch, proprio=batch.proprio.bfloat16(), action=None)
+    assert torch.isfinite(model.act(half, steps=1)).all()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.isfinite(model.act(batch, steps=1)).all()
+
+
 def test_noise_may_be_as_wide_as_the_network_or_the_robot() -> None:
     config = VARIANTS["auto"]
     model, batch = XVLA(config).eval(), make_batch(config)
