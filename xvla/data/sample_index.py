@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from xvla.config import DataConfig
 from xvla.data.readers.base import STATE_DIM, Dataset, episode_lengths
 from xvla.data.resample import episode_anchors, moving
-from xvla.data.starts import candidate_starts
+from xvla.data.starts import candidate_starts, clocked_poses, has_arm_clocks
 
 # Start frames depend on these fields of the configuration and on nothing else.
 START_FIELDS = ("prediction_window_s", "num_anchors", "rotation", "start_tail_s", "start_stride")
@@ -184,6 +184,7 @@ def _write_starts(
     dataset: Dataset, index: SampleIndex, config: DataConfig, files: tuple[Path, Path]
 ) -> None:
     sizes = []
+    clocks = has_arm_clocks(dataset)
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as stream:
@@ -192,7 +193,11 @@ def _write_starts(
                     sizes.append(0)
                     continue
                 candidates = candidate_starts(dataset, number, config)
-                starts = episode_starts(*index.episode(number), candidates, config)
+                if clocks:
+                    poses = clocked_poses(dataset, number)
+                else:
+                    poses = dict(zip(("times", "states"), index.episode(number), strict=True))
+                starts = episode_starts(poses, candidates, config)
                 sizes.append(len(starts))
                 stream.write(starts.astype(np.int32).tobytes())
 
@@ -201,17 +206,16 @@ def _write_starts(
 
 
 def episode_starts(
-    times: NDArray[np.float64],
-    states: NDArray[np.float32],
-    candidates: NDArray[np.int64],
-    config: DataConfig,
+    poses: dict[str, NDArray[Any]], candidates: NDArray[np.int64], config: DataConfig
 ) -> NDArray[np.int64]:
-    """Return the candidates that training may start from, as `training_starts` does."""
+    """Return the candidates that training may start from, as `training_starts` does.
+
+    `poses` are times [n], states [n, 20] and, for arms with clocks of their own, arm_times [n, 2].
+    """
     starts = candidates[:: config.start_stride]
     chunks = episode_anchors(
-        times,
-        states,
-        starts,
+        **poses,
+        starts=starts,
         window_s=config.prediction_window_s,
         num_anchors=config.num_anchors,
         rotation=config.rotation,

@@ -19,7 +19,7 @@ from xvla.data.images import finish
 from xvla.data.normalise import Normaliser, fit_normaliser
 from xvla.data.resample import anchors, episode_anchors, training_starts
 from xvla.data.sample_index import SampleIndex
-from xvla.data.starts import candidate_starts
+from xvla.data.starts import candidate_starts, clocked_poses, has_arm_clocks
 from xvla.data.text import build_tokenizer
 
 SampleKey = tuple[str, int, int]
@@ -135,9 +135,8 @@ class SampleMaker:
     def _recorded(self, name: str, episode: int) -> dict:
         """Return times and states of an episode, and `arm_times` where arms have own clocks."""
         dataset: Any = self.sources[name].dataset
-        if _has_arm_clocks(dataset):
-            poses = dataset.poses(episode)
-            return {"times": poses.times, "states": poses.arm_states, "arm_times": poses.arm_times}
+        if has_arm_clocks(dataset):
+            return clocked_poses(dataset, episode)
         if name in self.indices:
             times, states = self.indices[name].episode(episode)
         else:
@@ -191,11 +190,6 @@ class SampleMaker:
         dataset = self.sources[name].dataset
         size = self.config.image_size
         return STORE.get(dataset, episode, start, views=views, size=size, budget=budget)
-
-
-def _has_arm_clocks(dataset: Any) -> bool:
-    rule = getattr(dataset, "rule", None)
-    return rule is not None and any(arm.time_key for arm in rule.arms)
 
 
 def finished(batch: Batch, draws: Draws | None = None) -> Batch:

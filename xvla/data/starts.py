@@ -1,4 +1,6 @@
-"""Which frames of an episode a sample may start from: the source's own rule, or the common one."""
+"""Which frames of an episode a sample may start from, and the poses that its anchors come from."""
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,3 +24,15 @@ def candidate_starts(
         return frames
     length = dataset.episodes[episode].length
     return np.arange(allowed_starts(length, fps=dataset.fps, tail_s=config.start_tail_s))
+
+
+def has_arm_clocks(dataset: Any) -> bool:
+    """Return whether the arms of a source have clocks of their own."""
+    rule = getattr(dataset, "rule", None)
+    return rule is not None and any(arm.time_key for arm in rule.arms)
+
+
+def clocked_poses(dataset: Any, episode: int) -> dict[str, NDArray[Any]]:
+    """Return times [n], states [n, 20] as recorded and arm_times [n, 2] of a source with clocks."""
+    poses = dataset.poses(episode)
+    return {"times": poses.times, "states": poses.arm_states, "arm_times": poses.arm_times}

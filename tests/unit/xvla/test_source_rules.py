@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from make_official import KEYS, TASK, write_hdf5, write_meta, write_set
@@ -134,3 +135,23 @@ def test_caches_of_other_episodes_are_refused(tmp_path: Path, config: DataConfig
     write_meta(tmp_path / "a", "libero", ["episodes/1.hdf5", "episodes/0.hdf5"])
     with pytest.raises(ValueError, match="has meta_sha256 = "):
         SampleIndex(open_dataset(tmp_path / "a"), cached / "index")
+
+
+def test_an_index_lists_the_starts_of_arms_with_their_own_clocks(
+    config: DataConfig, tmp_path: Path
+) -> None:
+    """At rest until frame 20: by the mean of the clocks both arms would seem to move before."""
+    for episode in range(EPISODES):
+        with h5py.File(tmp_path / DOMAIN / f"episodes/{episode}.hdf5", "a") as file:
+            file["observations/eef_6d"][:20] = file["observations/eef_6d"][20]
+            file["observations/eef_left_time"][:] = np.arange(80) / 30
+            file["observations/eef_right_time"][:] = np.arange(80) / 30 + 0.011
+    config = replace(config, prediction_window_s=0.06, num_anchors=4)
+    maker = SampleMaker(config)
+    prepare_caches(config, tmp_path / "cache", yes=True, say=lambda _: None)
+    index = SampleIndex(maker.sources[DOMAIN].dataset, tmp_path / "cache" / DOMAIN / "index")
+    for episode in maker.sources[DOMAIN].episodes:
+        starts = index.starts(config, [episode])
+        assert (
+            starts.at(np.arange(len(starts)))[1].tolist() == maker.starts(DOMAIN, episode).tolist()
+        )
