@@ -23,6 +23,7 @@ from analysis.pages.verdict import (
     details,
     headline,
     joint_text,
+    n_text,
     noise_text,
     not_beating,
     ranking_text,
@@ -172,13 +173,11 @@ def run_rows(runs: pd.DataFrame, document: Mapping[str, Any]) -> list[dict[str, 
 
     `delta_over_sigma` compares the run's setting with the best one, as in the ranking.
     """
-    wanted = [c for c in (*RUN_COLUMNS, *ALSO) if c not in LEFT_OUT]
-    columns = [c for c in wanted if c in runs.columns and runs[c].notna().any()]
-    columns += [c for c in runs.columns if c.startswith("axis_") and runs[c].notna().any()]
+    columns = [c for c in _shown(runs, document) if c in runs.columns and runs[c].notna().any()]
     table = runs.astype(object).where(runs.notna(), None)
     rows = []
     for whole in table.to_dict("records"):
-        row = {c: _plain(whole[c]) for c in columns or table.columns}
+        row = {c: _plain(whole[c]) for c in columns}
         usable = whole.get("state", "done") == "done" and not whole.get("blind")
         cell = settings_of(whole, document["ranking"], document["y"]) if usable else None
         rows.append(
@@ -189,6 +188,16 @@ def run_rows(runs: pd.DataFrame, document: Mapping[str, Any]) -> list[dict[str, 
             }
         )
     return rows
+
+
+def _shown(runs: pd.DataFrame, document: Mapping[str, Any]) -> list[str]:
+    """List the columns of the run table that are shown: of a table that is not ours, all."""
+    if "run_id" not in runs.columns:
+        return list(runs.columns)
+    fitted = [axis["column"] for axis in document["axes"].values() if "column" in axis]
+    labels = [c for c in runs.columns if str(c).startswith("axis_")]
+    wanted = [c for c in (*RUN_COLUMNS, *ALSO) if c not in LEFT_OUT]
+    return list(dict.fromkeys([*wanted, *fitted, document["y"], *labels]))
 
 
 def _without_constants(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
@@ -213,10 +222,12 @@ def _page(
 ) -> str:
     runs, clean = tables
     simulated = bool(extra.get("simulated", False))
-    data = "simulated data" if simulated else "recorded data"
+    data = (
+        "" if "simulated" not in extra else ", simulated data" if simulated else ", recorded data"
+    )
     subtitle = (
-        f"{document['num_runs']} runs fitted of {len(runs)} in the study, {data}; "
-        f"estimator: {document['estimator']}; N is {document['n_column']}"
+        f"{document['num_runs']} runs fitted of {len(runs)} in the study{data}; "
+        f"estimator: {document['estimator']}{n_text(document)}"
     )
     found = [page.section("Verdict", *_verdict(document, simulated))]
     found += sections.search(extra.get("search"))

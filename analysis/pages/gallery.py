@@ -66,12 +66,12 @@ def _panel(document: Mapping[str, Any], folder: Path) -> Iterator[Drawn]:
     plots.three_axes(wide, document, references=document["references"])
     plots.legend(wide, document["level"])
     caption = (
-        f"{document['y']} against each axis, all else held at the centre; circles are runs, "
+        f"{document['y']} against each axis, all else held; circles are runs, "
         f"bars join the seeds of a level; {document['estimator']}"
     )
     yield Drawn(
         name="axes",
-        section="Three axes",
+        section="The axes side by side",
         wide=True,
         caption=caption,
         paths=plots.save(wide, folder, "axes"),

@@ -18,6 +18,11 @@ def conditions(result: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     return ", ".join([*parts, f"{result.get('num_runs', '?')} runs, {seeds} seeds"])
 
 
+def n_text(document: Mapping[str, Any]) -> str:
+    """Say which parameters N counts, where a law has that axis."""
+    return f"; N is {document['n_column']}" if "N" in document["axes"] else ""
+
+
 def headline(result: Mapping[str, Any]) -> str:
     """Say in one sentence whether the error falls with an axis."""
     label = result.get("label", result["axis"])
@@ -231,7 +236,7 @@ def render_fit(document: Mapping[str, Any]) -> str:
     """Write a fitted study as text for a terminal."""
     rule = "-" * 88
     head = f"{document['study']}: {document['y']} of {document['num_runs']} runs"
-    lines = [head, rule, f"estimator: {document['estimator']}; N is {document['n_column']}"]
+    lines = [head, rule, f"estimator: {document['estimator']}{n_text(document)}"]
     lines.append(noise_text(document))
     trivial = ", ".join(f"{k} {number(v)}" for k, v in document["baselines"].items())
     if trivial:

@@ -1,5 +1,6 @@
 """Verbs on results: export, fit, report."""
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ def report(arguments: Namespace) -> int:
         specs = expand(arguments)
         paths = export_study(specs, folder)
         runs, curves = pd.read_parquet(paths["runs"]), pd.read_parquet(paths["curves"])
-        extra = beside_the_laws(specs, folder)
+        extra = _beside(specs, folder)
     name = Path(arguments.study).stem if is_table(arguments) else arguments.study
     document = build_report(
         runs,
@@ -100,6 +101,18 @@ def report(arguments: Namespace) -> int:
         where |= _mlflow_addresses(specs, folder)
     show(arguments, document | extra, lambda shown: render_report(shown, runs, where))
     return 0
+
+
+def _beside(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
+    """Return what stands beside the laws; a lost checkpoint or file costs that, not the laws."""
+    try:
+        return beside_the_laws(specs, folder)
+    except (ValueError, OSError) as problem:
+        print(f"warning: only the laws are reported: {problem}", file=sys.stderr)
+        names = {entry.name for spec in specs for entry in spec.data.mixture}
+        simulated = all(name.startswith("sim_") for name in names)
+        told = f"The best run, blind runs, finetuning and hours are not shown: {problem}"
+        return {"simulated": simulated, "not shown": told}
 
 
 def render_report(document: dict[str, Any], runs: "pd.DataFrame", where: dict[str, str]) -> str:
@@ -163,7 +176,10 @@ def _render_runs(document: dict[str, Any], runs: "pd.DataFrame") -> str:
     )  # fmt: skip
     shown = pd.DataFrame(run_rows(runs, document))
     windows = [WINDOW] if any(WINDOW in row for row in document["ranking"]) else []
-    shown = shown[[column for column in (*windows, *columns) if column in shown]]
+    fitted = [axis["column"] for axis in document["axes"].values() if "column" in axis]
+    if "run_id" in shown:  # of a table that is not ours, all columns are shown
+        wanted = dict.fromkeys((*windows, *columns, *fitted, document["y"]))
+        shown = shown[[column for column in wanted if column in shown]]
     for column in ("num_params_policy", "num_domains", "num_seeds"):
         if column in shown:
             shown[column] = pd.to_numeric(shown[column]).astype("Int64")

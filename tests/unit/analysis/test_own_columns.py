@@ -7,6 +7,7 @@ import pytest
 from analysis.laws import PowerLaw
 from analysis.options import FitOptions
 from analysis.pages.verdict import render_fit
+from analysis.report import build_report, run_rows
 from analysis.saturation import saturation_test
 from analysis.select import backtest
 from analysis.study import fit_study
@@ -74,3 +75,17 @@ def test_compute_may_be_called_c():
     table = table.assign(C=6 * table["N"] * table["D"])
     found = backtest(table, PowerLaw("C"), num_draws=0)
     assert found.by == "C"
+
+
+def test_a_report_shows_every_column_of_a_table_that_is_not_ours(tmp_path):
+    table = two_axes("width", "depth").rename(columns={"val_l1": "test error %"})
+    table = table.assign(seed=[0, 1] * 25, note="a")
+    out = build_report(table, study="own", out_dir=tmp_path, axes=["width", "depth"],
+                       y="test error %", **QUICK)  # fmt: skip
+    rows = run_rows(table, out)
+    assert list(rows[0])[:4] == ["width", "depth", "test error %", "seed"]
+    page = (tmp_path / "report.html").read_text()
+    runs = page[page.index("<h2>Runs</h2>") :]
+    assert "test error %</th>" in runs[: runs.index("</table>")]
+    assert "recorded data" not in page  # nobody said so
+    assert "; N is" not in page

@@ -128,3 +128,14 @@ def test_the_ledger_is_in_the_document(report):
     book = json.loads(printed)["ledger"]
     assert book["replayed"] == pytest.approx(0.2)
     assert {"useful", "failed", "queued", "total", "unit", "runs", "text"} <= set(book)
+
+
+def test_a_lost_checkpoint_costs_the_best_run_not_the_laws(report, monkeypatch):
+    def lost(*_, **__):
+        raise ValueError("checkpoint step_0000500 has no manifest.json")
+
+    monkeypatch.setattr("scaling.best.best", lost)
+    printed, page = report()
+    assert "report.html" in printed
+    assert "has no manifest.json" in page
+    assert "learned from simulated data" in page
