@@ -7,7 +7,7 @@ implementation gets faster.
 """
 
 from xvla.config import ModelConfig, TextConfig, VisionConfig
-from xvla.params import action_dim, num_view_tokens, proprio_dim
+from xvla.params import action_dim, map_sides, num_view_tokens, proprio_dim
 
 
 def tokens_per_view(config: ModelConfig, image_size: int) -> int:
@@ -99,16 +99,6 @@ def _vlm_flops(
     merged = tokens_per_view(config, image_size) + text_len
     image = vision_flops(config, image_size, as_released=as_released)
     return views * image + text_flops(config.text, merged)
-
-
-def map_sides(vision: VisionConfig, image_size: int) -> list[int]:
-    sides, side = [], image_size
-    for size, stride, padding in zip(
-        vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True
-    ):
-        side = (side + 2 * padding - size) // stride + 1
-        sides.append(side)
-    return sides
 
 
 def _patch_embed_flops(vision: VisionConfig, stage: int, side: int) -> float:

@@ -6,7 +6,7 @@ N images, B batch, S tokens, D width, F hidden width, H heads; a stage's map is 
 """
 
 from xvla.config import ModelConfig, TextConfig, VisionConfig
-from xvla.params import action_dim, num_view_tokens, proprio_dim
+from xvla.params import action_dim, map_sides, num_view_tokens, proprio_dim
 
 FLOAT, INDEX = 4, 8  # bytes; an element of a dropout mask has 1
 NORM = 2  # mean and spread that a LayerNorm keeps of each token
@@ -41,12 +41,10 @@ def image_bytes(
     The blocks of the first `recomputed_stages` run again in the backward pass: two on a CPU, none
     on a GPU, all under activation checkpointing.
     """
-    vision, side, arriving = config.vision, image_size, 3 * image_size**2
-    total = 0
+    vision, arriving, total = config.vision, 3 * image_size**2, 0
+    sides = [image_size, *map_sides(vision, image_size)]
     for stage, dim in enumerate(vision.dim_embed):
-        before = side**2
-        padded = side + 2 * vision.patch_padding[stage]
-        side = (padded - vision.patch_size[stage]) // vision.patch_stride[stage] + 1
+        before, side = sides[stage] ** 2, sides[stage + 1]
         prenorm = vision.patch_prenorm[stage]
         # The convolution's input, and that of the norm before or after it.
         floats = arriving + (arriving if prenorm else side**2 * dim)
@@ -60,7 +58,7 @@ def image_bytes(
             # The order of tokens by window and the way back are kept once a stage.
             total += FLOAT * (floats + depth * pair) + (2 * INDEX * side**2 if depth else 0)
         arriving = side**2 * dim
-    tokens = 1 + side**2
+    tokens = 1 + sides[-1] ** 2
     projection = tokens * (vision.dim_embed[-1] + config.projection_dim + NORM)
     return total + FLOAT * projection
 

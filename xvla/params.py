@@ -25,14 +25,20 @@ def proprio_dim(config: ModelConfig) -> int:
     return action_dim(config) if config.dim_proprio < 0 else config.dim_proprio
 
 
-def map_side(vision: VisionConfig, image_size: int) -> int:
-    """Return the side of the tower's last feature map for square images of `image_size` pixels."""
-    side = image_size
+def map_sides(vision: VisionConfig, image_size: int) -> list[int]:
+    """Return the side of each stage's feature map for square images of `image_size` pixels."""
+    sides, side = [], image_size
     for patch, stride, pad in zip(
         vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True
     ):
         side = (side + 2 * pad - patch) // stride + 1
-    return side
+        sides.append(side)
+    return sides
+
+
+def map_side(vision: VisionConfig, image_size: int) -> int:
+    """Return the side of the last map."""
+    return map_sides(vision, image_size)[-1]
 
 
 def num_view_tokens(vision: VisionConfig, image_size: int) -> int:
