@@ -17,6 +17,7 @@ from xvla.data.catalogue import open_sources
 from xvla.data.evaluation import EvalSplit, eval_frames
 from xvla.data.resample import anchors
 from xvla.data.samples import SampleKey
+from xvla.data.starts import recorded_poses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,12 +71,10 @@ def horizon_targets(config: DataConfig, keys: Sequence[SampleKey], horizon: Hori
     datasets = {source.name: source.dataset for source in open_sources(config)}
     rows = []
     for name, episode, start in keys:
-        times, states, _ = datasets[name].episode(episode)
         rows.append(
             anchors(
-                times,
-                states,
-                start,
+                **recorded_poses(datasets[name], episode),
+                start=start,
                 window_s=horizon.smallest_s,
                 num_anchors=HORIZON_TIMES,
                 rotation=config.rotation,

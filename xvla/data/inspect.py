@@ -1,6 +1,7 @@
 """What a dataset holds and what is wrong with it, as one JSON document."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,50 +50,40 @@ def problem_lines(document: dict[str, Any]) -> list[str]:
     return [str(Problem(**problem)) for problem in document["problems"]]
 
 
-def readable_states(dataset: Dataset) -> dict[int, NDArray[np.float32]]:
-    """Return the poses [n, 20] of every episode that can be read."""
-    states = {}
+def readable_states(dataset: Dataset) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield the number and the poses [n, 20] of every episode that can be read, one at a time."""
     for episode in dataset.episodes:
         try:
-            states[episode.id] = dataset.episode(episode.id).states
+            yield episode.id, dataset.episode(episode.id).states
         except DatasetError:
             continue  # among the problems
-    return states
 
 
 def _content(dataset: Dataset) -> dict[str, Any]:
-    states = readable_states(dataset)
+    lengths, tasks = [], Counter[str]()
+    low, high = np.full(len(DIM_NAMES), np.inf), np.full(len(DIM_NAMES), -np.inf)
+    closed = np.zeros(len(GRIPPER_DIMS), dtype=np.int64)
+    for number, states in readable_states(dataset):
+        lengths.append(len(states))
+        tasks[dataset.episodes[number].task] += 1
+        low, high = np.minimum(low, states.min(axis=0)), np.maximum(high, states.max(axis=0))
+        closed += (states[:, GRIPPER_DIMS] > 0.5).sum(axis=0)  # more closed than open
     splits = Counter(episode.split for episode in dataset.episodes)
-    tasks = Counter(e.task for e in dataset.episodes if e.id in states)
     content: dict[str, Any] = {
         "domain": dataset.domain,
         "splits": {name or "none": count for name, count in splits.items()},
         "instructions": dict(tasks.most_common()),
     }
-    if states:
-        joined = np.concatenate(list(states.values()))
-        lengths = np.array([len(rows) for rows in states.values()]) / dataset.fps
+    if lengths:
+        seconds = np.array(lengths) / dataset.fps
+        spans = zip(DIM_NAMES, low.tolist(), high.tolist(), strict=True)
         content |= {
             "length_s": {
-                "min": float(lengths.min()),
-                "median": float(np.median(lengths)),
-                "max": float(lengths.max()),
+                "min": float(seconds.min()),
+                "median": float(np.median(seconds)),
+                "max": float(seconds.max()),
             },
-            "action_ranges": _ranges(joined),
-            "gripper_closed_share": [_share(joined[:, dim]) for dim in GRIPPER_DIMS],
+            "action_ranges": {name: [least, most] for name, least, most in spans},
+            "gripper_closed_share": (closed / sum(lengths)).tolist(),
         }
     return {**content, "sha256": dataset_digest(dataset.path)}
-
-
-def _ranges(states: NDArray[np.float32]) -> dict[str, list[float] | None]:
-    """Return [min, max] by dimension, over finite values; None where there are none."""
-    ranges: dict[str, list[float] | None] = {}
-    for dim, name in enumerate(DIM_NAMES):
-        values = states[np.isfinite(states[:, dim]), dim]
-        ranges[name] = [float(values.min()), float(values.max())] if len(values) else None
-    return ranges
-
-
-def _share(gripper: NDArray[np.float32]) -> float:
-    """Return the share of frames whose gripper is more closed than open."""
-    return float(np.mean(gripper > 0.5))

@@ -101,7 +101,7 @@ def _facts(document: dict[str, Any]) -> str:
     ranges = "".join(
         f'<tr><td>{name}</td><td class="n">{span[0]:.4f}</td><td class="n">{span[1]:.4f}</td></tr>'
         for name, span in document["action_ranges"].items()
-        if span and (span[0] or span[1])
+        if span[0] or span[1]
     )
     return (
         f"<table>{facts}</table>"
@@ -113,10 +113,9 @@ def _facts(document: dict[str, Any]) -> str:
 
 def _episodes(dataset: Dataset) -> list[str]:
     """Return the drawings of a few episodes."""
-    states = readable_states(dataset)
-    if not states:
+    ids = [number for number, _ in readable_states(dataset)]
+    if not ids:
         return ["<p>No episode can be read, so nothing is drawn.</p>"]
-    ids = list(states)
     chosen = sorted({ids[i] for i in np.linspace(0, len(ids) - 1, EPISODES).astype(int)})
     return ["<h2>Episodes</h2>", *(_episode(dataset, index) for index in chosen)]
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from xvla.config import DataConfig
 from xvla.data.readers.base import STATE_DIM, Dataset, episode_lengths
 from xvla.data.resample import episode_anchors, moving
-from xvla.data.starts import candidate_starts, clocked_poses, has_arm_clocks
+from xvla.data.starts import candidate_starts, has_arm_clocks, recorded_poses
 
 # Start frames depend on these fields of the configuration and on nothing else.
 START_FIELDS = ("prediction_window_s", "num_anchors", "rotation", "start_tail_s", "start_stride")
@@ -194,7 +194,7 @@ def _write_starts(
                     continue
                 candidates = candidate_starts(dataset, number, config)
                 if clocks:
-                    poses = clocked_poses(dataset, number)
+                    poses = recorded_poses(dataset, number)
                 else:
                     poses = dict(zip(("times", "states"), index.episode(number), strict=True))
                 starts = episode_starts(poses, candidates, config)

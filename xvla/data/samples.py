@@ -19,7 +19,7 @@ from xvla.data.images import finish
 from xvla.data.normalise import Normaliser, fit_normaliser
 from xvla.data.resample import anchors, episode_anchors, training_starts
 from xvla.data.sample_index import SampleIndex
-from xvla.data.starts import candidate_starts, clocked_poses, has_arm_clocks
+from xvla.data.starts import candidate_starts, has_arm_clocks, recorded_poses
 from xvla.data.text import build_tokenizer
 
 SampleKey = tuple[str, int, int]
@@ -135,12 +135,9 @@ class SampleMaker:
     def _recorded(self, name: str, episode: int) -> dict:
         """Return times and states of an episode, and `arm_times` where arms have own clocks."""
         dataset: Any = self.sources[name].dataset
-        if has_arm_clocks(dataset):
-            return clocked_poses(dataset, episode)
-        if name in self.indices:
-            times, states = self.indices[name].episode(episode)
-        else:
-            times, states, _ = dataset.episode(episode)
+        if name not in self.indices or has_arm_clocks(dataset):
+            return recorded_poses(dataset, episode)
+        times, states = self.indices[name].episode(episode)
         return {"times": times, "states": states}
 
     def _rules(self) -> dict:

@@ -32,7 +32,13 @@ def has_arm_clocks(dataset: Any) -> bool:
     return rule is not None and any(arm.time_key for arm in rule.arms)
 
 
-def clocked_poses(dataset: Any, episode: int) -> dict[str, NDArray[Any]]:
-    """Return times [n], states [n, 20] as recorded and arm_times [n, 2] of a source with clocks."""
+def recorded_poses(dataset: Any, episode: int) -> dict[str, NDArray[Any]]:
+    """Return times [n] and states [n, 20] of an episode as anchors are made of them.
+
+    Arms with clocks of their own have arm_times [n, 2] as well. Raises ValueError as readers do.
+    """
+    if not has_arm_clocks(dataset):
+        times, states, _ = dataset.episode(episode)
+        return {"times": times, "states": states}
     poses = dataset.poses(episode)
     return {"times": poses.times, "states": poses.arm_states, "arm_times": poses.arm_times}
