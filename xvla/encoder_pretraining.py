@@ -60,8 +60,13 @@ def pretrain_encoder(
 
     Returns the record that encoder.json holds: errors on held-out demonstrations (cm per target,
     keypoints in percent of the picture's side, accuracy of the gripper's state), seconds, hash.
-    Raises ValueError for unusable frames or an encoder over 5 MB.
+    Raises ValueError for unusable frames, counts or places, or an encoder over 5 MB.
     """
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name}={value} is not allowed; give at least 1")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"{out} is a file; give a folder for {ENCODER_FILE}")
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     frames = load_frames(frames_dir, image_size=image_size, text_length=text_length, seed=seed)

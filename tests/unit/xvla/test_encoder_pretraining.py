@@ -209,3 +209,23 @@ def test_bad_frames_and_big_encoders_are_refused(folder: Path, tmp_path: Path) -
             image_size=SIZE,
             progress=False,
         )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps=0 is not allowed; give at least 1"),
+        ({"batch_size": -1}, "batch_size=-1 is not allowed"),
+        ({"out": "taken"}, "taken is a file; give a folder for encoder.safetensors"),
+    ],
+)
+def test_nothing_is_trained_that_cannot_be_written(
+    change: dict, message: str, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("kept")
+    options = {"steps": 1, "batch_size": 1, "out": "encoder"} | change
+    out = tmp_path / options.pop("out")
+    fixed = {"config": CONFIG, "seed": 0, "threads": 1, "image_size": SIZE, "progress": False}
+    with pytest.raises(ValueError, match=message):
+        pretrain_encoder(folder, out, **fixed, **options)
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
