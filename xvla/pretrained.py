@@ -268,9 +268,9 @@ def _write_text(file: Path, text: str) -> None:
 
 
 def _read_weights(folder: Path) -> Tensors:
-    """Read model.safetensors, or the files that an index names."""
+    """Read model.safetensors, or else the files that an index names, as transformers does."""
     index = folder / INDEX_FILE
-    if not index.exists():
+    if (folder / WEIGHTS_FILE).exists() or not index.exists():
         return _read_file(folder / WEIGHTS_FILE)
     try:
         named = json.loads(index.read_text())["weight_map"].values()
