@@ -22,7 +22,7 @@ from analysis.laws import (
 from analysis.notes import Note
 from analysis.options import FitOptions, jsonable
 from analysis.pages.words import number, sensitivity_text, span
-from analysis.table import axis_column, clean_runs, group_values
+from analysis.table import axis_column, check_n_column, clean_runs, group_values
 
 SCHEMA = 1
 # What an error's column is called where the table has no val_l1 and none was named.
@@ -92,6 +92,7 @@ def fit_table(
             law that the table does not identify.
     """
     how = options or FitOptions()
+    check_n_column(how.n_column, [str(c) for c in table.columns])
     found = {a: _column_of(table, a, dict(columns or {}), how) for a in law.axes}
     strange = sorted(set(columns or {}) - set(law.axes))
     if strange:
@@ -148,7 +149,7 @@ def _column_of(table: pd.DataFrame, axis: str, named: Mapping[str, str], how: Fi
         same = [c for c in have if c.lower() in usual]
         if len(same) == 1:
             return same[0]
-        raise ValueError(f"{problem}; the table has {have}: give {axis}=COLUMN") from None
+        raise ValueError(f"{problem}: give {axis}=COLUMN") from None
 
 
 def choose_y(table: pd.DataFrame, y: str) -> str:

@@ -18,6 +18,7 @@ from analysis.options import FitOptions, jsonable
 from analysis.ranking import rank_settings
 from analysis.table import (
     AXIS_COLUMNS,
+    axis_column,
     axis_frame,
     axis_slice,
     check_n_column,
@@ -63,7 +64,7 @@ def fit_study(
         exist, is None.
 
     Raises:
-        ValueError: no such column, a run given twice, or not one usable row.
+        ValueError: no such column or axis, a run given twice, or not one usable row.
     """
     how = options or FitOptions(**changes)
     clean, notes = clean_runs(runs, how.y, how.groups)
@@ -72,6 +73,8 @@ def fit_study(
         raise ValueError(f"no usable run in {study}: {told}")
     check_n_column(how.n_column, list(clean.columns))
     names = find_axes(clean, how.n_column) if axes == "auto" else list(axes)
+    for axis in names:
+        axis_column(axis, list(clean.columns), how.n_column)
     how = suited(how, clean, names)
     noise = _noise(clean, how)
     sigma = noise["sigma"] if noise else None

@@ -65,7 +65,8 @@ def axis_column(axis: str, columns: Sequence[str], n_column: str = "num_params_t
     for name in (mapped, axis) if asked else (axis, mapped):
         if name in columns:
             return name
-    raise ValueError(f"no column for axis {axis!r}: looked for {axis!r} and {mapped!r}")
+    tried = " and ".join(dict.fromkeys((repr(axis), repr(mapped))))
+    raise ValueError(f"no column for axis {axis!r}: looked for {tried} in {list(columns)}")
 
 
 def check_n_column(n_column: str, columns: Sequence[str]) -> None:

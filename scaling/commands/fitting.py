@@ -55,6 +55,8 @@ def fit_options(arguments: Namespace) -> "FitOptions":
     found = {field: value for field, value in found.items() if value is not None}
     if not 0 < found.get("level", 0.95) < 1 or found.get("num_draws", 1) < 1:
         raise ValueError("--level lies between 0 and 1, and --draws is 1 or more")
+    if found.get("seed", 0) < 0:
+        raise ValueError(f"--seed {found['seed']}: give a whole number, 0 or more")
     return FitOptions(y=arguments.y, n_column=arguments.n_column, **found)
 
 
@@ -76,7 +78,7 @@ def numbers(pairs: dict[str, str]) -> dict[str, float]:
 
 def is_table(arguments: Namespace) -> bool:
     """Tell a table from a study."""
-    return arguments.study.endswith(TABLE_SUFFIXES)
+    return arguments.study.lower().endswith(TABLE_SUFFIXES)
 
 
 def read_runs(arguments: Namespace, *, has_columns: bool = False) -> "pd.DataFrame":
@@ -95,13 +97,24 @@ def read_runs(arguments: Namespace, *, has_columns: bool = False) -> "pd.DataFra
 def _read_table(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
-    if not path.exists():
+    if not path.is_file():
         raise ValueError(f"no table at {path}; give a .csv, .parquet or .jsonl file or a study")
-    if path.suffix == ".csv":
-        return pd.read_csv(path)
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    return pd.read_json(path, lines=True)
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".csv":
+            table = pd.read_csv(path)
+        elif suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_json(path, lines=True)
+    except ValueError as problem:  # pandas and pyarrow raise its subclasses
+        raise ValueError(
+            f"{path} is no {suffix[1:]} table ({problem}): give one row a run, named columns, UTF-8"
+        ) from None
+    table.columns = [str(name).strip() for name in table.columns]
+    if table.shape[1] == 1 and any(mark in table.columns[0] for mark in ";\t|"):
+        raise ValueError(f"{path} has one column, {table.columns[0]!r}: separate columns by commas")
+    return table
 
 
 def export_study(specs: list[RunSpec], folder: Path) -> dict[str, Any]:

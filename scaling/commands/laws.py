@@ -22,6 +22,8 @@ from scaling.spec import RunSpec
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.options import FitOptions
+
 WINDOW = "prediction_window_s"
 
 
@@ -45,10 +47,20 @@ def fit(arguments: Namespace) -> int:
         runs,
         study=arguments.study,
         axes=axes_of(arguments) or "auto",
-        options=fit_options(arguments),
+        options=_options(arguments, runs),
     )
     show(arguments, document, render_fit)
     return 0
+
+
+def _options(arguments: Namespace, runs: "pd.DataFrame") -> "FitOptions":
+    """Return how to fit; the error of a table may have a usual name, such as `loss`."""
+    from dataclasses import replace
+
+    from analysis.one_law import choose_y
+
+    how = fit_options(arguments)
+    return replace(how, y=choose_y(runs, how.y)) if is_table(arguments) else how
 
 
 def _fit_one(arguments: Namespace) -> int:
@@ -94,7 +106,7 @@ def report(arguments: Namespace) -> int:
         out_dir=folder.parent / "reports" / name,
         axes=axes_of(arguments) or "auto",
         extra=extra,
-        options=fit_options(arguments),
+        options=_options(arguments, runs),
     )
     where = {"report": document["paths"]["report"]}
     if specs:

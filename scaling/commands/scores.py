@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaling.commands.common import expand, option, runs_folder
+from scaling.commands.fitting import is_table
 from scaling.records import read_json
 from scaling.spec import RunSpec
 
@@ -61,7 +62,7 @@ def _score_runs(name: str, arguments: Namespace) -> None:
 
     if name not in NAMES:
         raise ValueError(f"score {name!r} is unknown; allowed: {', '.join(NAMES)}")
-    if arguments.study.endswith((".csv", ".parquet", ".jsonl")):
+    if is_table(arguments):
         raise ValueError("--score belongs to a study; name a column of a table with --y")
     if name == "val_l1":
         return

@@ -139,3 +139,58 @@ def test_rows_without_an_error_are_counted(table):
     assert found["num_rows"] == 33
     assert found["notes"][0]["code"] == "no_value"
     assert found["notes"][0]["value"] == 3
+
+
+def write_odd_tables(folder, table):
+    """Write tables that are nearly right, each with what is wrong."""
+    table.to_csv(folder / "semi.csv", sep=";")
+    table.drop(columns=["colour", "D"]).to_csv(folder / "tab.csv", sep="\t", index=False)
+    (folder / "latin.csv").write_bytes("Größe,loss\n1,2\n".encode("latin-1"))
+    (folder / "empty.csv").write_text("")
+    (folder / "bad.jsonl").write_text('{"N": 1}\n{oops\n')
+    (folder / "bad.parquet").write_bytes(b"nope")
+    (folder / "folder.csv").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("semi.csv", "separate columns by commas"),
+        ("tab.csv", "separate columns by commas"),
+        ("latin.csv", "UTF-8"),
+        ("empty.csv", "no csv table"),
+        ("bad.jsonl", "no jsonl table"),
+        ("bad.parquet", "no parquet table"),
+        ("folder.csv", "no table at"),
+    ],
+)
+def test_a_file_that_is_no_table_is_named(table, tmp_path, name, message):
+    write_odd_tables(tmp_path, table)
+    parser = law_parser(one_law=True)
+    arguments = parser.parse_args([str(tmp_path / name), "--law", "chinchilla"])
+    with pytest.raises(ValueError, match=message) as problem:
+        laws.fit(arguments)
+    assert name in str(problem.value)
+
+
+def test_padded_names_capital_suffixes_and_usual_errors_are_read(table, tmp_path, capsys):
+    padded = table.rename(columns={"Model Size": " N ", "D": "D ", "loss": " loss"})
+    padded.to_csv(tmp_path / "TABLE.CSV", index=False)
+    for one_law, words in ((True, ["--law=chinchilla", "--fixed=E=1.8"]), (False, [])):
+        parser = law_parser(one_law=one_law)
+        arguments = parser.parse_args([str(tmp_path / "TABLE.CSV"), "--json", "--draws=20", *words])
+        assert laws.fit(arguments) == 0
+        assert json.loads(capsys.readouterr().out)["y"] == "loss"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--law", "chinchilla", "--n-column", "foo"], "n_column 'foo' is not in the table"),
+        (["--seed", "-1"], "0 or more"),
+        (["--axes", "Q"], "no column for axis 'Q'"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(table, command, words, message):
+    with pytest.raises(ValueError, match=message):
+        command(table, *words)
