@@ -15,10 +15,12 @@ from jobs.folder import (
     FAILED,
     clear_failed,
     process_alive,
+    read_json,
     run_folder,
     this_host,
     write_failed,
 )
+from jobs.progress import beat_words
 from jobs.queue import Queued, read_queues
 from jobs.slurm.commands import SlurmError, scancel
 from jobs.slurm.queue import in_queue
@@ -26,6 +28,7 @@ from jobs.status import RunStatus, run_state
 from scaling.spec import RunSpec
 
 FOLLOW_EVERY_S = 0.5
+PROGRESS_EVERY_S = 10.0
 LABELS = ("study", "scale", "stage", "size")
 
 
@@ -125,7 +128,8 @@ def logs(
 ) -> None:
     """Print a run's train.log; with `follow` go on until the run ends (or Ctrl-C).
 
-    Raises ValueError for an unknown run, or one that never started (without `follow`).
+    A run that trains well prints nothing, so `follow` says every 10 s how far it has come. Raises
+    ValueError for an unknown run, or one that never started (without `follow`).
     """
     run_id = spec_or_id.run_id if isinstance(spec_or_id, RunSpec) else spec_or_id
     run_dir = find_run(run_id, runs_dir)
@@ -136,10 +140,12 @@ def logs(
         hint = "wait for its turn" if state == "queued" else "submit it first"
         raise ValueError(f"run {run_dir.name} has no log, it is {state}; {hint}")
     with contextlib.suppress(KeyboardInterrupt):
-        position = _print_from(log, 0, out)
+        position, told, due = _print_from(log, 0, out), None, time.monotonic() + PROGRESS_EVERY_S
         while follow and run_state(run_dir).state in ("queued", "running"):
             time.sleep(FOLLOW_EVERY_S)
             position = _print_from(log, position, out)
+            if time.monotonic() > due:
+                told, due = _say_progress(run_dir, told, out), time.monotonic() + PROGRESS_EVERY_S
         _print_from(log, position, out)
 
 
@@ -228,6 +234,18 @@ def _print_from(log: Path, position: int, out: TextIO) -> int:
     out.write(data.decode(errors="replace"))
     out.flush()
     return position + len(data)
+
+
+def _say_progress(run_dir: Path, told: str | None, out: TextIO) -> str | None:
+    """Print what the heartbeat says unless it was told before; return it."""
+    beat = read_json(run_dir / "heartbeat.json")
+    if not beat or not beat.get("num_steps"):
+        return told
+    said = beat_words(beat)
+    if said != told:
+        out.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] step {said}\n")
+        out.flush()
+    return said
 
 
 def _is_run_id(name: str) -> bool:

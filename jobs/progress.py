@@ -66,7 +66,7 @@ class _Lines:
             return
         self._shown = time.monotonic()
         left = clock(self._meter.seconds_left(self._ended, beats))
-        runs = "; ".join(f"{run_id} {_words(beat)}" for run_id, beat in beats.items())
+        runs = "; ".join(f"{run_id} {beat_words(beat)}" for run_id, beat in beats.items())
         self._say(f"{self._ended}/{self._num_runs}, left {left or '?'}: {runs}")
 
     def _say(self, message: str) -> None:
@@ -97,7 +97,7 @@ class _Bars:
             if run_id not in self._tasks:
                 self._tasks[run_id] = self._progress.add_task(run_id, total=1.0, words="starts")
             self._progress.update(
-                self._tasks[run_id], completed=_fraction(beat), words=_words(beat)
+                self._tasks[run_id], completed=_fraction(beat), words=beat_words(beat)
             )
         under_way = sum(_fraction(beat) for beat in beats.values())
         left = clock(self._meter.seconds_left(self._ended, beats))
@@ -135,7 +135,8 @@ def _fraction(beat: Mapping[str, Any]) -> float:
     return min(1.0, (beat.get("step") or 0) / max(1, beat["num_steps"]))
 
 
-def _words(beat: Mapping[str, Any]) -> str:
+def beat_words(beat: Mapping[str, Any]) -> str:
+    """Return a heartbeat (with num_steps) in words: steps, phase, speed, val l1, time left."""
     parts = [f"{beat.get('step') or 0}/{beat['num_steps']}"]
     if beat.get("phase") and beat["phase"] != "train":
         parts.append(str(beat["phase"]))

@@ -1,6 +1,7 @@
 """Finding, selecting and reading runs by hand."""
 
 import io
+import json
 import threading
 import time
 
@@ -107,6 +108,26 @@ def test_the_log_is_printed_and_followed_to_the_end(tmp_path, make_spec):
     logs(spec, tmp_path, follow=True, stream=out)
     timer.join()
     assert out.getvalue() == "first\nlast\n"
+
+
+def test_a_followed_run_that_prints_nothing_says_how_far_it_is(tmp_path, make_spec, monkeypatch):
+    monkeypatch.setattr("jobs.control.FOLLOW_EVERY_S", 0.02)
+    monkeypatch.setattr("jobs.control.PROGRESS_EVERY_S", 0.1)
+    spec = make_spec()
+    prepare([spec], tmp_path)
+    folder, path = tmp_path / spec.run_id, queue.queue_path(tmp_path)
+    (folder / "train.log").write_text("starts\n")
+    beat = {"step": 4, "num_steps": 10, "samples_per_s": 32.0, "phase": "train", "val_l1": 0.5}
+    (folder / "heartbeat.json").write_text(json.dumps(beat))
+    queue.write_queue(path, [spec.run_id])
+    timer = threading.Timer(0.6, path.unlink)
+    timer.start()
+    out = io.StringIO()
+    logs(spec, tmp_path, follow=True, stream=out)
+    timer.join()
+    first, *told = out.getvalue().splitlines()
+    assert first == "starts"
+    assert [line.partition("] ")[2] for line in told] == ["step 4/10 32 samples/s val l1 0.5000"]
 
 
 def test_a_run_on_another_host_is_not_marked_cancelled(tmp_path, make_spec):
