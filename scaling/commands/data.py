@@ -106,6 +106,10 @@ def pretrain_encoder(arguments: Namespace) -> int:
     from scaling.sizes import SIZES
     from xvla.encoder_pretraining import pretrain_encoder as pretrain
 
+    if arguments.steps < 1 or arguments.batch_size < 1:
+        raise ValueError(
+            f"--steps {arguments.steps} --batch-size {arguments.batch_size}: both must be 1 or more"
+        )
     if not any(Path(arguments.frames).glob("*.npz")):
         _render_frames(Path(arguments.frames), progress=not arguments.json)
     document = pretrain(
@@ -144,9 +148,12 @@ def _episodes(text: str) -> dict[str, int] | int:
     try:
         if "=" not in text:
             return int(text)
-        pairs = (part.split("=") for part in text.split(","))
-        return {split: int(count) for split, count in pairs}
+        pairs = [part.split("=") for part in text.split(",")]
+        counts = {split.strip(): int(count) for split, count in pairs}
+        if len(counts) < len(pairs) or not all(counts):
+            raise ValueError
+        return counts
     except ValueError:
         raise ValueError(
-            f"--episodes {text!r} is neither a number nor train=N,val=N,test=N"
+            f"--episodes {text!r} is neither a number nor train=N,val=N,test=N, each once"
         ) from None

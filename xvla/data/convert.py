@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xvla.data.lerobot_merge import merge_datasets
-from xvla.data.lerobot_writer import BLOCK, EpisodeRecord, VideoOptions, write_dataset
+from xvla.data.lerobot_writer import BLOCK, EpisodeRecord, VideoOptions, check_new, write_dataset
 from xvla.data.readers.base import Dataset, DatasetError, EpisodeInfo, Problem
 from xvla.data.readers.formats import format_of, open_dataset
 from xvla.data.verify import content_files
@@ -246,8 +246,7 @@ def _write_part(part: _Part, advance: Callable[[], None] | None = None) -> int:
 
 
 def _check_request(out: Path, options: ConvertOptions, workers: int) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} already exists; give another path or remove it first")
+    check_new(out)
     if workers < 1 or options.episodes_per_file < 1:
         raise ValueError(
             f"workers {workers} and episodes_per_file {options.episodes_per_file} must be 1 or more"

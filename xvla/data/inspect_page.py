@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xvla.data.inspect import problem_lines, readable_states
+from xvla.data.lerobot_writer import check_folder
 from xvla.data.readers.base import Dataset, DatasetError
 from xvla.data.readers.formats import open_dataset
 
@@ -43,8 +44,13 @@ def write_page(path: str | Path, document: dict[str, Any], out: str | Path) -> N
     """Write the page of the inspected dataset `path` to the file `out`.
 
     `document` is what `inspect_dataset` returned. Drawn are a few episodes that can be read,
-    evenly spaced; a set that cannot be opened gets its problems alone.
+    evenly spaced; a set that cannot be opened gets its problems alone. Raises ValueError when
+    `out` is a folder, or lies in a file.
     """
+    out = Path(out)
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; give the file of the page, e.g. {out / 'page.html'}")
+    check_folder(out.parent)
     parts = [_head(path, document), _problems(document), _facts(document)]
     try:
         parts += _episodes(open_dataset(path, check=False))
@@ -55,7 +61,6 @@ def write_page(path: str | Path, document: dict[str, Any], out: str | Path) -> N
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{STYLE}</style></head>\n<body>\n{''.join(parts)}\n</body></html>\n"
     )
-    out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
 

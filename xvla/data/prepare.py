@@ -13,6 +13,7 @@ from xvla.data.frame_cache import (
     cache_path,
     verify_frame_cache,
 )
+from xvla.data.lerobot_writer import check_folder
 from xvla.data.options import index_path
 from xvla.data.sample_index import build_index, index_cost
 
@@ -33,8 +34,9 @@ def prepare_caches(
     first was interrupted; finished frame caches are read back and compared with their checksums.
 
     Raises:
-        ValueError: a cache of other data is in the way, or what was written is damaged.
+        ValueError: a cache of other data or a file is in the way, or what was written is damaged.
     """
+    check_folder(Path(folder))
     rows = []
     for source in open_sources(config):
         row: dict[str, Any] = {"domain": source.name, "index": index_cost(source.dataset)}

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from xvla.data.lerobot_writer import EpisodeRecord, VideoOptions, write_dataset
+from xvla.data.lerobot_writer import EpisodeRecord, VideoOptions, check_new, write_dataset
 from xvla.sim.domains import Domain, find_domain
 from xvla.sim.record import OBJECT_NAMES, RECORD_HZ, STATE_NAMES, render, roll_out
 from xvla.sim.render import ViewRenderer
@@ -134,7 +134,7 @@ def simulate(
     """
     spec = find_domain(domain)
     splits = {"train": episodes} if isinstance(episodes, int) else dict(episodes)
-    _check_request(splits, workers=workers, size=size, out=Path(out))
+    _check_request(splits, seed=seed, workers=workers, size=size, out=Path(out))
     _check_tasks(spec, tasks)
     load_robosuite()
     began = time.time()
@@ -197,7 +197,9 @@ def _check_tasks(spec: Domain, tasks: Sequence[str]) -> None:
             raise ValueError(f"{spec.name} has no task {task!r}; allowed: {', '.join(allowed)}")
 
 
-def _check_request(splits: dict[str, int], *, workers: int, size: int, out: Path) -> None:
+def _check_request(
+    splits: dict[str, int], *, seed: int, workers: int, size: int, out: Path
+) -> None:
     """Refuse impossible requests before any work is done."""
     if not splits or min(splits.values()) < 0 or sum(splits.values()) < 1:
         raise ValueError(f"episodes {splits}: give at least one episode, no negative counts")
@@ -205,8 +207,9 @@ def _check_request(splits: dict[str, int], *, workers: int, size: int, out: Path
         raise ValueError(f"workers {workers}: must be 1 or more")
     if size < 32 or size % 2:
         raise ValueError(f"size {size}: must be an even number of pixels, 32 or more")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} already exists; give another path or remove it first")
+    if seed < 0:
+        raise ValueError(f"seed {seed}: must be 0 or more")
+    check_new(out)
 
 
 def in_order(

@@ -51,3 +51,28 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "out"
     assert main(["data", "convert", str(tmp_path / "nowhere"), "--out", str(out)]) == 2
     assert not out.exists()
+
+
+def test_commands_on_data_refuse_what_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = write_official(tmp_path / "set", "Bridge", (24,))
+    file = tmp_path / "file"
+    file.write_text("")
+    new, nested = str(tmp_path / "new"), str(file / "x")
+    convert = ["convert", str(root), "--out"]
+    simulate = ["simulate", "sim_panda", "--out", new, "--episodes"]
+    encoder = ["pretrain-encoder", "--frames", new, "--out", new, "--steps"]
+    for command, said in (
+        (["inspect", str(root), "--html", str(tmp_path)], "is a folder; give the file of the page"),
+        (["inspect", str(root), "--html", nested], f"{file} is a file, not a folder"),
+        ([*convert, nested], f"{file} is a file, not a folder"),
+        ([*convert, new, "--crf", "99"], "crf 99: give h264's rate factor, 0 (exact) to 51"),
+        ([*simulate, "1", "--seed", "-1"], "seed -1: must be 0 or more"),
+        ([*simulate, "train=1,train=2"], "'train=1,train=2' is neither a number nor train=N"),
+        ([*simulate, "train=1,=2"], "'train=1,=2' is neither a number nor train=N"),
+        ([*encoder, "0"], "--steps 0 --batch-size 32: both must be 1 or more"),
+    ):
+        assert main(["data", *command]) == 2
+        assert said in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "set"]
