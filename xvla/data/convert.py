@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xvla.data.lerobot_merge import merge_datasets
-from xvla.data.lerobot_writer import BLOCK, EpisodeRecord, VideoOptions, check_new, write_dataset
+from xvla.data.lerobot_writer import BLOCK, EpisodeRecord, VideoOptions, write_dataset
 from xvla.data.readers.base import Dataset, DatasetError, EpisodeInfo, Problem
 from xvla.data.readers.formats import format_of, open_dataset
+from xvla.data.targets import check_new
 from xvla.data.verify import content_files
 
 ARM = ("x", "y", "z", "r00", "r01", "r10", "r11", "r20", "r21", "gripper")
@@ -69,15 +70,8 @@ def convert_dataset(
     began, out = time.time(), Path(out)
     options = options or ConvertOptions()
     _check_request(out, options, workers)
-    dataset = open_dataset(source, check=False)
-    problems = dataset.problems()
-    if skip_bad:
-        problems += _undecodable(dataset, {problem.episode for problem in problems})
-    order, splits = _order(dataset, problems if skip_bad else [])
-    if (problems and not skip_bad) or not order:
-        raise DatasetError(str(source), problems)
-    if dataset.fps != round(dataset.fps):
-        raise ValueError(f"dataset {source} has {dataset.fps} frames a second, not a whole number")
+    dataset, problems = _opened(source, skip_bad=skip_bad)
+    order, splits = _order(dataset, problems)
     folder = out.parent / f".{out.name}.parts-{_digest(dataset, order, options)}"
     folder.mkdir(parents=True, exist_ok=True)
     step = options.episodes_per_file
@@ -109,6 +103,19 @@ def convert_dataset(
         "skipped": [problem.to_dict() for problem in problems],
         "seconds": round(time.time() - began, 2),
     }
+
+
+def _opened(source: str | Path, *, skip_bad: bool) -> tuple[Dataset, list[Problem]]:
+    """Open the dataset to convert; return what is wrong with the episodes to leave out."""
+    dataset = open_dataset(source, check=False)
+    problems = dataset.problems()
+    if skip_bad:
+        problems += _undecodable(dataset, {problem.episode for problem in problems})
+    if problems and (not skip_bad or not _order(dataset, problems)[0]):
+        raise DatasetError(str(source), problems)
+    if dataset.fps != round(dataset.fps):
+        raise ValueError(f"dataset {source} has {dataset.fps} frames a second, not a whole number")
+    return dataset, problems
 
 
 def view_names(dataset: Dataset) -> dict[str, str]:

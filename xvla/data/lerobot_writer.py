@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from xvla.data.targets import check_new
 from xvla.data.video_writer import VideoWriter
 
 FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
@@ -142,20 +143,6 @@ def write_dataset(
         write_json(root / "meta/info.json", info)
         write_json(root / "meta/stats.json", _stats(totals, features))
     return info
-
-
-def check_new(target: Path) -> None:
-    """Raise ValueError unless a folder can be made at `target`: nothing there, no file above it."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} already exists; give another path or remove it first")
-    check_folder(target.parent)
-
-
-def check_folder(folder: Path) -> None:
-    """Raise ValueError when `folder`, or what it would lie in, is a file."""
-    for place in (folder, *folder.parents):
-        if place.exists() and not place.is_dir():
-            raise ValueError(f"{place} is a file, not a folder; give another path")
 
 
 @contextmanager

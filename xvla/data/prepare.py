@@ -13,9 +13,9 @@ from xvla.data.frame_cache import (
     cache_path,
     verify_frame_cache,
 )
-from xvla.data.lerobot_writer import check_folder
 from xvla.data.options import index_path
 from xvla.data.sample_index import build_index, index_cost
+from xvla.data.targets import check_folder
 
 CacheFrames = Literal["none", "jpeg", "raw"]
 
