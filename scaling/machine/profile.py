@@ -118,7 +118,8 @@ def _steady(spec: RunSpec, steps: int) -> RunSpec:
     """Return the run without evaluation, saving and trunk, and long enough to trace.
 
     A branch is traced from its own step 0: a step costs the same there, and nothing is waited for.
+    A finetuning would evaluate its parent first.
     """
     silent = [f"engine.{name}=0" for name in ("eval_every", "save_every")]
-    alone = ["init.trunk=''", "init.trunk_step=0"]
+    alone = ["init.trunk=''", "init.trunk_step=0", "stage=pretrain"]
     return with_overrides(spec, [*silent, *alone, f"num_steps={max(spec.num_steps, steps + 1)}"])

@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +31,7 @@ from scaling.training.initial import build_model, check_initial
 from scaling.training.metrics import Attempt, RunLog, finite, total_gpu_hours
 from scaling.training.reshard import can_reshard
 from scaling.training.trainer import Trainer
-from scaling.training.validation import Validation
+from scaling.training.validation import StoppedError, Validation
 from scaling.training.watchdog import Watchdog
 from xvla.data.evaluation import EvalSplit, eval_digest, eval_frames
 from xvla.data.loader import make_loader
@@ -70,13 +71,17 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
             _forget_failure(folder)
             attempt.open()
         if _await_trunk(spec, folder, stop_requested, log=log, watchdog=watchdog):
-            trainer = _prepare(spec, folder, device, log=log, watchdog=watchdog)
+            trainer = _prepare(
+                spec, folder, device, log=log, watchdog=watchdog, stop_requested=stop_requested
+            )
             if attempt:
                 attempt.open(trainer.step)
-            if spec.stage == "finetune" and trainer.step == 0:
-                _evaluate_start(trainer, log)
-            if finished := trainer.fit(stop_requested):
-                metrics = _final_metrics(spec, trainer, log)
+            with suppress(StoppedError):  # all that counts is saved: it evaluates when it goes on
+                if spec.stage == "finetune" and trainer.step == 0:
+                    _evaluate_start(trainer, log)
+                if trainer.fit(stop_requested):
+                    metrics = _final_metrics(spec, trainer, log)
+                    finished = True
     except BaseException as error:
         end(f"error: {type(error).__name__}: {error}")
         raise
@@ -144,7 +149,13 @@ def _forget_failure(folder: Path) -> None:
 
 
 def _prepare(
-    spec: RunSpec, folder: Path, device: torch.device, *, log: RunLog | None, watchdog: Watchdog
+    spec: RunSpec,
+    folder: Path,
+    device: torch.device,
+    *,
+    log: RunLog | None,
+    watchdog: Watchdog,
+    stop_requested: Callable[[], bool],
 ) -> Trainer:
     """Build data, model, engine and trainer; resume from the newest valid checkpoint."""
     if log:
@@ -157,9 +168,10 @@ def _prepare(
     engine = initialize(spec, model)
     ema = Ema(engine.module, spec.optim.ema_decay) if spec.optim.ema_decay else None
     torch.manual_seed(spec.seeds.data * 1_000_003 + dist.get_rank())
-    step = 0
+    step, owes_evaluation = 0, False
     if start is not None:
         state = checkpoint.restore(engine, start, ema=ema)
+        owes_evaluation = state["run_id"] == spec.run_id and state.get("owes_evaluation", False)
         step, normaliser = state["step"], Normaliser.from_dict(state["normaliser"])
     watchdog.touch(f"resuming at step {step}")
     if dist.get_rank() == 0:
@@ -183,6 +195,7 @@ def _prepare(
         cache=cache,
         folder=folder,
         on_batch=watchdog.touch,
+        stop_requested=stop_requested,
     )
     return Trainer(
         spec,
@@ -195,6 +208,7 @@ def _prepare(
         watchdog=watchdog,
         ema=ema,
         step=step,
+        owes_evaluation=owes_evaluation,
     )
 
 

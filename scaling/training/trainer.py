@@ -20,7 +20,7 @@ from scaling.training.features import FeatureCache
 from scaling.training.metrics import RunLog, mfu_percent
 from scaling.training.noise import step_noise
 from scaling.training.schedule import learning_rates
-from scaling.training.validation import Validation
+from scaling.training.validation import StoppedError, Validation
 from scaling.training.watchdog import Watchdog
 from xvla.data.samples import SampleKey
 
@@ -47,11 +47,13 @@ class Trainer:
         watchdog: Watchdog,
         ema: Ema | None = None,
         step: int = 0,
+        owes_evaluation: bool = False,
     ) -> None:
+        """Go on after `step`; `owes_evaluation`: it was stopped in the evaluation due there."""
         self.watchdog, self.ema = watchdog, ema
         self.spec, self.engine, self.loader = spec, engine, loader
         self.log, self.validation, self.cache, self.folder = log, validation, cache, folder
-        self.step = step
+        self.step, self._owes_evaluation = step, owes_evaluation
         self._saver = checkpoint.Saver(engine, folder / "checkpoints", keep=spec.engine, ema=ema)
         self.micro_batch, self.accumulation = batch_plan(spec)
         self._batches = iter(loader)
@@ -73,6 +75,8 @@ class Trainer:
 
     def _fit(self, stop_requested: Callable[[], bool]) -> bool:
         training_mode(self.spec, self.engine)
+        if self._owes_evaluation and not self._evaluate():
+            return False
         while self.step < self.spec.num_steps:
             self._set_learning_rates()
             losses = self._optimizer_step()
@@ -84,7 +88,7 @@ class Trainer:
             if self._due(self.spec.engine.log_every) or self._last():
                 self._log(losses)
             if self._due(self.spec.engine.eval_every) and not self._last():
-                self._evaluate()
+                stopping = not self._evaluate() or stopping
             if self._save_is_due() or stopping:
                 self._check_weights()
                 self._save(wait=stopping or self._last() or self._is_branch_point())
@@ -204,14 +208,21 @@ class Trainer:
         """Hold the running mean in the weights, where the run keeps one."""
         return self.ema.applied() if self.ema else nullcontext()
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Evaluate and log; return False when asked to stop meanwhile: then it is still owed."""
         self._beat("evaluate")
-        with self._clock.paused(), self.averaged():
-            metrics = self.validation.run("val", step=self.step, anchor_only=True)
-            training_mode(self.spec, self.engine)
+        self._owes_evaluation = True
+        try:
+            with self._clock.paused(), self.averaged():
+                metrics = self.validation.run("val", step=self.step, anchor_only=True)
+        except StoppedError:
+            return False
+        training_mode(self.spec, self.engine)
+        self._owes_evaluation = False
         self._val_l1 = (self.step, metrics.get("val/l1"))
         if self.log:
             self.log.log(self.step, self.step * self.spec.global_batch_size, metrics)
+        return True
 
     def _save(self, *, wait: bool) -> None:
         self._beat("save")
@@ -222,6 +233,7 @@ class Trainer:
             "world_size": dist.get_world_size(),
             "zero_stage": self.spec.engine.zero_stage,
             "val_l1": self._val_l1[1] if self._val_l1[0] == self.step else None,
+            "owes_evaluation": self._owes_evaluation,
             "loader": self.loader.state_dict(),
             "normaliser": self.validation.normaliser.to_dict(),
         }

@@ -33,6 +33,10 @@ from xvla.data.samples import SampleKey
 DENOISING_STEPS = 10
 
 
+class StoppedError(Exception):
+    """A rank was asked to stop during an evaluation, of which nothing was written."""
+
+
 class Validation:
     """Evaluates the engine's model on the frozen frames of a split."""
 
@@ -45,10 +49,15 @@ class Validation:
         cache: FeatureCache | None,
         folder: Path,
         on_batch: Callable[[str], None] = lambda _: None,
+        stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`on_batch(where)` is called before each batch, as a sign of life."""
+        """`on_batch(where)` is called before each batch, as a sign of life.
+
+        Where `stop_requested()` of any rank says so, an evaluation ends with StoppedError on all.
+        """
         self.spec, self.engine, self.normaliser = spec, engine, normaliser
         self.cache, self.folder, self.on_batch = cache, folder, on_batch
+        self._stop_requested = stop_requested
 
     def run(self, split: EvalSplit, *, step: int, anchor_only: bool = False) -> dict[str, float]:
         """Return the metrics of a split, `val/l1` and so on, and append val_episodes.parquet."""
@@ -84,13 +93,24 @@ class Validation:
         return data
 
     def _batches(self, data: DataConfig, split: EvalSplit) -> Iterator[EvalBatch]:
-        """Yield this rank's batches."""
-        size = self.spec.engine.eval_batch_size
+        """Yield this rank's batches; the ranks agree before each whether to go on."""
+        size, ranks = self.spec.engine.eval_batch_size, dist.get_world_size()
         frames = eval_frames(data, split)
-        parts = rank_parts(frames, size, rank=dist.get_rank(), world_size=dist.get_world_size())
+        parts = rank_parts(frames, size, rank=dist.get_rank(), world_size=ranks)
+        rounds = len(rank_parts(frames, size, rank=0, world_size=ranks))  # no rank has more
         for batch in eval_batches(data, parts, self.normaliser):
+            self._agree_to_go_on()
             self.on_batch(f"an evaluation batch of {split}")
             yield batch
+        for _ in range(rounds - len(parts)):
+            self._agree_to_go_on()
+
+    def _agree_to_go_on(self) -> None:
+        stop = torch.tensor(self._stop_requested(), dtype=torch.int32, device=self.engine.device)
+        if dist.get_world_size() > 1:
+            dist.all_reduce(stop, op=dist.ReduceOp.MAX)
+        if stop:
+            raise StoppedError
 
     def _act(self, item: EvalBatch, noise: torch.Tensor) -> torch.Tensor:
         device = self.engine.device

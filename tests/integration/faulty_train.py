@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import signal
 import time
 
 import torch
@@ -29,6 +30,9 @@ def main(argv: list[str]) -> int:
             return train(argv)
         if kind == "nangrad":
             _spoil_gradient(rank, step)
+            return train(argv)
+        if kind == "termeval":
+            _signal_in_evaluation(rank, step)
             return train(argv)
         if kind in ("slowsave", "nosave"):
             _spoil_saves(kind, rank, step)
@@ -75,6 +79,20 @@ def _spoil_gradient(rank: int, step: int) -> None:
         return update(self)
 
     trainer._optimizer_step = spoiled
+
+
+def _signal_in_evaluation(rank: int, number: int) -> None:
+    """Have a rank get SIGTERM at its evaluation batch of that number, from 1 on."""
+    touch, seen = scaling.training.run.Watchdog.touch, []
+
+    def struck(self, where):
+        touch(self, where)
+        if where.startswith("an evaluation batch") and rank == int(os.environ["RANK"]):
+            seen.append(where)
+            if len(seen) == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    scaling.training.run.Watchdog.touch = struck
 
 
 def _nan(spec, pair):

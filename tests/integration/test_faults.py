@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -180,6 +181,28 @@ def test_a_signal_to_one_rank_stops_both_in_time(make_run, start_ranks, whole, n
     assert 0 < saved(run_yaml)[0] < STEPS
     assert start_ranks(run_yaml).wait() == [0, 0]
     assert_as_undisturbed(run_yaml, whole)
+
+
+def test_a_signal_in_an_evaluation_is_heeded_there(make_run, start_ranks) -> None:
+    """24 frames: 3 batches of 4 a rank. What is left out is done first when the run goes on."""
+    shape = (*TWO, "num_steps=8", "engine.eval_every=4", "engine.eval_batch_size=4")
+    run_yaml, whole = (make_run(*shape, folder=name) for name in ("struck", "whole"))
+    assert start_ranks(whole).wait() == [0, 0]
+    ranks = start_ranks(run_yaml, fault="termeval:1:1")
+    assert ranks.wait() == [85, 85], ranks.output
+    assert saved(run_yaml) == [4]
+    assert not [row for row in lines(run_yaml) if "val/l1" in row]
+    ranks = start_ranks(run_yaml, fault="termeval:0:5")  # in the final evaluation
+    assert ranks.wait() == [85, 85], ranks.output
+    assert saved(run_yaml) == [4, 8]
+    assert start_ranks(run_yaml).wait() == [0, 0]
+    rows = [[(row["step"], row["val/l1"]) for row in lines(y) if "val/l1" in row]
+            for y in (run_yaml, whole)]  # fmt: skip
+    assert rows[0] == rows[1]
+    assert [step for step, _ in rows[0]] == [4, 8]
+    assert_same_weights(run_yaml, whole, 8)
+    tables = [pd.read_parquet(y.parent / "val_episodes.parquet") for y in (run_yaml, whole)]
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_nan_names_step_rank_and_samples(make_run, start_ranks) -> None:
