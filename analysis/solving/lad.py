@@ -11,6 +11,8 @@ from analysis.solving.objective import Objective
 MAX_STEPS = 150
 QUIET_KICKS = 2  # in a row that find nothing better end the search
 KICK_ROWS = 2000  # with more rows than that, corners lie close to one another
+VANISHED = 30.0  # logarithms below the prediction: a term that is not there
+REOPENED = 0.01  # of the prediction
 KICK = 0.3  # how unevenly rows weigh in a kick
 MEETS = 1e-11  # of the mean residual: a point on the curve
 NEAR = 0.02  # of the mean residual: a point that the curve may meet
@@ -38,7 +40,22 @@ def search_corners(
         cost = plain.look(trial).cost
         quiet = 0 if cost < least * (1 - 1e-12) else quiet + 1
         best, least = (trial, cost) if quiet == 0 else (best, least)
+    for start in _reopened(objective, best):
+        trial = polish_lad(objective, start, target, weights)
+        cost = plain.look(trial).cost
+        best, least = (trial, cost) if cost < least * (1 - 1e-12) else (best, least)
     return np.array([*polished, best])
+
+
+def _reopened(objective: Objective, theta: np.ndarray) -> list[np.ndarray]:
+    """Return copies [p] with one vanished term each brought back: at zero it cannot move."""
+    level = float(np.median(objective.log_prediction(theta[None])))
+    copies = []
+    for a in objective.amplitude:
+        if a in objective.moving and theta[a] < level - VANISHED:
+            copies.append(theta.copy())
+            copies[-1][a] = level + np.log(REOPENED)
+    return copies
 
 
 def polish_lad(

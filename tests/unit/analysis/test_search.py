@@ -120,3 +120,18 @@ def test_a_step_is_fitted_as_well_as_at_the_bound_of_the_exponent(seed, loss, li
     held = LawRegressor(PowerLaw("N"), fixed={"alpha": 10.0}, **how).fit(X, y)
     assert free.converged_
     assert free.cost_ <= held.cost_ * (1 + 1e-9)
+
+
+def test_lad_reopens_a_term_that_vanished_on_the_way():
+    rng = np.random.default_rng(37)
+    X = pd.DataFrame({axis: np.exp(rng.uniform(0, 3.4, 80)) for axis in "ab"})
+    noise = 0.01 * rng.standard_normal(80) + (rng.random(80) < 0.06) * rng.exponential(0.3, 80)
+    y = (0.3 * X["a"] ** -0.7 + 0.3 * X["b"] ** -0.85) * np.exp(noise)
+    reg = LawRegressor(Additive(("a", "b")), loss="lad").fit(X, y)
+    data = reg.data_
+    how = {"target": data.target, "weights": data.weights, "rho": reg.rho}
+    for share in (0.003, 0.01, 0.03):
+        start = reg._theta.copy()
+        start[0] = np.log(share * np.median(y))
+        found = polish_lad(reg._objective, start, data.target, data.weights)
+        assert reg.cost_ <= reg._objective.cost(found[None], **how)[0] * (1 + 1e-9)
