@@ -113,6 +113,9 @@ class _Profiler:
             max_iter=50,
             tolerance=1e-9,
         )
+        if self.reg.loss == "lad":  # solved rounded off, and then lower than the loss itself
+            how = {"target": data.target, "weights": data.weights, "rho": self.reg.rho}
+            return self.objective.cost(found.theta, **how), found.theta
         return found.cost, found.theta
 
     def run(self, level: float, threshold: float) -> Profile:
@@ -177,7 +180,7 @@ class _Profiler:
             low = self._cross(grid, cost - least - threshold, int(inside[0]), -1)
             high = self._cross(grid, cost - least - threshold, int(inside[-1]), 1)
         else:  # noiseless data: nothing but the estimate is as good
-            low = high = grid[int(np.argmin(cost))]
+            low = high = float(self.theta[self.j])
         to_user = np.exp if self.positive else np.asarray
         return Profile(
             name=self.name,

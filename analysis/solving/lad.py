@@ -10,6 +10,7 @@ from analysis.solving.objective import Objective
 
 MAX_STEPS = 150
 QUIET_KICKS = 2  # in a row that find nothing better end the search
+SPARED = 3  # parameters beyond these take a quiet kick more each
 KICK_ROWS = 2000  # with more rows than that, corners lie close to one another
 VANISHED = 30.0  # logarithms below the prediction: a term that is not there
 REOPENED = 0.01  # of the prediction
@@ -33,7 +34,8 @@ def search_corners(
     rng = np.random.default_rng(0)
     quiet = 0
     many = len(target) > KICK_ROWS
-    while not many and quiet < QUIET_KICKS and least > 1e-13 * len(target):
+    enough = max(QUIET_KICKS, len(plain.moving) - SPARED)
+    while not many and quiet < enough and least > 1e-13 * len(target):
         kicked = weights * rng.exponential(size=len(weights)) ** KICK
         trial = polish_lad(objective, best, target, kicked)
         trial = polish_lad(objective, trial, target, weights)

@@ -287,3 +287,19 @@ def test_importing_the_fit_loads_neither_matplotlib_nor_sklearn_nor_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_profile_of_absolute_deviations_is_of_that_loss():
+    table = noisy_study()
+    fit = LawRegressor(PowerLaw("N"), loss="lad").fit(table, table["y"])
+    for name in fit.params_:
+        profile = fit.profile(name)
+        assert profile.cost.min() >= fit.cost_ * (1 - 1e-12)
+        assert profile.interval[0] < fit.params_[name] < profile.interval[1]
+
+
+def test_a_profile_of_noiseless_data_is_the_estimate_at_a_bound_as_well():
+    table = pd.DataFrame({"N": np.geomspace(1e6, 1e9, 8)})
+    fit = LawRegressor(PowerLaw("N"), loss="ls").fit(table, 3.0 * table["N"] ** -0.3)
+    assert fit.params_["E"] == 0.0
+    assert fit.profile("E").interval[0] == pytest.approx(0.0, abs=1e-6)
