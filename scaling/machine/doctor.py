@@ -47,8 +47,11 @@ class Check:
 def examine(spec: RunSpec, folder: Path, *, ranks: int = 2) -> dict[str, Any]:
     """Return {"schema", "ok", "host", "checks": [...]}; a check that cannot run has failed.
 
-    `folder`: where runs go, whose disk is measured (256 MiB are written and removed).
+    `folder`: where runs go, whose disk is measured (256 MiB are written and removed). Raises
+    ValueError for ranks < 1.
     """
+    if ranks < 1:
+        raise ValueError(f"ranks={ranks}; check the gradients on at least 1, better 2")
     here = _here(spec, ranks)
     questions: dict[str, Callable[[], Check]] = {
         "environment": check_environment,

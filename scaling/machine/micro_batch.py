@@ -19,7 +19,7 @@ def fitted_micro_batch(run_yaml: Path, overrides: list[str]) -> int:
     """Return the largest micro-batch a rank that fits; write micro_batch.json beside run.yaml.
 
     Rank 0 measures, the others of the node wait for its record. Raises ValueError, saying what to
-    change, when not even one sample fits.
+    change, when not even one sample fits or a GPU is asked for that is not there.
     """
     spec = with_overrides(load_spec(run_yaml), overrides).validate()
     record = run_yaml.resolve().parent / RECORD
@@ -34,7 +34,10 @@ def fitted_micro_batch(run_yaml: Path, overrides: list[str]) -> int:
 def fit(spec: RunSpec, run_yaml: Path, overrides: list[str]) -> dict[str, Any]:
     """Measure one sample's activations in a process of its own; return what fits and why."""
     from scaling.memory import GIB, fit_micro_batch, memory
+    from scaling.training.engine import gpu_of_rank
 
+    if spec.resources.gpus_per_node:
+        gpu_of_rank(spec)  # refused here, in one line
     device: Any = "gpu" if spec.resources.gpus_per_node else "cpu"
     measured = measure_apart(run_yaml, overrides)
     calibration = measured["activation_bytes"] / measured["formula_bytes"]
@@ -69,11 +72,12 @@ def measure(spec: RunSpec) -> dict[str, float]:
     from scaling.devices import memory_available
     from scaling.machine.doctor_rank import draw
     from scaling.memory import activation_bytes
+    from scaling.training.engine import gpu_of_rank
     from scaling.training.initial import build_model
     from scaling.training.trainer import autocast
 
     on_gpu = spec.resources.gpus_per_node > 0
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else "cpu"
+    device = gpu_of_rank(spec) if on_gpu else "cpu"
     local = 1 if on_gpu else spec.resources.processes_per_node
     capacity = memory_available(device, ranks=local)
     bare = with_overrides(spec, ["init.encoder=none", "init.checkpoint_sha256=''"])

@@ -88,12 +88,7 @@ def start_distributed(spec: RunSpec) -> Any:
         raise ValueError(problem)
     _check_ranks(spec)
     if spec.resources.gpus_per_node:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        if device.index >= torch.cuda.device_count():
-            raise ValueError(
-                f"resources.gpus_per_node={spec.resources.gpus_per_node}, but this machine has "
-                f"{torch.cuda.device_count()} CUDA devices; ask for fewer, or set it to 0 for CPU"
-            )
+        device = gpu_of_rank(spec)
         torch.cuda.set_device(device)
         deepspeed.init_distributed(dist_backend="nccl", verbose=False)
         return device
@@ -105,6 +100,19 @@ def start_distributed(spec: RunSpec) -> Any:
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
     return torch.device("cpu")
+
+
+def gpu_of_rank(spec: RunSpec) -> Any:
+    """Return torch's device of this local rank. Raises ValueError for a GPU that is not there."""
+    import torch
+
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if device.index >= torch.cuda.device_count():
+        raise ValueError(
+            f"resources.gpus_per_node={spec.resources.gpus_per_node}, but this machine has "
+            f"{torch.cuda.device_count()} CUDA devices; ask for fewer, or set it to 0 for CPU"
+        )
+    return device
 
 
 def initialize(spec: RunSpec, model: Any) -> Any:

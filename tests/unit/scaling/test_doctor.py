@@ -164,3 +164,8 @@ def test_the_engine_against_autograd_on_one_rank(stage: int) -> None:
     assert found["update_error"] < 1e-4
     assert found["accumulation"] == 2
     assert found["engine_norm"] == pytest.approx(found["gradient_norm"], rel=1e-5)
+
+
+def test_no_ranks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="ranks=0; check the gradients on at least 1"):
+        doctor.examine(RunSpec(), tmp_path, ranks=0)

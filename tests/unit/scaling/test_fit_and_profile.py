@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from scaling.machine import micro_batch as fit
 from scaling.spec import load_spec
@@ -86,3 +87,11 @@ def test_a_profile_of_several_nodes_is_left_to_their_launcher(make_run) -> None:
     path = make_run("resources.nodes=2")
     with pytest.raises(ValueError, match="takes 2 nodes; start `scaling profile` under torchrun"):
         profile_run(path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_gpu_that_is_not_there_is_named_before_anything_is_measured(make_run) -> None:
+    run_yaml = make_run()
+    with pytest.raises(ValueError, match=r"gpus_per_node=1, but this machine has 0 CUDA devices"):
+        fit.fitted_micro_batch(run_yaml, ["resources.gpus_per_node=1"])
+    assert list(run_yaml.parent.iterdir()) == [run_yaml]
