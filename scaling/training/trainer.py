@@ -74,6 +74,7 @@ class Trainer:
             return self._fit(stop_requested)
 
     def _fit(self, stop_requested: Callable[[], bool]) -> bool:
+        self._clock = _Clock()  # what came before was no training
         training_mode(self.spec, self.engine)
         if self._owes_evaluation and not self._evaluate():
             return False
