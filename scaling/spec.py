@@ -270,6 +270,7 @@ def _check_numbers(spec: RunSpec) -> None:
         "optim.lr": spec.optim.lr,
         "data.prediction_window_s": spec.data.prediction_window_s,
         "model.hidden_size": spec.model.hidden_size,
+        "model.num_heads": spec.model.num_heads,
     }
     for name, value in positive.items():
         if value <= 0:

@@ -83,6 +83,7 @@ def test_run_yaml_rebuilds_the_run(tmp_path) -> None:
         (make(data=DataConfig(mixture=[DomainEntry(name="mars")])), "unknown domain 'mars'"),
         (make(data=replace(make().data, anchor_domain="rt1")), "anchor_domain='rt1'"),
         (make(num_steps=0), "num_steps=0"),
+        (make(model=replace(make().model, num_heads=0)), "num_heads=0"),
         (make(engine=EngineConfig(zero_stage=3)), "zero_stage=3"),
         (make(global_batch_size=3, resources=ResourceConfig(processes_per_node=2)), "multiple"),
         (make(model=replace(make().model, num_anchors=10)), "num_anchors=30 differs"),
