@@ -90,6 +90,13 @@ class LawRegressor:
             setattr(self, name, value)
         return self
 
+    def __sklearn_tags__(self) -> Any:
+        """Tell scikit-learn, which is loaded because it asks, that this is a regressor."""
+        from sklearn.utils import RegressorTags, Tags, TargetTags
+
+        target = TargetTags(required=True)
+        return Tags(estimator_type="regressor", target_tags=target, regressor_tags=RegressorTags())
+
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v!r}" for k, v in self.get_params().items())
         return f"LawRegressor({shown})"

@@ -114,8 +114,8 @@ class _Profiler:
             tolerance=1e-9,
         )
         if self.reg.loss == "lad":  # solved rounded off, and then lower than the loss itself
-            how = {"target": data.target, "weights": data.weights, "rho": self.reg.rho}
-            return self.objective.cost(found.theta, **how), found.theta
+            exact = self.objective.cost(found.theta, data.target, data.weights, self.reg.rho)
+            return exact, found.theta
         return found.cost, found.theta
 
     def run(self, level: float, threshold: float) -> Profile:

@@ -87,7 +87,10 @@ def _axes(document: Mapping[str, Any], folder: Path) -> Iterator[Drawn]:
         plots.residuals(bottom, result)
         top.set_xlabel("")
         plots.legend(tall, document["level"])
-        held = ", ".join(f"{k} = {v}" for k, v in result["held"].items())
+        held = ", ".join(
+            f"{k} = {v:g}" if isinstance(v, float) else f"{k} = {v}"
+            for k, v in result["held"].items()
+        )
         hover = _hover([(top, result)], document)
         if hover["marks"]:
             hover["marks"][f"left-{axis}"] = hover["marks"][f"runs-{axis}"]

@@ -135,3 +135,13 @@ def test_lad_reopens_a_term_that_vanished_on_the_way():
         start[0] = np.log(share * np.median(y))
         found = polish_lad(reg._objective, start, data.target, data.weights)
         assert reg.cost_ <= reg._objective.cost(found[None], **how)[0] * (1 + 1e-9)
+
+
+def test_scikit_learns_searches_and_cross_validation_work():
+    selection = pytest.importorskip("sklearn.model_selection")
+    x = np.geomspace(1e6, 1e9, 20)
+    X, y = pd.DataFrame({"N": x}), 0.02 + 9 * x**-0.35
+    scores = selection.cross_val_score(LawRegressor(PowerLaw("N")), X, y, cv=4)
+    assert scores == pytest.approx(np.ones(4), abs=1e-6)
+    grid = selection.GridSearchCV(LawRegressor(PowerLaw("N")), {"loss": ["ls", "huber"]}, cv=3)
+    assert grid.fit(X, y).best_params_["loss"] in ("ls", "huber")
