@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from scaling.config import from_yaml, write_atomic
+from scaling.limits import check_limits
 from xvla.config import DOMAIN_IDS, DataConfig, ModelConfig
 
 # Fields of DataConfig that choose or make samples. The others only change speed and place.
@@ -191,6 +192,7 @@ class RunSpec:
 
     def validate(self) -> "RunSpec":
         """Return self, or raise ValueError naming the field, its value and what is allowed."""
+        check_limits(self)
         _check_domains(self.data)
         _check_numbers(self)
         return self
@@ -267,7 +269,6 @@ def _check_numbers(spec: RunSpec) -> None:
     positive = {
         "global_batch_size": spec.global_batch_size,
         "num_steps": spec.num_steps,
-        "optim.lr": spec.optim.lr,
         "data.prediction_window_s": spec.data.prediction_window_s,
         "model.hidden_size": spec.model.hidden_size,
         "model.num_heads": spec.model.num_heads,

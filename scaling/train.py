@@ -12,10 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from scaling.config import from_yaml, with_overrides, write_atomic
-from scaling.limits import check_limits
+from scaling.config import with_overrides, write_atomic
 from scaling.memory import explain_out_of_memory
-from scaling.spec import RunSpec
+from scaling.spec import RunSpec, load_spec
 from scaling.training.checkpoint import is_disk_full
 from scaling.training.engine import prepare_environment
 from scaling.training.metrics import read_heartbeat
@@ -30,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         print(__doc__)
         return EXIT_DONE if arguments else _complain("no run.yaml given")
     try:
-        declared = _checked(from_yaml(arguments[0], RunSpec))
+        declared = load_spec(arguments[0])
         spec = _with_engine(declared, arguments[1:])
         folder = Path(arguments[0]).resolve().parent
         with _owned(folder):
@@ -41,18 +40,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _with_engine(declared: RunSpec, overrides: list[str]) -> RunSpec:
     """Return the spec with engine overrides; another science belongs into another folder."""
-    spec = _checked(with_overrides(declared, overrides))
+    spec = with_overrides(declared, overrides).validate()
     if spec.run_id != declared.run_id:
         raise ValueError(
             f"{' '.join(overrides)} changes what run {declared.run_id} is; here only engine.* and "
             "resources.* may change: give other values to `scaling submit STUDY`"
         )
     return spec
-
-
-def _checked(spec: RunSpec) -> RunSpec:
-    check_limits(spec)
-    return spec.validate()
 
 
 def _advance(spec: RunSpec, folder: Path) -> int:
