@@ -73,10 +73,19 @@ def parent_checkpoint(spec: dict[str, Any]) -> str | None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return what a run.yaml says, empty where it is absent or not a mapping."""
+    """Return what a run.yaml says, empty where it is absent or not a mapping.
+
+    ValueError for a file that is damaged.
+    """
     if not path.exists():
         return {}
     import yaml
 
-    value = yaml.safe_load(path.read_text())
+    try:
+        value = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())[:120]
+        raise ValueError(
+            f"{path} is damaged ({said}); delete it, and `scaling submit` writes it again"
+        ) from None
     return value if isinstance(value, dict) else {}

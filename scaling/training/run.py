@@ -34,7 +34,7 @@ from scaling.training.trainer import Trainer
 from scaling.training.validation import StoppedError, Validation
 from scaling.training.watchdog import Watchdog
 from xvla.data.evaluation import EvalSplit, eval_digest, eval_frames
-from xvla.data.loader import make_loader
+from xvla.data.loader import Loader, make_loader
 from xvla.data.normalise import Normaliser, fit_normaliser
 from xvla.data.options import options_of
 from xvla.data.verify import verify_mixture
@@ -176,17 +176,8 @@ def _prepare(
     watchdog.touch(f"resuming at step {step}")
     if dist.get_rank() == 0:
         _write_environment(spec, folder)
-    data = replace(spec.data, batch_size=batch_plan(spec)[0], num_workers=spec.engine.num_workers,
-                   decode_images=cache is None)  # fmt: skip
-    loader = make_loader(
-        data,
-        split="train",
-        seed=spec.seeds.data,
-        rank=dist.get_rank(),
-        world_size=dist.get_world_size(),
-        start_sample=step * spec.global_batch_size,
-        normaliser=normaliser,
-        options=options_of(data, device=str(device)),
+    loader = _train_loader(
+        spec, normaliser, step=step, decode_images=cache is None, device=str(device)
     )
     validation = Validation(
         spec,
@@ -209,6 +200,24 @@ def _prepare(
         ema=ema,
         step=step,
         owes_evaluation=owes_evaluation,
+    )
+
+
+def _train_loader(
+    spec: RunSpec, normaliser: Normaliser, *, step: int, decode_images: bool, device: str
+) -> Loader:
+    """Return this rank's batches from a step on."""
+    data = replace(spec.data, batch_size=batch_plan(spec)[0], num_workers=spec.engine.num_workers,
+                   decode_images=decode_images)  # fmt: skip
+    return make_loader(
+        data,
+        split="train",
+        seed=spec.seeds.data,
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        start_sample=step * spec.global_batch_size,
+        normaliser=normaliser,
+        options=options_of(data, device=device),
     )
 
 

@@ -1,11 +1,13 @@
 """The exported tables: exact columns, states read from folders, replayed steps counted once."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from analysis.export import CURVE_COLUMNS, RUN_COLUMNS, export_study
+from analysis.rollouts import read_yaml
 
 ROW = {
     "study": "sweeps.toy",
@@ -101,3 +103,10 @@ def test_a_run_given_twice_is_refused(tmp_path):
     rows = [ROW | {"run_id": "a"}, ROW | {"run_id": "a"}]
     with pytest.raises(ValueError, match="more than once"):
         export_study(rows, tmp_path, tmp_path / "out")
+
+
+def test_a_damaged_run_yaml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("init: [1, 2\n")
+    with pytest.raises(ValueError, match=r"run\.yaml is damaged .*delete it"):
+        read_yaml(path)
