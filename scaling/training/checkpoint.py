@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scaling.training.ema import Ema
 
 FULL_BYTES = 2**20
+# What the system, quotas and numpy ("N requested and M written") say of a full disk.
 FULL_MARKS = ("no space left on device", "disk quota exceeded", " requested and ")
 
 

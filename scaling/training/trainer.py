@@ -63,9 +63,7 @@ class Trainer:
         self._rates: dict[str, float] = {}
         self._gradient_norms: dict[str, float] = {}
         self._samples_per_s = 0.0  # 0: not measured yet
-        self._skipped = (
-            engine.skipped_steps
-        )  # updates that DeepSpeed left out, for gradients of nan
+        self._skipped = engine.skipped_steps  # DeepSpeed leaves out updates by gradients of nan
         self._seen: list[tuple[list[SampleKey], torch.Tensor]] = []  # of the last step, by batch
 
     def fit(self, stop_requested: Callable[[], bool]) -> bool:
