@@ -1,7 +1,8 @@
 """What numbers of a RunSpec may be; torch-free."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scaling.spec import RunSpec
@@ -33,17 +34,21 @@ LIMITS: dict[str, tuple[float, float]] = {
     "resources.gpus_per_node": (0, math.inf),
     "resources.processes_per_node": (1, math.inf),
 }
+POSITIVE = (
+    "global_batch_size", "num_steps", "optim.lr", "optim.eps", "data.prediction_window_s",
+    "model.hidden_size", "model.num_heads",
+)  # fmt: skip
 
 
 def check_limits(spec: "RunSpec") -> None:
     """Raise ValueError naming the key, its value and what is allowed."""
     for key, (low, high) in LIMITS.items():
-        value = _read(spec, key)
+        value = attrgetter(key)(spec)
         if not (low <= value <= high and math.isfinite(value)):
             allowed = f"{low} and more" if high == math.inf else f"{low} to {high}"
             raise ValueError(f"{key}={value}; allowed: {allowed}")
-    for key in ("optim.lr", "optim.eps"):
-        value = _read(spec, key)
+    for key in POSITIVE:
+        value = attrgetter(key)(spec)
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{key}={value} must be a finite number greater than 0")
     betas = spec.optim.betas
@@ -51,8 +56,3 @@ def check_limits(spec: "RunSpec") -> None:
         raise ValueError(f"optim.betas={list(betas)}; allowed: two numbers from 0 to below 1")
     if any(step < 1 for step in spec.engine.keep_steps):
         raise ValueError(f"engine.keep_steps={list(spec.engine.keep_steps)}; steps begin with 1")
-
-
-def _read(spec: "RunSpec", key: str) -> Any:
-    part, name = key.split(".")
-    return getattr(getattr(spec, part), name)

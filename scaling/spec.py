@@ -266,16 +266,6 @@ def _check_domains(data: DataConfig) -> None:
 
 
 def _check_numbers(spec: RunSpec) -> None:
-    positive = {
-        "global_batch_size": spec.global_batch_size,
-        "num_steps": spec.num_steps,
-        "data.prediction_window_s": spec.data.prediction_window_s,
-        "model.hidden_size": spec.model.hidden_size,
-        "model.num_heads": spec.model.num_heads,
-    }
-    for name, value in positive.items():
-        if value <= 0:
-            raise ValueError(f"{name}={value} must be greater than 0")
     if not 0 <= spec.optim.ema_decay < 1:
         raise ValueError(f"optim.ema_decay={spec.optim.ema_decay}; allowed: 0 (off) up to below 1")
     if bool(spec.init.trunk) != (0 < spec.init.trunk_step < spec.num_steps):
