@@ -22,7 +22,7 @@ from analysis.pages.gallery import Drawn, draw_all
 from analysis.pages.verdict import (
     details,
     headline,
-    joint_text,
+    joint_lines,
     n_text,
     noise_text,
     not_beating,
@@ -278,7 +278,7 @@ def _verdict(document: Mapping[str, Any], simulated: bool) -> list[str]:
         parts.append(page.card(kind, headline(result), details(result, document)))
     if not document["axes"]:
         parts.append(page.card("refused", "No axis varies with all else equal: no law.", []))
-    general = [joint_text(document), noise_text(document), success_text(document)]
+    general = [*joint_lines(document), noise_text(document), success_text(document)]
     general.append(_trivial_text(document))
     general += [n["message"] for n in document["notes"]]
     parts.append(page.card("", "The study as a whole", [t for t in general if t]))

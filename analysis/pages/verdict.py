@@ -198,6 +198,12 @@ def joint_text(document: Mapping[str, Any]) -> str:
     )
 
 
+def joint_lines(document: Mapping[str, Any]) -> list[str]:
+    """Return the joint law in words, and what is to be said against it."""
+    remarks = [f"Remark {text}." for text in note_texts(document["joint"])]
+    return [joint_text(document), *remarks]
+
+
 def noise_text(document: Mapping[str, Any]) -> str:
     """Say how much seeds alone change the error."""
     found = document["noise_floor"]
@@ -247,5 +253,5 @@ def render_fit(document: Mapping[str, Any]) -> str:
         lines += [f"  {line}" for line in details(result, document)]
     if not document["axes"]:
         lines += ["", "No axis varies with all else equal: nothing to fit."]
-    lines += ["", joint_text(document), rule]
+    lines += ["", *joint_lines(document), rule]
     return "\n".join(lines)

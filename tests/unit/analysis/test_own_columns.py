@@ -89,3 +89,9 @@ def test_a_report_shows_every_column_of_a_table_that_is_not_ours(tmp_path):
     assert "test error %</th>" in runs[: runs.index("</table>")]
     assert "recorded data" not in page  # nobody said so
     assert "; N is" not in page
+
+
+def test_what_is_to_be_said_against_the_joint_law_is_said():
+    table = two_axes("N", "D")
+    table["val_l1"] *= (table["D"] / table["D"].min()) ** 0.5
+    assert "Remark [rising] alpha_D is negative" in render_fit(fit_study(table, **QUICK))
