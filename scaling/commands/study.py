@@ -305,14 +305,14 @@ def _refuse_selector(selector: str, specs: list[Any], folder: Path) -> NoReturn:
 def _warn_of_other_code(specs: list[Any], folder: Any) -> None:
     """Say which finished runs were made by other sources than these; they are kept."""
     from jobs.folder import DONE, read_json, run_folder
-    from scaling.code_digest import code_digest
+    from scaling.code_digest import code_digest, same_runs
 
     now, others = code_digest(), []
     for spec in specs:
         run_dir = run_folder(folder, spec.run_id)
         if (run_dir / DONE).exists():
             made_by = (read_json(run_dir / "env.json") or {}).get("code_digest", now)
-            others += [f"{spec.run_id} ({made_by})"] if made_by != now else []
+            others += [f"{spec.run_id} ({made_by})"] if not same_runs(made_by, now) else []
     if others:
         print(
             f"warning: {len(others)} done runs were made by other code than {now}: "
