@@ -80,7 +80,7 @@ def _statements(source: str) -> Iterator[str]:
     tree = ast.parse(source)
     lines = _without_comments(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom) or _is_docstring(node):
+        if isinstance(node, ast.stmt) and _is_silent(node):
             for number in range(node.lineno, (node.end_lineno or node.lineno) + 1):
                 lines[number - 1] = ""
     for statement in tree.body:
@@ -91,12 +91,11 @@ def _statements(source: str) -> Iterator[str]:
             yield text
 
 
-def _is_docstring(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+def _is_silent(node: ast.stmt) -> bool:
+    """Return whether a statement is an import or a docstring."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return isinstance(node, ast.Import | ast.ImportFrom)
 
 
 def _without_comments(source: str) -> list[str]:

@@ -45,7 +45,7 @@ def inspect(arguments: Namespace) -> int:
 
 def convert(arguments: Namespace) -> int:
     """Write a data set (X-VLA's HDF5 layout, LeRobot v2.1) as LeRobot v3.0."""
-    from xvla.data.convert import ConvertOptions, convert_dataset
+    from xvla.data.writing.convert import ConvertOptions, convert_dataset
 
     out = arguments.out or arguments.folder
     if not out:

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 
 from xvla.config import DataConfig, DomainEntry
 from xvla.data.frame_cache import CacheSpec, build_frame_cache, cache_cost, cache_path
-from xvla.data.lerobot_writer import EpisodeRecord, VideoOptions, write_dataset
 from xvla.data.options import index_path
 from xvla.data.readers import open_dataset
 from xvla.data.readers.base import Dataset
 from xvla.data.readers.lerobot_v3 import LeRobotV3
 from xvla.data.sample_index import STATES, TIMES, dataset_facts, start_files
+from xvla.data.writing.lerobot import EpisodeRecord, VideoOptions, write_dataset
 
 FPS = 30
 SIZE = 224

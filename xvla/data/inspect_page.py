@@ -13,7 +13,7 @@ from PIL import Image
 from xvla.data.inspect import problem_lines, readable_states
 from xvla.data.readers.base import Dataset, DatasetError
 from xvla.data.readers.formats import open_dataset
-from xvla.data.targets import check_folder
+from xvla.data.writing.targets import check_folder
 
 EPISODES = 6  # drawn, evenly spaced over the set
 PICTURES = 6  # of each view of a drawn episode

@@ -15,7 +15,7 @@ from xvla.data.frame_cache import (
 )
 from xvla.data.options import index_path
 from xvla.data.sample_index import build_index, index_cost
-from xvla.data.targets import check_folder
+from xvla.data.writing.targets import check_folder
 
 CacheFrames = Literal["none", "jpeg", "raw"]
 

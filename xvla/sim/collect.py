@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from xvla.data.lerobot_writer import EpisodeRecord, VideoOptions, write_dataset
-from xvla.data.targets import check_new
+from xvla.data.writing.lerobot import EpisodeRecord, VideoOptions, write_dataset
+from xvla.data.writing.targets import check_new
 from xvla.sim.domains import Domain, find_domain
 from xvla.sim.record import OBJECT_NAMES, RECORD_HZ, STATE_NAMES, render, roll_out
 from xvla.sim.render import ViewRenderer

@@ -9,9 +9,10 @@ import pytest
 from make_official import KEYS, write_agibot, write_meta, write_set, write_v21
 from official_layouts import expected_states
 
-from xvla.data import convert, open_dataset
-from xvla.data.convert import ConvertOptions, convert_dataset
+from xvla.data import open_dataset
 from xvla.data.resample import episode_anchors
+from xvla.data.writing import convert
+from xvla.data.writing.convert import ConvertOptions, convert_dataset
 
 VIEWS = ("observation.images.third_image", "observation.images.wrist_image")
 SMALL = ConvertOptions(episodes_per_file=2, crf=10, preset="veryfast")

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xvla.data.lerobot_merge import merge_datasets
-from xvla.data.lerobot_writer import BLOCK, EpisodeRecord, VideoOptions, write_dataset
 from xvla.data.readers.base import Dataset, DatasetError, EpisodeInfo, Problem
 from xvla.data.readers.formats import format_of, open_dataset
-from xvla.data.targets import check_new
 from xvla.data.verify import content_files
+from xvla.data.writing.lerobot import BLOCK, EpisodeRecord, VideoOptions, write_dataset
+from xvla.data.writing.merge import merge_datasets
+from xvla.data.writing.targets import check_new
 
 ARM = ("x", "y", "z", "r00", "r01", "r10", "r11", "r20", "r21", "gripper")
 STATE_NAMES = [f"{arm}_{name}" for arm in ("arm1", "arm2") for name in ARM]

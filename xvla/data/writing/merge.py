@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xvla.data.lerobot_writer import (
+from xvla.data.writing.lerobot import (
     DATA_PATH,
     EPISODES_PATH,
     FIRST,

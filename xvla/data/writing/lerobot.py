@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xvla.data.targets import check_new
-from xvla.data.video_writer import VideoWriter
+from xvla.data.writing.targets import check_new
+from xvla.data.writing.video import VideoWriter
 
 FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 DATA_PATH = f"data/{FILE}.parquet"
