@@ -104,7 +104,7 @@ FRAMES_SEED = 1001
 def pretrain_encoder(arguments: Namespace) -> int:
     """Train the small encoder that stands in for Florence-2; render its frames first if none."""
     from scaling.sizes import SIZES
-    from xvla.encoder_pretraining import pretrain_encoder as pretrain
+    from xvla.stand_in.training import pretrain_encoder as pretrain
 
     if arguments.steps < 1 or arguments.batch_size < 1:
         raise ValueError(
@@ -128,7 +128,7 @@ def pretrain_encoder(arguments: Namespace) -> int:
 
 def _render_frames(folder: Path, *, progress: bool) -> None:
     """Make the frames of FRAMES (extra `sim`; about a quarter of an hour on two cores)."""
-    from xvla.sim.frames import generate_frames
+    from xvla.stand_in.frames import generate_frames
 
     folder.mkdir(parents=True, exist_ok=True)
     for domain, frames in FRAMES.items():

@@ -11,16 +11,16 @@ import torch
 from policy_cases import TINY
 from safetensors.torch import load_file
 
-from xvla.encoder_pretraining import augment, pretrain_encoder
-from xvla.encoder_targets import (
+from xvla.model import XVLA
+from xvla.pretrained import load_encoder
+from xvla.stand_in.targets import (
     MAIN_TARGETS,
     WRIST_TARGETS,
     load_frames,
     spans,
     spatial_loss,
 )
-from xvla.model import XVLA
-from xvla.pretrained import load_encoder
+from xvla.stand_in.training import augment, pretrain_encoder
 
 SIZE, VIEWS = 32, ("observation.images.main", "observation.images.wrist")
 VOCABULARY = 512

@@ -6,8 +6,8 @@ import pytest
 
 from xvla.sim.collect import EpisodeJob, episode_rng, simulate
 from xvla.sim.domains import DOMAINS, TASKS, find_domain
-from xvla.sim.frames import generate_frames
 from xvla.sim.ship import SHIPPED, command
+from xvla.stand_in.frames import generate_frames
 
 CONTRACT = {
     "sim_kinova3_dual": 2,

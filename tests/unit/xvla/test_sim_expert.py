@@ -11,11 +11,11 @@ from scipy.spatial.transform import Rotation
 from xvla.sim.collect import EpisodeJob, episode_rng, record_episode
 from xvla.sim.domains import COLOURS, find_domain
 from xvla.sim.expert import grasp_rotation
-from xvla.sim.frames import KEYPOINTS, FrameJob, frame_table
 from xvla.sim.record import Trajectory, read_state, render, roll_out, show
 from xvla.sim.render import ViewRenderer
 from xvla.sim.scene import Scene, load_robosuite
 from xvla.sim.ship import DEMO, SEED
+from xvla.stand_in.frames import KEYPOINTS, FrameJob, frame_table
 
 SIZE = 64
 

@@ -18,7 +18,8 @@ from torch.nn import functional
 from xvla.config import ModelConfig
 from xvla.data.images import IMAGENET_MEAN, IMAGENET_STD
 from xvla.encoder import FlorenceEncoder
-from xvla.encoder_targets import (
+from xvla.pretrained import ENCODER_FILE, write_tensors
+from xvla.stand_in.targets import (
     MAIN_TARGETS,
     POINTS,
     WRIST_TARGETS,
@@ -28,7 +29,6 @@ from xvla.encoder_targets import (
     spans,
     spatial_loss,
 )
-from xvla.pretrained import ENCODER_FILE, write_tensors
 
 LEARNING_RATE = 4e-3
 WEIGHT_DECAY = 0.05

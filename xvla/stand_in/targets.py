@@ -1,7 +1,7 @@
 """Labelled simulated frames as tensors: what a picture shows, and the heads that must say it.
 
 n frames, V views (main first), S pixels, K keypoints, E encoder width. The files are those of
-`xvla.sim.frames.generate_frames`; lengths in m in the frame of robot 0's base.
+`xvla.stand_in.frames.generate_frames`; lengths in m in the frame of robot 0's base.
 """
 
 import json
@@ -84,7 +84,7 @@ def load_frames(
     """
     files = sorted(Path(folder).glob("*.npz"))
     if not files:
-        raise ValueError(f"{folder} holds no .npz; make frames with xvla.sim.frames first")
+        raise ValueError(f"{folder} holds no .npz; make frames with xvla.stand_in.frames first")
     encode = build_tokenizer(tokenizer).encode
     parts: list[dict[str, Tensor]] = []
     sources: list[dict[str, Any]] = []
