@@ -14,13 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from xvla import lerobot
 from xvla.config import ModelConfig
-from xvla.layouts import (
+from xvla.layouts import lerobot
+from xvla.layouts.config import config_from_json, config_to_json
+from xvla.layouts.names import (
     Layout,
     check_layout,
-    config_from_json,
-    config_to_json,
     microsoft_name,
     native_name,
     uses_microsoft_names,

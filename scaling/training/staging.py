@@ -96,7 +96,7 @@ class _Collector(TorchCheckpointEngine):
 
 def _published(model: Any, folder: Path, own: Own) -> Write:
     """Return what writes model.safetensors and config.json, loadable without DeepSpeed."""
-    from xvla.layouts import config_to_json
+    from xvla.layouts.config import config_to_json
     from xvla.pretrained import CONFIG_FILE, WEIGHTS_FILE, write_tensors
 
     tensors = {name: own(tensor) for name, tensor in model.state_dict().items()}

@@ -12,8 +12,8 @@ from policy_cases import TINY, VARIANTS, make_batch
 from safetensors.torch import load_file, save_file
 
 from xvla.config import ModelConfig
-from xvla.config_fields import LEROBOT
-from xvla.layouts import config_from_json, config_to_json
+from xvla.layouts.config import config_from_json, config_to_json
+from xvla.layouts.fields import LEROBOT
 from xvla.model import XVLA
 from xvla.pretrained import INDEX_FILE, load_pretrained, read_config, save_pretrained
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xvla.batch import Batch
-from xvla.layouts import microsoft_name
+from xvla.layouts.names import microsoft_name
 from xvla.model import XVLA
 from xvla.pretrained import load_pretrained
 

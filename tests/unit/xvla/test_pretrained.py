@@ -12,7 +12,8 @@ from policy_cases import TINY, VARIANTS, make_batch
 from safetensors.torch import load_file, save_file
 
 from xvla.config import ModelConfig
-from xvla.layouts import config_from_json, microsoft_name, native_name
+from xvla.layouts.config import config_from_json
+from xvla.layouts.names import microsoft_name, native_name
 from xvla.model import XVLA, build_on_meta
 from xvla.pretrained import (
     load_encoder,

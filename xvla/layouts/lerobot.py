@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xvla.config import ModelConfig
-from xvla.config_fields import names
+from xvla.layouts.fields import names
 from xvla.params import action_dim, proprio_dim
 
 PROCESSORS = ("policy_preprocessor", "policy_postprocessor")
