@@ -14,9 +14,7 @@ import pandas as pd
 import scipy
 
 from analysis.export import RUN_COLUMNS
-from analysis.failures import failure_study
 from analysis.options import FitOptions, jsonable
-from analysis.outcomes import setting_data, success_data
 from analysis.pages import page, sections
 from analysis.pages.gallery import Drawn, draw_all
 from analysis.pages.verdict import (
@@ -33,6 +31,8 @@ from analysis.pages.verdict import (
 )
 from analysis.ranking import settings_of
 from analysis.study import fit_study, suited
+from analysis.success.failures import failure_study
+from analysis.success.points import setting_data, success_data
 from analysis.table import clean_runs
 
 __all__ = ["FitOptions", "build_report", "fit_study", "render_fit"]

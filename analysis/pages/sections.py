@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.failures import failure_texts
 from analysis.pages import beside, page
 from analysis.pages.words import level_text, search_texts, sensitivity_text, sentence, span
+from analysis.success.failures import failure_texts
 
 FIGURES = {
     "history": "Score by trial, smaller is better; the line is the best so far",

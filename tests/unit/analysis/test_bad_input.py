@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 
 from analysis.allocation import optimal_allocation, six_nd
-from analysis.binomial import exact_interval, success_rates
-from analysis.correlation import correlation_study
 from analysis.design import design_next, isoflop
 from analysis.fit import LawRegressor
 from analysis.laws import BrokenPowerLaw, Chinchilla, Constant, PowerLaw
 from analysis.saturation import saturation_test
 from analysis.select import backtest, compare_laws, default_laws
+from analysis.success.correlation import correlation_study
+from analysis.success.rates import exact_interval, success_rates
 from analysis.uncertainty import noise_floor
 
 LAW = PowerLaw("N")

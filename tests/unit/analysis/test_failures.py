@@ -10,10 +10,10 @@ from studies import demo_study
 
 from analysis import plots
 from analysis.export import export_study
-from analysis.failures import failure_study, failure_texts, failure_trend
 from analysis.options import FitOptions
 from analysis.report import build_report
 from analysis.rollouts import success_counts
+from analysis.success.failures import failure_study, failure_texts, failure_trend
 
 HOW = FitOptions(num_draws=60)
 RUN, CHILD, OTHER, LONE = (f"{i:012x}" for i in range(4))

@@ -12,9 +12,9 @@ from analysis import plots
 from analysis.axis_study import fit_axis
 from analysis.budgets import fit_budgets
 from analysis.options import FitOptions
-from analysis.outcomes import setting_data, success_data
 from analysis.prompts import map_prompts
 from analysis.ranking import rank_settings
+from analysis.success.points import setting_data, success_data
 
 HOW = FitOptions(num_draws=60)
 

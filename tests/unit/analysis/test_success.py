@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.binomial import exact_interval, fit_failures, success_rates
-from analysis.correlation import correlation_study, kendall, spearman
 from analysis.laws import PowerLaw
+from analysis.success.correlation import correlation_study, kendall, spearman
+from analysis.success.rates import exact_interval, fit_failures, success_rates
 
 
 def runs(seed=0, count=20, trials=50, slope=1.0):

@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.binomial import exact_interval
-from analysis.correlation import correlation_study
 from analysis.options import FitOptions
 from analysis.ranking import ONE_TARGET
 from analysis.rollouts import COLUMNS
+from analysis.success.correlation import correlation_study
+from analysis.success.rates import exact_interval
 from analysis.table import axis_slice, published
 
 SUCCESSES, TRIALS = COLUMNS

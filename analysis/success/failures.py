@@ -10,7 +10,6 @@ import pandas as pd
 from scipy.special import ndtr
 
 from analysis.axis_study import describe_fit
-from analysis.binomial import exact_interval, fit_failures, success_rates
 from analysis.fit import LawRegressor
 from analysis.laws import PowerLaw
 from analysis.notes import MIN_LEVELS
@@ -18,6 +17,7 @@ from analysis.options import FitOptions, jsonable
 from analysis.pages.words import number, parameter_texts, percent, span
 from analysis.ranking import varying_settings
 from analysis.rollouts import COLUMNS
+from analysis.success.rates import exact_interval, fit_failures, success_rates
 from analysis.table import Slice, axis_label, axis_slice, group_values
 
 SUCCESSES, ROLLOUTS = COLUMNS
