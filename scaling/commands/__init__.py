@@ -1,1 +1,1 @@
-"""The commands behind the verbs of `scaling`; with cli.py the only code that sees every package."""
+"""The room's old name: what running executors of version 0.1 still start. It goes with 0.3."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling.commands.live import published_live
+from scaling.cli.publisher import published_live
 from scaling.tracking.client import connect
 from scaling.tracking.ledger import Ledger
 from scaling.tracking.publish import find_run, publish
@@ -43,7 +43,7 @@ def wait_until(condition, *, within_s: float, what: str) -> None:
 
 def followers(pid: int) -> list[str]:
     """Return the processes that publish for a submission."""
-    pattern = f"scaling.commands.live {pid} "
+    pattern = f"scaling.cli.publisher {pid} "
     return subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()
 
 

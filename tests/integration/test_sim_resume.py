@@ -20,7 +20,7 @@ PATIENCE_S = 600.0
 def command(out: Path, workers: int) -> list[str]:
     """Return the command under test: small pictures of two tasks in turn."""
     options = f"--episodes {EPISODES} --workers {workers} --seed 3 --size 32 --json"
-    main = [sys.executable, "-m", "scaling.cli", "data", "simulate"]
+    main = [sys.executable, "-m", "scaling", "data", "simulate"]
     return [*main, "sim_panda:lift+pick_place", "--out", str(out), *options.split()]
 
 

@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 import numpy as np
 import pandas as pd
 
-from scaling.commands.fitting import add_fit_arguments
+from scaling.cli.fit_arguments import add_fit_arguments
 
 SIZES = {"h16": 1.0e6, "h32": 1.2e6, "h64": 2.0e6, "h128": 5.0e6}
 

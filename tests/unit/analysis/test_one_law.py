@@ -9,7 +9,7 @@ from studies import law_parser
 
 from analysis.one_law import fit_table, make_law, render_law
 from analysis.options import FitOptions
-from scaling.commands import laws
+from scaling.cli import results
 
 QUICK = FitOptions(num_draws=40)
 
@@ -32,7 +32,7 @@ def command(tmp_path, monkeypatch, capsys):
         parser = law_parser(one_law=True)
         arguments, rest = parser.parse_known_args(["table.csv", "--json", "--draws=40", *words])
         arguments.overrides += rest
-        assert laws.fit(arguments) == 0
+        assert results.fit(arguments) == 0
         return json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
 
     return call
@@ -169,7 +169,7 @@ def test_a_file_that_is_no_table_is_named(table, tmp_path, name, message):
     parser = law_parser(one_law=True)
     arguments = parser.parse_args([str(tmp_path / name), "--law", "chinchilla"])
     with pytest.raises(ValueError, match=message) as problem:
-        laws.fit(arguments)
+        results.fit(arguments)
     assert name in str(problem.value)
 
 
@@ -179,7 +179,7 @@ def test_padded_names_capital_suffixes_and_usual_errors_are_read(table, tmp_path
     for one_law, words in ((True, ["--law=chinchilla", "--fixed=E=1.8"]), (False, [])):
         parser = law_parser(one_law=one_law)
         arguments = parser.parse_args([str(tmp_path / "TABLE.CSV"), "--json", "--draws=20", *words])
-        assert laws.fit(arguments) == 0
+        assert results.fit(arguments) == 0
         assert json.loads(capsys.readouterr().out)["y"] == "loss"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from studies import law_parser
 
-from scaling.commands import facts, laws
+from scaling.cli import report_blocks, results
 from scaling.search.result import interval
 from scaling.study import load_study
 
@@ -80,12 +80,12 @@ def write_runs(runs_dir: Path) -> None:
 def report(tmp_path, monkeypatch, capsys):
     """Call `scaling report` on made runs; return what it prints and its page."""
     monkeypatch.setattr("scaling.best.best", lambda *_, **__: {})  # no checkpoint to verify here
-    monkeypatch.setattr(facts, "_soft_prompts", lambda *_: {})
-    monkeypatch.setattr(laws, "publish", lambda *_, **__: {})
+    monkeypatch.setattr(report_blocks, "_soft_prompts", lambda *_: {})
+    monkeypatch.setattr(results, "publish", lambda *_, **__: {})
 
     def call(*words):
         given = [STUDY, "--draws=40", "--runs", str(tmp_path / "runs"), *words]
-        assert laws.report(law_parser(one_law=False).parse_args(given)) == 0
+        assert results.report(law_parser(one_law=False).parse_args(given)) == 0
         page = (tmp_path / "reports" / STUDY / "report.html").read_text()
         return capsys.readouterr().out, page
 

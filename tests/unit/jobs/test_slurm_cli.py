@@ -7,7 +7,7 @@ from argparse import Namespace
 
 import pytest
 
-from scaling.commands import plan, study
+from scaling.cli import plan, study
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_dry_run_here_says_the_same_and_writes_nothing(call, fake_slurm, tmp_p
 
 
 def test_a_study_without_runs_is_refused(call, monkeypatch):
-    monkeypatch.setattr("scaling.commands.common._expanded", lambda *_: [])
+    monkeypatch.setattr("scaling.cli.arguments._expanded", lambda *_: [])
     with pytest.raises(ValueError, match="declares no runs"):
         call(study.submit, on="dev")
 

@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from scaling.best import best, open_checkpoint, resolve, study_of, words_of
-from scaling.commands.common import study_runs
-from scaling.commands.reuse import plan_finetuning
+from scaling.cli.arguments import study_runs
+from scaling.cli.checkpoints import plan_finetuning
 from scaling.search.controller import Task
 from scaling.search.runs import RUNS, RunList, search_folder
 from scaling.spec import RunSpec

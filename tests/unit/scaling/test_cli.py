@@ -129,7 +129,7 @@ def two_looks(demo, monkeypatch):
         looks.append(seconds)
         write_state(runs, specs[2].run_id, step=500, metrics={"val/l1": 0.04})
 
-    monkeypatch.setattr("scaling.commands.study.time.sleep", sleep)
+    monkeypatch.setattr("scaling.cli.study.time.sleep", sleep)
     return runs, looks
 
 

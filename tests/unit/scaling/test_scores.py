@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scaling.cli import main
-from scaling.commands.scores import score_columns
+from scaling.cli.scores import score_columns
 from scaling.search.controller import Score
 from scaling.spec import RunSpec
 from scaling.study import load_study

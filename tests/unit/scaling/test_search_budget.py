@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling.commands.search import _cost, search
+from scaling.cli.search import _cost, search
 from scaling.search.budget import Budget, corners
 from scaling.search.controller import Executor, Options, Score, Task, run_trials
 from scaling.search.result import compare

@@ -6,7 +6,7 @@ import pytest
 
 from jobs.cluster import Cluster
 from jobs.slurm.commands import SlurmUnreachableError
-from scaling.commands import search_executor
+from scaling.cli import search_executor
 from scaling.search.controller import Executor, Options, Task
 from scaling.spec import RunSpec
 from scaling.study import load_study
@@ -63,7 +63,7 @@ def test_a_refusal_is_an_error(tmp_path: Path, monkeypatch, worked_before) -> No
 
 def test_runs_under_way_are_told_with_their_state(tmp_path: Path, monkeypatch, capsys) -> None:
     executor, spec = make_executor(tmp_path)
-    monkeypatch.setattr("scaling.commands.search_executor.publish", lambda *a, **k: {})
+    monkeypatch.setattr("scaling.cli.search_executor.publish", lambda *a, **k: {})
     executor.on_round([spec])
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("time.monotonic", lambda: 1e12)

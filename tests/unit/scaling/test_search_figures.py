@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from scaling.commands import search_figures
-from scaling.commands.search_figures import draw_search
+from scaling.cli import search_figures
+from scaling.cli.search_figures import draw_search
 from scaling.search.controller import run_trials
 from scaling.search.result import compare, importances
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scaling.commands.common import declared
-from scaling.commands.search import search
+from scaling.cli.arguments import declared
+from scaling.cli.search import search
 from scaling.search.controller import Executor, Score, Task
 from scaling.search.look import rung_steps
 from scaling.spec import RunSpec
@@ -48,14 +48,12 @@ def score(spec: RunSpec, step: int) -> Score:
 @pytest.mark.parametrize("no_prune", [False, True])
 def test_the_command_stops_the_worst_runs_at_a_rung(tmp_path, monkeypatch, no_prune) -> None:
     runs = FirstHalfWay(tmp_path / "simulated")
-    monkeypatch.setattr("scaling.commands.search.make_executor", lambda *_: runs.executor())
+    monkeypatch.setattr("scaling.cli.search.make_executor", lambda *_: runs.executor())
     monkeypatch.setattr("scaling.search.score.make_scorer", lambda *_: score)
     documents, studies = [], []
+    monkeypatch.setattr("scaling.cli.search.show", lambda _, found, __: documents.append(found))
     monkeypatch.setattr(
-        "scaling.commands.search.show", lambda _, found, __: documents.append(found)
-    )
-    monkeypatch.setattr(
-        "scaling.commands.search_figures.draw_search", lambda study, *_, **__: studies.append(study)
+        "scaling.cli.search_figures.draw_search", lambda study, *_, **__: studies.append(study)
     )
     monkeypatch.setattr("time.sleep", lambda _: None)
     words = Namespace(

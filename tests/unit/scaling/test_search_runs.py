@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import scaling.config
-from scaling.commands.common import study_runs
-from scaling.commands.search import _budget
+from scaling.cli.arguments import study_runs
+from scaling.cli.search import _budget
 from scaling.search.controller import Executor, Options, Score, Task, run_trials
 from scaling.search.result import compare
 from scaling.search.runs import RUNS, RunList, search_folder, search_specs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.grid import levels
+from analysis.figures.grid import levels
 from scaling.describe import describe
 from scaling.recipes import RECIPES
 from scaling.spec import RunSpec, SeedConfig

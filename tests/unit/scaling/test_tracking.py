@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling.commands.common import publish as publish_kindly
+from scaling.cli.arguments import publish as publish_kindly
 from scaling.records import (
     MAX_POINTS,
     Point,

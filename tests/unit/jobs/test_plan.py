@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from jobs import pricing
-from jobs.resources import plan, render_plan, saving_line
+from jobs.plan import plan
 from scaling.branch import branched
+from scaling.cli.plan_table import render_plan, saving_line
 from scaling.describe import describe as describe_run
 from scaling.memory import checkpoint_bytes
 from scaling.spec import EngineConfig, ResourceConfig, ScheduleConfig

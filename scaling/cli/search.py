@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.commands.common import runs_folder, show
-from scaling.commands.search_executor import make_executor, say
+from scaling.cli.arguments import runs_folder, show
+from scaling.cli.search_executor import make_executor, say
 
 if TYPE_CHECKING:
     from jobs.cluster import Cluster
@@ -57,7 +57,7 @@ def _search(
     executor: "Executor",
     budget: "Budget | None",
 ) -> dict[str, Any]:
-    from scaling.commands.search_figures import draw_search
+    from scaling.cli.search_figures import draw_search
     from scaling.config import write_atomic
     from scaling.search.controller import run_trials
     from scaling.search.result import compare, counts, importances
@@ -138,7 +138,7 @@ def _options(arguments: Namespace) -> "Options":
 
 def _pricer(runs_dir: Path, cluster: "Cluster") -> "Price":
     """Return what gives the GPU-hours of runs, as `scaling plan` has them; 0 on CPU."""
-    from jobs.resources import plan
+    from jobs.plan import plan
     from scaling.describe import describe
 
     def price(specs: "Sequence[RunSpec]") -> Mapping[str, float]:

@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from jobs.grid import MOST_LEVELS, label, levels, make_grids
+from analysis.figures.grid import MOST_LEVELS, label, levels, make_grids
 
 
 def row(index: int, *, seed: int = 0, state: str = "planned", hours: float | None = 2.0, **axes):

@@ -4,10 +4,10 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from analysis.figures.grid import Grid, label, make_grids
+from analysis.figures.plan import draw_grid
 from analysis.figures.style import style
 from analysis.pages.page import escape, figure, hint, page, section, table
-from jobs.grid import Grid, label, make_grids
-from scaling.commands.plan_figure import draw_grid
 
 MOST_ROWS = 1000
 MOST_FIGURES, FEW_RUNS = 4, 4  # a smaller grid beside the first is told in words

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.figures.style import INK, column_label
-from jobs.grid import Axis, Grid
-from scaling.commands.plan_marks import (
+from analysis.figures.grid import Axis, Grid
+from analysis.figures.plan_marks import (
     SHAPES,
     Colours,
     Marks,
@@ -19,6 +18,7 @@ from scaling.commands.plan_marks import (
     room,
     scatter,
 )
+from analysis.figures.style import INK, column_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

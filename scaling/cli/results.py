@@ -5,9 +5,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.commands.common import as_json, expand, publish, runs_folder, show, tracking_uri
-from scaling.commands.facts import beside_the_laws
-from scaling.commands.fitting import (
+from scaling.cli.arguments import as_json, expand, publish, runs_folder, show, tracking_uri
+from scaling.cli.fit_arguments import (
     axes_of,
     export_study,
     fit_options,
@@ -17,6 +16,7 @@ from scaling.commands.fitting import (
     pairs,
     read_runs,
 )
+from scaling.cli.report_blocks import beside_the_laws
 from scaling.spec import RunSpec
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from jobs.grid import make_grids
+from analysis.figures.grid import make_grids
+from analysis.figures.plan import draw_grid
+from analysis.pages.plan import plan_page
 from scaling.cli import main
-from scaling.commands.plan_figure import draw_grid
-from scaling.commands.plan_page import plan_page
 
 SVG = "{http://www.w3.org/2000/svg}"
 AXES = {"size": ("tiny", "50m"), "steps": (10, 20, 30), "lr": (1e-4, 1e-3), "wd": (0.0, 0.1)}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.commands.common import publish
+from scaling.cli.arguments import publish
 
 if TYPE_CHECKING:
     from jobs.cluster import Cluster

@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from scaling.commands.common import expand, runs_folder, show
+from scaling.cli.arguments import expand, runs_folder, show
 from scaling.spec import RunSpec
 
 

@@ -4,7 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from scaling.commands.common import (
+from scaling.cli.arguments import (
     as_json,
     existing_store,
     expand,

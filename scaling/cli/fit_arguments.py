@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.commands.common import expand, runs_folder
+from scaling.cli.arguments import expand, runs_folder
 from scaling.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _read_table(path: Path) -> "pd.DataFrame":
 def export_study(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
     """Write the tables of a study beside the folder of runs; return their paths and row counts."""
     from analysis.export import export_study as write
-    from scaling.commands.scores import score_columns
+    from scaling.cli.scores import score_columns
     from scaling.describe import export_row
 
     scores = score_columns(specs, folder)

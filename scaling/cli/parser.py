@@ -7,11 +7,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from scaling.commands import data as data_commands
-from scaling.commands import laws, machine, plan, reuse, study
-from scaling.commands import search as search_command
-from scaling.commands.fitting import add_fit_arguments
-from scaling.commands.scores import scored
+from scaling.cli import checkpoints, data, machine, plan, results, search, study
+from scaling.cli.fit_arguments import add_fit_arguments
+from scaling.cli.scores import scored
 
 SCORE_HELP = "compare done runs by horizon_l1 or adapted_success; computed where not known yet"
 EXIT_DONE, EXIT_FAILED, EXIT_USER = 0, 1, 2
@@ -100,7 +98,7 @@ def _add_study_verbs(verbs, common) -> None:
 
 
 def _add_search(verbs, common) -> None:
-    verb = _study(verbs, common, "search", search_command.search, "search a study's space")
+    verb = _study(verbs, common, "search", search.search, "search a study's space")
     verb.add_argument("--on", default="local", help="local, or a cluster")
     verb.add_argument("--trials", type=int, default=20, help="how many points (default 20)")
     verb.add_argument("--parallel", type=int, default=1, help="runs at once (default 1)")
@@ -143,15 +141,15 @@ def _add_machine_verbs(verbs, common) -> None:
 
 
 def _add_analysis_verbs(verbs, common) -> None:
-    table = _study(verbs, common, "export", scored(laws.export), "write runs and curves.parquet")
+    table = _study(verbs, common, "export", scored(results.export), "write runs and curves.parquet")
     table.add_argument("--score", help=SCORE_HELP)
     for name, function, text in (
         (
             "fit",
-            scored(laws.fit),
+            scored(results.fit),
             "fit laws to a study or a table (.csv, .parquet, .jsonl)",
         ),
-        ("report", scored(laws.report), "fit, draw and write the HTML report"),
+        ("report", scored(results.report), "fit, draw and write the HTML report"),
     ):
         verb = _study(verbs, common, name, function, text)
         verb.add_argument("--score", help=SCORE_HELP)
@@ -161,12 +159,12 @@ def _add_analysis_verbs(verbs, common) -> None:
 
 
 def _add_reuse_verbs(verbs, common) -> None:
-    best = _study(verbs, common, "best", reuse.best, "pick and register the best checkpoint")
+    best = _study(verbs, common, "best", checkpoints.best, "pick and register the best checkpoint")
     best.add_argument("--size", default=None, help="best of one size")
     best.add_argument("--tracking-uri", default=None)
     lineage = verbs.add_parser("lineage", parents=[common], help="parents and children of a run")
     lineage.add_argument("run_id")
-    lineage.set_defaults(run=reuse.lineage)
+    lineage.set_defaults(run=checkpoints.lineage)
     tune = verbs.add_parser("finetune", parents=[common], help="adapt a checkpoint to a new robot")
     tune.add_argument("--from", dest="source", required=True,
                       help="best:STUDY[,key=value...], run:ID or a folder")  # fmt: skip
@@ -174,12 +172,12 @@ def _add_reuse_verbs(verbs, common) -> None:
     tune.add_argument("--recipe", default=None, help="default: finetune_small or finetune_paper")
     tune.add_argument("--episodes", type=_count, default=0, help="training episodes (0: all)")
     tune.add_argument("overrides", nargs="*", default=[], metavar="key=value")
-    tune.set_defaults(run=reuse.finetune)
+    tune.set_defaults(run=checkpoints.finetune)
 
 
 def _add_data(verbs, common) -> None:
-    data = verbs.add_parser("data", help="make, look at and pretrain on robot data")
-    actions = data.add_subparsers(dest="action", required=True, parser_class=_Parser)
+    group = verbs.add_parser("data", help="make, look at and pretrain on robot data")
+    actions = group.add_subparsers(dest="action", required=True, parser_class=_Parser)
     simulate = actions.add_parser("simulate", parents=[common], help="record simulated episodes")
     simulate.add_argument("name", nargs="?", help="domain, e.g. sim_panda_left")
     simulate.add_argument("--domain", help="the same, as an option; DOMAIN:TASK+TASK names tasks")
@@ -191,11 +189,11 @@ def _add_data(verbs, common) -> None:
     simulate.add_argument("--seed", type=int, default=0)
     simulate.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     simulate.add_argument("--size", type=int, default=128, help="pixels")
-    simulate.set_defaults(run=data_commands.simulate)
+    simulate.set_defaults(run=data.simulate)
     inspect = actions.add_parser("inspect", parents=[common], help="episodes, views, problems")
     inspect.add_argument("path")
     inspect.add_argument("--html", help="draw frames and trajectories into this file")
-    inspect.set_defaults(run=data_commands.inspect)
+    inspect.set_defaults(run=data.inspect)
     convert = actions.add_parser("convert", parents=[common], help="write as LeRobot v3.0")
     convert.add_argument("path", help="X-VLA's meta JSON or its folder, or a LeRobot v2.1 folder")
     convert.add_argument("folder", nargs="?", help="folder of the new dataset")
@@ -205,8 +203,8 @@ def _add_data(verbs, common) -> None:
     convert.add_argument("--episodes-per-file", type=int, default=50)
     convert.add_argument("--workers", type=int, default=1)
     convert.add_argument("--skip-bad", action="store_true", help="leave out defective episodes")
-    convert.set_defaults(run=data_commands.convert)
-    prepare = _study(actions, common, "prepare", data_commands.prepare,
+    convert.set_defaults(run=data.convert)
+    prepare = _study(actions, common, "prepare", data.prepare,
                      "build indices and frame caches of a study's domains, once")  # fmt: skip
     prepare.add_argument("--out", required=True, help="folder of caches, for data.cache")
     prepare.add_argument("--frames", choices=("none", "raw", "jpeg"), default="none")
@@ -218,7 +216,7 @@ def _add_data(verbs, common) -> None:
     encoder.add_argument("--steps", type=int, default=3500)
     encoder.add_argument("--batch-size", type=int, default=32)
     encoder.add_argument("--seed", type=int, default=0)
-    encoder.set_defaults(run=data_commands.pretrain_encoder)
+    encoder.set_defaults(run=data.pretrain_encoder)
 
 
 def _study(verbs, common, name: str, function, text: str) -> argparse.ArgumentParser:

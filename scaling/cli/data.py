@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from scaling.commands.common import as_json, show
+from scaling.cli.arguments import as_json, show
 
 
 def simulate(arguments: Namespace) -> int:
@@ -68,7 +68,7 @@ def prepare(arguments: Namespace) -> int:
     """Build the sample index, and a frame cache if asked, of every domain of a study."""
     from dataclasses import replace
 
-    from scaling.commands.common import expand
+    from scaling.cli.arguments import expand
     from xvla.data.prepare import prepare_caches
 
     rows = []

@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from scaling.commands.common import (
+from scaling.cli.arguments import (
     as_json,
     declared,
     expand,
@@ -54,7 +54,7 @@ def submit(arguments: Namespace) -> int:
         show(arguments, summary, _render_submitted)
         return 0
     from jobs.local import submit as run_here
-    from scaling.commands.live import published_live
+    from scaling.cli.publisher import published_live
 
     with published_live(arguments.study, arguments.overrides, folder):
         summary = run_here(specs, folder, parallel=parallel, progress=not arguments.json)
@@ -92,7 +92,7 @@ def _expected_here(arguments: Namespace, specs: list[Any], cluster: Any) -> dict
 
 def _pricer(folder: Path, cluster: Any) -> Callable[[list[Any]], float | None]:
     """Return what gives the GPU-hours of runs as `scaling plan` has them, None on CPU."""
-    from jobs.resources import plan as make_plan
+    from jobs.plan import plan as make_plan
     from scaling.describe import describe
 
     def price(todo: list[Any]) -> float | None:

@@ -5,7 +5,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from scaling.commands.common import declared, option, runs_folder, show
+from scaling.cli.arguments import declared, option, runs_folder, show
 from scaling.config import write_atomic
 from scaling.spec import RunSpec
 
@@ -22,7 +22,7 @@ def plan(arguments: Namespace) -> int:
     JSON too, whose keys are fixed otherwise.
     """
     from jobs.cluster import load_cluster
-    from jobs.resources import plan as make_plan
+    from jobs.plan import plan as make_plan
     from scaling.describe import describe
     from scaling.study import load_study
 
@@ -40,7 +40,7 @@ def plan(arguments: Namespace) -> int:
     lines = head(load_study(arguments.study), specs, document)
     lines += _wall(document, cluster.max_gpus)
     if page is not None:
-        from scaling.commands.plan_page import plan_page
+        from analysis.pages.plan import plan_page
 
         usual = folder.parent / "reports" / document["study"] / f"plan-{document['scale']}.html"
         page = page or str(usual)
@@ -113,7 +113,7 @@ def _render(
     from rich.console import Group
     from rich.table import Table
 
-    from jobs.resources import render_plan
+    from scaling.cli.plan_table import render_plan
 
     grid = Table.grid(padding=(0, 2))
     for name, text in lines:
@@ -123,7 +123,7 @@ def _render(
 
 def _levels(specs: Sequence[RunSpec]) -> list[str]:
     """Return each axis that has several values, with them."""
-    from jobs.grid import label, levels
+    from analysis.figures.grid import label, levels
 
     found = levels([spec.axes for spec in specs])
     return [
@@ -136,7 +136,7 @@ def _levels(specs: Sequence[RunSpec]) -> list[str]:
 
 def _seeds(specs: Sequence[RunSpec]) -> str:
     """Return the seeds of initialisation, data order and evaluation, those alike named once."""
-    from jobs.grid import label
+    from analysis.figures.grid import label
 
     triples = [(spec.seeds.init, spec.seeds.data, spec.seeds.eval) for spec in specs]
     together = all(init == data for init, data, _ in triples)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.figures.grid import Axis, Cell, Grid
 from analysis.figures.style import GRID, INK, MUTED, ORANGE, column_label, short_number, tex_number
-from jobs.grid import Axis, Cell, Grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

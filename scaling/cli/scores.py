@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scaling.commands.common import expand, option, runs_folder
-from scaling.commands.fitting import is_table
+from scaling.cli.arguments import expand, option, runs_folder
+from scaling.cli.fit_arguments import is_table
 from scaling.records import read_json
 from scaling.spec import RunSpec
 
