@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from analysis.export import RUN_COLUMNS
 from analysis.options import FitOptions, jsonable
 from analysis.pages import page, sections
 from analysis.pages.gallery import Drawn, draw_all
@@ -37,9 +36,25 @@ from analysis.table import clean_runs
 
 __all__ = ["FitOptions", "build_report", "fit_study", "render_fit"]
 
-# Of the run table, what the page leaves to runs.parquet, and what it shows beyond RUN_COLUMNS.
-LEFT_OUT = ("study", "num_params_trainable", "code_digest", "parent_checkpoint")
-ALSO = (
+# Of the run table (`scaling export`), what the page shows; runs.parquet has the rest.
+SHOWN = (
+    "run_id",
+    "stage",
+    "state",
+    "seed",
+    "size",
+    "num_params_total",
+    "num_params_policy",
+    "num_samples_seen",
+    "num_unique_episodes",
+    "num_domains",
+    "soft_prompt_length",
+    "prediction_window_s",
+    "compute_flops",
+    "gpu_hours",
+    "val_l1",
+    "val_l1_sem",
+    "val_l1_all",
     "blind",
     "val_l1_position_m",
     "val_l1_rotation_deg",
@@ -196,8 +211,7 @@ def _shown(runs: pd.DataFrame, document: Mapping[str, Any]) -> list[str]:
         return list(runs.columns)
     fitted = [axis["column"] for axis in document["axes"].values() if "column" in axis]
     labels = [c for c in runs.columns if str(c).startswith("axis_")]
-    wanted = [c for c in (*RUN_COLUMNS, *ALSO) if c not in LEFT_OUT]
-    return list(dict.fromkeys([*wanted, *fitted, document["y"], *labels]))
+    return list(dict.fromkeys([*SHOWN, *fitted, document["y"], *labels]))
 
 
 def _without_constants(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.folder import clear_failed, run_folder
 from jobs.queue import Queued, read_queues
 from jobs.status import run_state
+from scaling.runs.folder import clear_failed, run_folder
 from scaling.spec import RunSpec
 
 

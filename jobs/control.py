@@ -9,7 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from jobs.folder import (
+from jobs.local.progress import beat_words
+from jobs.queue import Queued, read_queues
+from jobs.slurm.commands import SlurmError, scancel
+from jobs.slurm.queue import in_queue
+from jobs.status import RunStatus, run_state
+from scaling.runs.folder import (
     CANCELLED,
     DONE,
     FAILED,
@@ -20,11 +25,6 @@ from jobs.folder import (
     this_host,
     write_failed,
 )
-from jobs.progress import beat_words
-from jobs.queue import Queued, read_queues
-from jobs.slurm.commands import SlurmError, scancel
-from jobs.slurm.queue import in_queue
-from jobs.status import RunStatus, run_state
 from scaling.spec import RunSpec
 
 FOLLOW_EVERY_S = 0.5

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jobs.folder import read_json, run_folder
 from jobs.queue import read_queues
 from jobs.slurm.submissions import open_submissions, slurm_folder
 from jobs.slurm.task import read_lives, saved_step
 from jobs.status import run_state
+from scaling.runs.folder import read_json, run_folder
 from scaling.spec import RunSpec
 from scaling.study import is_ready
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from jobs.folder import DONE, read_json, run_folder
 from jobs.pricing import (
     GIB,
     Rate,
@@ -17,6 +16,7 @@ from jobs.queue import read_queues
 from jobs.status import run_state
 from scaling.memory import checkpoint_bytes, gpu_table
 from scaling.memory import memory as needed_memory
+from scaling.runs.folder import DONE, read_json, run_folder
 from scaling.spec import RunSpec
 from scaling.study import own_steps, saving
 

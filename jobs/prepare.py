@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 
-from jobs.folder import DONE, run_folder
 from jobs.status import run_state
 from scaling.config import write_atomic
+from scaling.runs.folder import DONE, run_folder
 from scaling.spec import SCIENTIFIC_DATA_FIELDS, RunSpec, load_spec
 
 # A file that is safely on disk waits for the disk; several wait together.

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from jobs.folder import DONE, run_folder
 from jobs.queue import read_queues
 from jobs.status import run_state
+from scaling.runs.folder import DONE, run_folder
 from scaling.spec import RunSpec
 from scaling.study import trunk_point
 

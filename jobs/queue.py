@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.folder import birth, local_folder, process_alive, read_json, this_host, write_json
 from jobs.slurm.commands import Job
 from jobs.slurm.queue import read_slurm
+from scaling.runs.folder import birth, local_folder, process_alive, read_json, this_host, write_json
 
 # An executor elsewhere rewrites its file this often at least, so an older file is abandoned.
 REFRESH_S = 10.0

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from jobs.folder import DONE, FAILED, KILLED, close_attempt, last_line, write_failed
 from jobs.queue import Queued
 from jobs.status import RunStatus, run_state
+from scaling.runs.folder import DONE, FAILED, KILLED, close_attempt, last_line, write_failed
 from scaling.spec import RunSpec
 
 RESUMABLE_CODE = 85

@@ -9,7 +9,10 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from jobs.folder import (
+from jobs.queue import Queued, read_queues
+from jobs.slurm.commands import Job
+from jobs.slurm.queue import GONE, UNREACHABLE, WAITING, in_queue
+from scaling.runs.folder import (
     CANCELLED,
     DONE,
     FAILED,
@@ -20,9 +23,6 @@ from jobs.folder import (
     run_folder,
     this_host,
 )
-from jobs.queue import Queued, read_queues
-from jobs.slurm.commands import Job
-from jobs.slurm.queue import GONE, UNREACHABLE, WAITING, in_queue
 from scaling.spec import RunSpec
 
 State = Literal[

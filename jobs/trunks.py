@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from jobs.folder import DONE, FAILED, last_attempt, run_folder, write_failed
 from jobs.queue import Queued, read_queues
 from jobs.slurm.commands import SlurmError, sbatch
 from jobs.slurm.queue import in_queue
@@ -16,6 +15,7 @@ from jobs.slurm.submissions import note_resubmitted
 from jobs.slurm.task import FAILURE, GO, NOTHING, saved_step, say
 from jobs.status import RunStatus, run_state
 from scaling.config import write_atomic
+from scaling.runs.folder import DONE, FAILED, last_attempt, run_folder, write_failed
 from scaling.spec import RunSpec, load_spec
 from scaling.study import is_ready, trunk_point
 

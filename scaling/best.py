@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from scaling.records import read_json
+from scaling.runs.records import read_json
 from scaling.spec import RunSpec
 from scaling.tracking.registry import alias_name, lookup, model_name, register
 from scaling.training.checkpoint import file_sha256, step_name

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from scaling.schedule import learning_rates
 from scaling.spec import RunSpec, canonical_json, load_spec
 from scaling.study import Study, is_ready, trunk_point
-from scaling.training.schedule import learning_rates
 
 PATIENCE_S = 60.0  # a branch started beside its trunk waits so long for a new heartbeat of it
 

@@ -14,10 +14,10 @@ from typing import IO, Any
 
 from scaling.config import with_overrides, write_atomic
 from scaling.memory import explain_out_of_memory
+from scaling.runs.log import read_heartbeat
 from scaling.spec import RunSpec, load_spec
 from scaling.training.checkpoint import is_disk_full
 from scaling.training.engine import prepare_environment
-from scaling.training.metrics import read_heartbeat
 
 EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 85
 
@@ -56,7 +56,7 @@ def _advance(spec: RunSpec, folder: Path) -> int:
     prepare_environment(spec)
     stop = _StopFlag()
     try:
-        from scaling.training.run import advance
+        from scaling.training.attempt import advance
 
         finished = advance(spec, folder, stop.requested)
     except ValueError as error:

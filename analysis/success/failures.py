@@ -16,11 +16,9 @@ from analysis.notes import MIN_LEVELS
 from analysis.options import FitOptions, jsonable
 from analysis.pages.words import number, parameter_texts, percent, span
 from analysis.ranking import varying_settings
-from analysis.rollouts import COLUMNS
-from analysis.success.rates import exact_interval, fit_failures, success_rates
+from analysis.success.rates import SUCCESSES, TRIALS, exact_interval, fit_failures, success_rates
 from analysis.table import Slice, axis_label, axis_slice, group_values
 
-SUCCESSES, ROLLOUTS = COLUMNS
 CURVE_POINTS = 60
 
 
@@ -39,9 +37,9 @@ def failure_study(
         Pearson's interval), `overdispersion` and `p_value` of "runs of a cell differ by chance
         alone", and `axes`: per axis `law`, `points`, `curve`, or `status: refused` and a `reason`.
     """
-    if not set(COLUMNS) <= set(clean.columns):
+    if not {SUCCESSES, TRIALS} <= set(clean.columns):
         return None
-    rows = clean[clean[SUCCESSES].notna() & (clean[ROLLOUTS] > 0)]
+    rows = clean[clean[SUCCESSES].notna() & (clean[TRIALS] > 0)]
     if rows.empty:
         return None
     by = varying_settings(rows, how.n_column, how.hold)
@@ -100,7 +98,7 @@ def _fit_axis(rows: pd.DataFrame, axis: str, how: FitOptions) -> dict[str, Any]:
 def _require_fall(found: Slice, how: FitOptions) -> None:
     """Raise where the failure rate does not fall along the axis beyond chance: there is no law."""
     x = found.rows[found.column].to_numpy(dtype=float)
-    k, n = (found.rows[c].to_numpy(dtype=float) for c in COLUMNS)
+    k, n = (found.rows[c].to_numpy(dtype=float) for c in (SUCCESSES, TRIALS))
     if (k == n).all() or not k.any():
         words = "succeeded" if not k.any() else "failed"
         raise ValueError(f"none of {int(n.sum())} rollouts {words}")
@@ -119,7 +117,7 @@ def failure_trend(x: np.ndarray, failures: np.ndarray, trials: np.ndarray) -> tu
     rate = failures.sum() / trials.sum()
     place = np.log(x) - np.log(x) @ trials / trials.sum()
     chance = rate * (1 - rate) * float(trials @ place**2)
-    table = pd.DataFrame({"x": x, SUCCESSES: trials - failures, ROLLOUTS: trials})
+    table = pd.DataFrame({"x": x, SUCCESSES: trials - failures, TRIALS: trials})
     spread = success_rates(table, by=["x"]).overdispersion
     excess = spread if spread > 1 else 1.0  # NaN without repeats
     z = float((failures - trials * rate) @ place / np.sqrt(chance * excess))
@@ -128,7 +126,7 @@ def failure_trend(x: np.ndarray, failures: np.ndarray, trials: np.ndarray) -> tu
 
 def _points(rows: pd.DataFrame, column: str, how: FitOptions) -> list[dict[str, Any]]:
     """Return one point a run: axis value, failure rate and its interval, in shares."""
-    k, n = (rows[c].to_numpy(dtype=float) for c in COLUMNS)
+    k, n = (rows[c].to_numpy(dtype=float) for c in (SUCCESSES, TRIALS))
     low, high = exact_interval(n - k, n, how.level)
     x, names = rows[column].to_numpy(dtype=float), group_values(rows, how.groups)
     return [

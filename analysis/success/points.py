@@ -8,12 +8,10 @@ import pandas as pd
 
 from analysis.options import FitOptions
 from analysis.ranking import ONE_TARGET
-from analysis.rollouts import COLUMNS
 from analysis.success.correlation import correlation_study
-from analysis.success.rates import exact_interval
+from analysis.success.rates import SUCCESSES, TRIALS, exact_interval
 from analysis.table import axis_slice, published
 
-SUCCESSES, TRIALS = COLUMNS
 # Settings drawn as curves, and what must be said of comparing errors across their levels.
 SETTING_NOTES = {
     "prediction_window_s": "errors of different windows have different targets and cannot be "

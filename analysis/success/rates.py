@@ -15,6 +15,8 @@ from analysis.fit import LawRegressor
 from analysis.laws import Law
 from analysis.table import axis_frame, group_values
 
+SUCCESSES, TRIALS = "successes", "rollouts"  # columns of the run table
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuccessRates:

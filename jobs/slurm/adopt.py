@@ -6,10 +6,10 @@ later submission would start its runs a second time. The path of its script tell
 
 from pathlib import Path
 
-from jobs.folder import read_json
 from jobs.queue import claiming
 from jobs.slurm.commands import jobs_by_script
 from jobs.slurm.submissions import CLOSED, RECORD, resubmitted, slurm_folder, write_record
+from scaling.runs.folder import read_json
 
 
 def adopt(runs_dir: str | Path) -> list[str]:

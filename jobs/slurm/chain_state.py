@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.folder import last_line, read_json, write_json
 from jobs.slurm.commands import Job, SlurmError, sacct, squeue
 from jobs.slurm.queue import CACHE_S, ENDED, WAITING
 from jobs.slurm.submissions import RECORD, Submission, read_submission, slurm_folder
+from scaling.runs.folder import last_line, read_json, write_json
 
 STATE = "chain.json"
 PENDING = ("waiting", "running")

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jobs.folder import read_json, write_json
 from jobs.slurm.commands import Job, SlurmError, sacct, squeue
 from jobs.slurm.submissions import (
     Submission,
@@ -15,6 +14,7 @@ from jobs.slurm.submissions import (
     open_submissions,
     slurm_folder,
 )
+from scaling.runs.folder import read_json, write_json
 
 CACHE_S = 30.0
 _POLLING = threading.Lock()  # threads of one process that ask at once get one answer

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.folder import DONE, FAILED, read_json, write_json
+from scaling.runs.folder import DONE, FAILED, read_json, write_json
 
 # Written anew after each sbatch: an array without a job id is one that was not seen to go out.
 RECORD = "submission.json"

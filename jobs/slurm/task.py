@@ -14,7 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.folder import (
+from jobs.queue import read_queues
+from jobs.settle import RESUMABLE_CODE, settle
+from jobs.slurm.commands import SlurmError, job_state, run, sbatch
+from jobs.slurm.submissions import RECORD, note_resubmitted, read_submission
+from jobs.status import run_state
+from scaling.runs.folder import (
     CANCELLED,
     DONE,
     FAILED,
@@ -26,11 +31,6 @@ from jobs.folder import (
     this_host,
     write_failed,
 )
-from jobs.queue import read_queues
-from jobs.settle import RESUMABLE_CODE, settle
-from jobs.slurm.commands import SlurmError, job_state, run, sbatch
-from jobs.slurm.submissions import RECORD, note_resubmitted, read_submission
-from jobs.status import run_state
 from scaling.spec import load_spec
 
 GO, FAILURE, NOTHING = 0, 1, 3

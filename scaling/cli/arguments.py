@@ -95,7 +95,7 @@ def publish(specs: list[RunSpec], folder: Path, *, quiet: bool) -> dict[str, Any
 
     An unreachable MLflow, or a wrong address, is a warning (and {}): the runs are safe on disk.
     """
-    from scaling.describe import describe
+    from scaling.cost import describe
     from scaling.tracking.publish import publish as send
 
     uri = tracking_uri(folder)

@@ -31,8 +31,8 @@ def best(arguments: Namespace) -> int:
 def lineage(arguments: Namespace) -> int:
     """Print parents and children of a run, named by its id or the first digits."""
     from jobs.control import find_run
-    from scaling.lineage import lineage as trace
-    from scaling.lineage import render
+    from scaling.runs.lineage import lineage as trace
+    from scaling.runs.lineage import render
 
     folder = runs_folder(arguments)
     show(arguments, trace(find_run(arguments.run_id, folder).name, folder), render)
@@ -41,8 +41,8 @@ def lineage(arguments: Namespace) -> int:
 
 def finetune(arguments: Namespace) -> int:
     """Adapt a checkpoint to a new domain and print l1 before and after."""
-    from jobs.local import submit as run_here
-    from scaling.adapt import finetune_result
+    from jobs.local.executor import submit as run_here
+    from scaling.adaptation import finetune_result
 
     folder = runs_folder(arguments)
     spec, parent = plan_finetuning(arguments, folder)
@@ -59,7 +59,7 @@ def finetune(arguments: Namespace) -> int:
 
 def plan_finetuning(arguments: Namespace, folder: Path) -> tuple[RunSpec, str]:
     """Return the finetuning run that the command line asks for and its parent's run id."""
-    from scaling.adapt import check_domain, finetune_spec
+    from scaling.adaptation import check_domain, finetune_spec
     from scaling.best import resolve, study_of, words_of
     from scaling.spec import load_spec
 

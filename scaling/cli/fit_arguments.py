@@ -119,9 +119,9 @@ def _read_table(path: Path) -> "pd.DataFrame":
 
 def export_study(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
     """Write the tables of a study beside the folder of runs; return their paths and row counts."""
-    from analysis.export import export_study as write
     from scaling.cli.scores import score_columns
-    from scaling.describe import export_row
+    from scaling.cost import export_row
+    from scaling.runs.table import export_study as write
 
     scores = score_columns(specs, folder)
     rows = [export_row(spec) | scores.get(spec.run_id, {}) for spec in specs]

@@ -52,7 +52,7 @@ def _render_profile(document: dict[str, Any]) -> str:
 
 def _spec(arguments: Namespace) -> RunSpec:
     from scaling.config import with_overrides
-    from scaling.describe import describe
+    from scaling.cost import describe
     from scaling.spec import load_spec
 
     if arguments.study is None:

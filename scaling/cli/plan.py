@@ -23,7 +23,7 @@ def plan(arguments: Namespace) -> int:
     """
     from jobs.cluster import load_cluster
     from jobs.plan import plan as make_plan
-    from scaling.describe import describe
+    from scaling.cost import describe
     from scaling.study import load_study
 
     page = _page(arguments)

@@ -12,7 +12,7 @@ from itertools import chain, repeat
 from pathlib import Path
 
 from scaling.cli.arguments import expand, tracking_uri
-from scaling.describe import describe
+from scaling.cost import describe
 from scaling.tracking.publish import publish_while
 
 FIRST_S = 5.0  # to let the first runs start

@@ -8,7 +8,7 @@ from scaling.spec import RunSpec
 
 def beside_the_laws(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
     """Return what a report shows beside the laws: blocks by name, for its page and its record."""
-    from scaling.adapt import finetune_result, finetuned_from
+    from scaling.adaptation import finetune_result, finetuned_from
     from scaling.best import best
 
     done = [spec for spec in specs if (folder / spec.run_id / "DONE").exists()]
@@ -32,7 +32,7 @@ def beside_the_laws(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
 
 def _searched(study: str, folder: Path) -> dict[str, Any]:
     """Return what `scaling search` found, as it wrote it; {} where nobody has searched."""
-    from scaling.records import read_json
+    from scaling.runs.records import read_json
     from scaling.search.runs import search_folder
 
     found = read_json(search_folder(folder, study) / "result.json")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from scaling.cli.arguments import expand, option, runs_folder
 from scaling.cli.fit_arguments import is_table
-from scaling.records import read_json
+from scaling.runs.records import read_json
 from scaling.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def score_columns(specs: Sequence[RunSpec], folder: Path) -> dict[str, dict[str,
     found: dict[str, dict[str, float]] = {}
     if not specs or not _cache(specs[0], folder).is_dir():
         return found
-    from scaling.search.score import kept_score
+    from scaling.scores import kept_score
 
     search, cache = _search(specs), _cache(specs[0], folder)
     for spec in specs:
@@ -58,7 +58,7 @@ def score_columns(specs: Sequence[RunSpec], folder: Path) -> dict[str, dict[str,
 
 def _score_runs(name: str, arguments: Namespace) -> None:
     """Compute and keep a score of every done, sighted run; raise ValueError when none has it."""
-    from scaling.search.score import NAMES
+    from scaling.scores import NAMES
 
     if name not in NAMES:
         raise ValueError(f"score {name!r} is unknown; allowed: {', '.join(NAMES)}")
@@ -91,7 +91,7 @@ def _score_one(name: str, spec: RunSpec, search: "Search", folder: Path) -> None
     from dataclasses import asdict
 
     from scaling.config import write_atomic
-    from scaling.search.score import kept_score, make_scorer
+    from scaling.scores import kept_score, make_scorer
 
     step, cache = spec.num_steps, _cache(spec, folder)
     found = make_scorer(name, search, folder, cache)(spec, step)

@@ -59,9 +59,9 @@ def _search(
 ) -> dict[str, Any]:
     from scaling.cli.search_figures import draw_search
     from scaling.config import write_atomic
+    from scaling.scores import make_scorer
     from scaling.search.controller import run_trials
     from scaling.search.result import compare, counts, importances
-    from scaling.search.score import make_scorer
     from scaling.search.storage import open_study, shown_storage
 
     name = arguments.score or task.search.score
@@ -139,7 +139,7 @@ def _options(arguments: Namespace) -> "Options":
 def _pricer(runs_dir: Path, cluster: "Cluster") -> "Price":
     """Return what gives the GPU-hours of runs, as `scaling plan` has them; 0 on CPU."""
     from jobs.plan import plan
-    from scaling.describe import describe
+    from scaling.cost import describe
 
     def price(specs: "Sequence[RunSpec]") -> Mapping[str, float]:
         rows = plan(specs, runs_dir, describe, peak_tflops=cluster.peak_tflops)["runs"]

@@ -49,7 +49,7 @@ def _submit(
 ) -> Callable[["Sequence[RunSpec]"], None]:
     if cluster.backend == "slurm":
         return _Handover(cluster, runs_dir)
-    from jobs.detach import submit_detached
+    from jobs.local.detach import submit_detached
 
     return lambda specs: _quietly(submit_detached, specs, runs_dir, parallel=parallel)
 
@@ -63,8 +63,8 @@ class _Handover:
 
     def __call__(self, specs: "Sequence[RunSpec]") -> None:
         """Submit; runs that could not be handed over are asked for again at a later look."""
-        from jobs.slurm.backend import submit
         from jobs.slurm.commands import SlurmUnreachableError
+        from jobs.slurm.executor import submit
 
         if time.monotonic() < self._not_before:
             return

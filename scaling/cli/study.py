@@ -45,7 +45,7 @@ def submit(arguments: Namespace) -> int:
     _warn_of_other_code(specs, folder)
     parallel = arguments.parallel or os.cpu_count() or 1
     if arguments.detach:
-        from jobs.detach import submit_detached
+        from jobs.local.detach import submit_detached
 
         # The background process is this command without --detach, so that it publishes too.
         words = ["submit", arguments.study, *arguments.overrides, f"--parallel={parallel}"]
@@ -53,7 +53,7 @@ def submit(arguments: Namespace) -> int:
         summary = submit_detached(specs, folder, parallel=parallel, command=command)
         show(arguments, summary, _render_submitted)
         return 0
-    from jobs.local import submit as run_here
+    from jobs.local.executor import submit as run_here
     from scaling.cli.publisher import published_live
 
     with published_live(arguments.study, arguments.overrides, folder):
@@ -69,7 +69,7 @@ def _expected_here(arguments: Namespace, specs: list[Any], cluster: Any) -> dict
     Nothing is written.
     """
     from jobs.claim import would_claim
-    from jobs.launch import local_slots
+    from jobs.local.launch import local_slots
     from jobs.pricing import price_within
     from jobs.queue import read_queues
 
@@ -93,7 +93,7 @@ def _expected_here(arguments: Namespace, specs: list[Any], cluster: Any) -> dict
 def _pricer(folder: Path, cluster: Any) -> Callable[[list[Any]], float | None]:
     """Return what gives the GPU-hours of runs as `scaling plan` has them, None on CPU."""
     from jobs.plan import plan as make_plan
-    from scaling.describe import describe
+    from scaling.cost import describe
 
     def price(todo: list[Any]) -> float | None:
         document = make_plan(todo, folder, describe, peak_tflops=cluster.peak_tflops)
@@ -104,9 +104,9 @@ def _pricer(folder: Path, cluster: Any) -> Callable[[list[Any]], float | None]:
 
 def _submit_to_slurm(arguments: Namespace, specs: list[Any], cluster: Any) -> int:
     from jobs.cluster import check_mounts
-    from jobs.slurm.backend import submit as hand_over
     from jobs.slurm.chain import chain_commands
-    from scaling.adapt import check_domain
+    from jobs.slurm.executor import submit as hand_over
+    from scaling.adaptation import check_domain
 
     folder = runs_folder(arguments)
     check_mounts(cluster, folder)
@@ -235,7 +235,7 @@ def logs(arguments: Namespace) -> int:
 
 def sync(arguments: Namespace) -> int:
     """Publish a study to MLflow."""
-    from scaling.describe import describe
+    from scaling.cost import describe
     from scaling.tracking.publish import publish as send
 
     specs, folder = expand(arguments), runs_folder(arguments)
@@ -304,8 +304,8 @@ def _refuse_selector(selector: str, specs: list[Any], folder: Path) -> NoReturn:
 
 def _warn_of_other_code(specs: list[Any], folder: Any) -> None:
     """Say which finished runs were made by other sources than these; they are kept."""
-    from jobs.folder import DONE, read_json, run_folder
     from scaling.code_digest import code_digest, same_runs
+    from scaling.runs.folder import DONE, read_json, run_folder
 
     now, others = code_digest(), []
     for spec in specs:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import write_atomic
+from scaling.schedule import base_rates
 from scaling.spec import RunSpec, load_spec
 from scaling.training.engine import batch_plan, initialize, prepare_environment, start_distributed
-from scaling.training.schedule import base_rates
 from xvla.config import ModelConfig
 
 ALL_REDUCE_BYTES = 64 * 2**20

@@ -88,7 +88,7 @@ def _trace(spec: RunSpec, scratch: Path, steps: int) -> Any:
     import torch
     from torch.profiler import ProfilerActivity, profile, schedule
 
-    from scaling.training.run import advance
+    from scaling.training.attempt import advance
 
     activities = [ProfilerActivity.CPU]
     if torch.cuda.is_available():

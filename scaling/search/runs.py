@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import write_atomic
-from scaling.records import read_json
+from scaling.runs.records import read_json
 from scaling.search.controller import Task
 from scaling.spec import RunSpec, load_spec
 from scaling.study import load_study

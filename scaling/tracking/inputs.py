@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.records import read_json
+from scaling.runs.records import read_json
 from scaling.spec import RunSpec, canonical_json
 from xvla.config import DomainEntry
 

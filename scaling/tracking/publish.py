@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.records import file_state
+from scaling.runs.records import file_state
 from scaling.spec import RunSpec
 from scaling.tracking.client import connect, page, shown, store_errors
 from scaling.tracking.ledger import Ledger

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from scaling.records import (
+from scaling.runs.records import (
     CANCELLED,
     Point,
     file_state,

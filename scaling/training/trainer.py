@@ -12,14 +12,14 @@ import torch
 import torch.distributed as dist
 
 from scaling.devices import peak_flops
+from scaling.runs.log import RunLog, mfu_percent
+from scaling.schedule import learning_rates
 from scaling.spec import RunSpec
 from scaling.training import checkpoint
 from scaling.training.ema import Ema
 from scaling.training.engine import batch_plan
 from scaling.training.features import FeatureCache
-from scaling.training.metrics import RunLog, mfu_percent
 from scaling.training.noise import step_noise
-from scaling.training.schedule import learning_rates
 from scaling.training.validation import StoppedError, Validation
 from scaling.training.watchdog import Watchdog
 from xvla.data.samples import SampleKey

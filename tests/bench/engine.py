@@ -272,8 +272,8 @@ def against_trainer(
     features: Any = None,
 ) -> Pair:
     """Run the real Trainer; after each of its blocks of steps run and time one of the baseline."""
+    from scaling.runs.log import RunLog
     from scaling.training.engine import initialize
-    from scaling.training.metrics import RunLog
     from scaling.training.trainer import Trainer
     from scaling.training.watchdog import Watchdog
 

@@ -16,8 +16,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from scaling.describe import describe
-from scaling.records import final_points, read_points, thin
+from scaling.cost import describe
+from scaling.runs.records import final_points, read_points, thin
 from scaling.spec import RunSpec, SeedConfig
 from scaling.study import load_study
 from scaling.tracking.client import connect
@@ -126,7 +126,7 @@ def _noop(specs: list[RunSpec], folder: Path, uri: str) -> tuple[float, float]:
     code = (
         "import sys, time, json\n"
         "from dataclasses import replace\n"
-        "from scaling.describe import describe\n"
+        "from scaling.cost import describe\n"
         "from scaling.spec import SeedConfig\n"
         "from scaling.study import load_study\n"
         "from scaling.tracking.publish import publish\n"

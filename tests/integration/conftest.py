@@ -63,7 +63,7 @@ class Ranks:
 @pytest.fixture(scope="session")
 def rank_server() -> Iterator:
     """A warm process that forks ranks, each with a fault if asked (faulty_train.py)."""
-    from jobs.launch import ForkServer
+    from jobs.local.launch import ForkServer
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)

@@ -8,10 +8,10 @@ import time
 
 import torch
 
+import scaling.training.attempt
 import scaling.training.checkpoint
-import scaling.training.run
 import scaling.training.trainer
-from scaling.forkserver import TRAINING_STACK
+from jobs.local.forkserver import TRAINING_STACK
 from scaling.train import main as train
 
 for name in TRAINING_STACK:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     if kind:
         rank, step = (int(number) for number in where.split(":"))
         if kind == "small":
-            scaling.training.run.memory_available = lambda *_, **__: 2**20
+            scaling.training.attempt.memory_available = lambda *_, **__: 2**20
             return train(argv)
         if kind == "nangrad":
             _spoil_gradient(rank, step)
@@ -83,7 +83,7 @@ def _spoil_gradient(rank: int, step: int) -> None:
 
 def _signal_in_evaluation(rank: int, number: int) -> None:
     """Have a rank get SIGTERM at its evaluation batch of that number, from 1 on."""
-    touch, seen = scaling.training.run.Watchdog.touch, []
+    touch, seen = scaling.training.attempt.Watchdog.touch, []
 
     def struck(self, where):
         touch(self, where)
@@ -92,7 +92,7 @@ def _signal_in_evaluation(rank: int, number: int) -> None:
             if len(seen) == number:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    scaling.training.run.Watchdog.touch = struck
+    scaling.training.attempt.Watchdog.touch = struck
 
 
 def _nan(spec, pair):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from jobs.local import submit
+from jobs.local.executor import submit
 from scaling.branch import branched
 from scaling.cli import main
-from scaling.describe import describe
+from scaling.cost import describe
 from scaling.sizes import SIZES
 from scaling.spec import EngineConfig, RunSpec, ScheduleConfig
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.folder import read_json
-from jobs.launch import train_command
-from jobs.local import submit
+from jobs.local.executor import submit
+from jobs.local.launch import train_command
 from jobs.status import run_state
 from scaling.memory import checkpoint_bytes
+from scaling.runs.folder import read_json
 from scaling.sizes import SIZES
 from scaling.spec import EngineConfig, ResourceConfig, RunSpec, SeedConfig
 

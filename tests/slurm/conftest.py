@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cluster import Cluster
-from jobs.slurm.backend import submit
+from jobs.slurm.executor import submit
 from jobs.status import run_state
 from scaling.spec import RunSpec
 

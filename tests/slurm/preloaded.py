@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.folder import process_alive
-from jobs.launch import Child, ForkServer
-from jobs.signals import send
+from jobs.local.launch import Child, ForkServer
+from jobs.local.signals import send
+from scaling.runs.folder import process_alive
 
 CLIENT = Path(__file__).with_name("preloaded_client.py")
 POLL_S = 0.05

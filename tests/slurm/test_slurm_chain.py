@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from slurm_helpers import wait_until
 
-from jobs.slurm.backend import submit
 from jobs.slurm.chain import chain_commands
 from jobs.slurm.chain_state import chain_state
+from jobs.slurm.executor import submit
 from jobs.status import study_status
 from scaling.study import load_study
 

@@ -10,7 +10,7 @@ import pytest
 from slurm_helpers import attempts, log_of, small_run, step_of, wait_until
 
 from jobs.control import retry
-from jobs.slurm.backend import submit
+from jobs.slurm.executor import submit
 from jobs.slurm.task import read_lives
 from jobs.status import run_state
 from scaling.spec import ResourceConfig

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from slurm_helpers import attempts, losses, result, small_run
 
-from jobs.folder import process_alive
-from jobs.local import submit as run_here
-from jobs.slurm.backend import submit
+from jobs.local.executor import submit as run_here
+from jobs.slurm.executor import submit
 from jobs.slurm.task import read_lives
 from jobs.status import study_status
+from scaling.runs.folder import process_alive
 from scaling.spec import RunSpec
 
 pytestmark = pytest.mark.slurm

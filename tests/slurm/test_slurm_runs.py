@@ -10,7 +10,7 @@ import pytest
 from slurm_helpers import attempts, small_run, step_of, wait_until
 
 from jobs.control import cancel, retry
-from jobs.slurm.backend import submit
+from jobs.slurm.executor import submit
 from jobs.slurm.task import read_lives
 from jobs.status import run_state, study_status
 from scaling.spec import ResourceConfig

@@ -9,7 +9,7 @@ import pytest
 
 OURS = ("xvla", "scaling", "sweeps", "jobs", "analysis")
 TORCH_FREE = ("scaling.spec", "scaling.study", "scaling.config", "scaling.sizes", "scaling.flops",
-              "scaling.recipes", "scaling.describe", "scaling.memory", "scaling.cli",
+              "scaling.recipes", "scaling.cost", "scaling.memory", "scaling.cli",
               "xvla.config", "xvla.params", "sweeps.demo", "sweeps.model_size", "jobs.plan",
               "jobs.status", "analysis.fit")  # fmt: skip
 ALLOWED: dict[str, tuple[str, ...]] = {
@@ -17,7 +17,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "scaling": ("xvla", "scaling"),
     "sweeps": ("sweeps", "scaling.spec", "scaling.study", "scaling.branch", "scaling.sizes",
                "scaling.flops", "scaling.recipes", "xvla.config"),
-    "jobs": ("jobs", "scaling.spec", "scaling.study", "scaling.config", "scaling.flops",
+    "jobs": ("jobs", "scaling.spec", "scaling.runs", "scaling.study", "scaling.config", "scaling.flops",
              "scaling.memory"),
     "analysis": ("analysis",),
 }  # fmt: skip

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.export import CURVE_COLUMNS, RUN_COLUMNS, export_study
-from analysis.rollouts import read_yaml
+from scaling.runs.rollouts import read_yaml
+from scaling.runs.table import CURVE_COLUMNS, RUN_COLUMNS, export_study
 
 ROW = {
     "study": "sweeps.toy",

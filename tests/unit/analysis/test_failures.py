@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from studies import demo_study
 
 from analysis import plots
-from analysis.export import export_study
 from analysis.options import FitOptions
 from analysis.report import build_report
-from analysis.rollouts import success_counts
 from analysis.success.failures import failure_study, failure_texts, failure_trend
+from scaling.runs.rollouts import success_counts
+from scaling.runs.table import export_study
 
 HOW = FitOptions(num_draws=60)
 RUN, CHILD, OTHER, LONE = (f"{i:012x}" for i in range(4))

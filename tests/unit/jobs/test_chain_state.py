@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from jobs.cluster import Cluster
-from jobs.slurm.backend import submit
 from jobs.slurm.chain_state import chain_state
+from jobs.slurm.executor import submit
 from jobs.slurm.task import FAILURE, GO, wait
 
 DEV = Cluster(name="dev", time_limit="10")

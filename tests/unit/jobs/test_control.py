@@ -9,9 +9,9 @@ import pytest
 
 from jobs import queue
 from jobs.control import cancel, find_run, logs, select
-from jobs.folder import this_host, write_json
 from jobs.prepare import prepare
 from jobs.status import study_status
+from scaling.runs.folder import this_host, write_json
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.folder import process_alive, read_json
-from jobs.launch import LOST, ForkServer
+from jobs.local.launch import LOST, ForkServer
+from scaling.runs.folder import process_alive, read_json
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_what_imports_print_does_not_reach_the_protocol(tmp_path):
     )
     request = json.dumps({"run_yaml": "r", "log": str(tmp_path / "log"), "env": {}})
     result = subprocess.run(
-        [sys.executable, "-m", "scaling.forkserver", "chatty"],
+        [sys.executable, "-m", "jobs.local.forkserver", "chatty"],
         input=request + "\n",
         capture_output=True,
         text=True,

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.folder import write_json
 from jobs.ledger import ledger, render_ledger
 from jobs.prune import prune, render_pruned
 from jobs.slurm.commands import Job
 from scaling.branch import branched
+from scaling.runs.folder import write_json
 from scaling.spec import ScheduleConfig
 
 

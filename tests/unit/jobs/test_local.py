@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs import control, local
-from jobs.detach import submit_detached
-from jobs.folder import read_json
-from jobs.launch import train_command
-from jobs.local import submit
+from jobs import control
+from jobs.local import executor as local
+from jobs.local.detach import submit_detached
+from jobs.local.executor import submit
+from jobs.local.launch import train_command
 from jobs.prepare import prepare
 from jobs.status import run_state, study_status
+from scaling.runs.folder import read_json
 
 FAKE_TRAINER = str(Path(__file__).with_name("fake_trainer.py"))
 
@@ -211,7 +212,7 @@ def background(tmp_path):
     script.write_text(
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from jobs.local import submit\n"
+        "from jobs.local.executor import submit\n"
         "from scaling.spec import load_spec\n"
         "while not Path(sys.argv[1], 'go').exists():\n"
         "    time.sleep(0.02)\n"
@@ -256,7 +257,7 @@ def test_a_failed_run_can_be_resubmitted_in_the_background(
     submit([spec], tmp_path, progress=False, command=fake_command)
     assert run_state(tmp_path / spec.run_id).state == "failed"
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys, jobs.local as local\n"
+        "import sys, jobs.local.executor as local\n"
         f"local.train_command = lambda spec, path: [sys.executable, '-S', {FAKE_TRAINER!r},\n"
         "    str(path), 'ok', '10', '0.01']\n"
     )
@@ -282,7 +283,7 @@ def test_bars_are_drawn_on_a_terminal(tmp_path, make_spec, fake_command):
     prepare([spec], tmp_path)
     script = (
         "import sys\n"
-        "from jobs.local import submit\n"
+        "from jobs.local.executor import submit\n"
         "from scaling.spec import load_spec\n"
         "submit([load_spec(sys.argv[1])], sys.argv[2], command=lambda spec, path: sys.argv[3:])\n"
     )

@@ -13,7 +13,7 @@ from jobs import pricing
 from jobs.plan import plan
 from scaling.branch import branched
 from scaling.cli.plan_table import render_plan, saving_line
-from scaling.describe import describe as describe_run
+from scaling.cost import describe as describe_run
 from scaling.memory import checkpoint_bytes
 from scaling.spec import EngineConfig, ResourceConfig, ScheduleConfig
 from scaling.study import load_study

@@ -144,7 +144,7 @@ def test_a_run_made_by_other_code_is_said_and_kept(
         left = [spec for spec in specs if not (runs_dir / spec.run_id / "DONE").exists()]
         return {"study": "sweeps.demo", "submitted": len(left)}
 
-    monkeypatch.setattr("jobs.detach.submit_detached", started)
+    monkeypatch.setattr("jobs.local.detach.submit_detached", started)
     assert main(["plan", "sweeps.demo", "--json", *WORDS]) == 0
     run_id = json.loads(capsys.readouterr().out)["runs"][0]["run_id"]
     done = folder / "runs" / run_id

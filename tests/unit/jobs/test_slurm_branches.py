@@ -9,13 +9,13 @@ import pytest
 
 from jobs import trunks
 from jobs.cluster import Cluster, load_cluster
-from jobs.folder import write_failed, write_json
 from jobs.queue import read_queues
-from jobs.slurm.backend import submit
+from jobs.slurm.executor import submit
 from jobs.slurm.sbatch import make_arrays, render_array
 from jobs.slurm.submissions import note_resubmitted
 from jobs.status import run_state, study_status
 from scaling.branch import branched
+from scaling.runs.folder import write_failed, write_json
 from scaling.spec import ResourceConfig, ScheduleConfig, SeedConfig
 
 DEV = Cluster(name="dev", gpus_per_node=8, max_gpus=16, max_cpu_ranks=4, time_limit="10")

@@ -7,13 +7,13 @@ import pytest
 
 from jobs.cluster import Cluster, known_clusters, load_cluster
 from jobs.control import cancel
-from jobs.folder import write_failed
 from jobs.queue import read_queues
-from jobs.slurm.backend import submit
 from jobs.slurm.chain import chain_commands
 from jobs.slurm.commands import SlurmUnreachableError
+from jobs.slurm.executor import submit
 from jobs.slurm.sbatch import make_arrays, one_at_a_time, render_array
 from jobs.status import study_status
+from scaling.runs.folder import write_failed
 from scaling.spec import ResourceConfig
 
 DEV = Cluster(name="dev", gpus_per_node=8, max_gpus=16, max_cpu_ranks=2, time_limit="10")
@@ -135,7 +135,7 @@ def test_a_job_that_comes_in_late_is_found_again(tmp_path, make_spec, fake_slurm
     specs = [make_spec(seed) for seed in range(2)]
     fake_slurm.set(unheard="Batch job submission failed: Socket timed out on send/recv operation")
     with monkeypatch.context() as patched:
-        patched.setattr("jobs.slurm.backend.jobs_by_script", dict)
+        patched.setattr("jobs.slurm.executor.jobs_by_script", dict)
         with pytest.raises(SlurmUnreachableError, match="may be in the queue"):
             submit(specs, tmp_path, DEV)
     fake_slurm.set(unheard="")

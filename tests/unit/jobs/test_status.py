@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from jobs import queue
-from jobs.folder import process_alive, this_host
 from jobs.status import render_status, run_state, study_status
+from scaling.runs.folder import process_alive, this_host
 
 DEAD_PID = 2**22 + 1  # above the kernel's largest
 

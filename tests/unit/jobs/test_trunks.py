@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.folder import read_json, write_failed, write_json
-from jobs.local import submit
+from jobs.local.executor import submit
 from jobs.queue import Queued
 from jobs.status import run_state, study_status
 from jobs.trunks import SILENT_S, dependency, outlook
 from scaling.branch import branched
+from scaling.runs.folder import read_json, write_failed, write_json
 from scaling.spec import ScheduleConfig
 
 # Saves the steps named, waits for a file if one is named, then is the fake trainer.

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from scaling.adapt import finetune_result, finetune_spec
+from scaling.adaptation import finetune_result, finetune_spec
 from sweeps._mixtures import paper_run, simulated_run
 
 

@@ -15,9 +15,9 @@ from scaling.branch import (
     wait_for_trunk,
 )
 from scaling.cli import main
+from scaling.schedule import learning_rates
 from scaling.spec import RunSpec, ScheduleConfig, SeedConfig
 from scaling.study import is_ready, load_study, own_steps, saving, trunk_point
-from scaling.training.schedule import learning_rates
 from sweeps._mixtures import simulated_run
 from xvla.data.loader import make_loader
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.folder import birth, close_attempt, process_alive
-from scaling.training.metrics import HEARTBEAT_EVERY_S, Attempt, RunLog
+from scaling.runs.folder import birth, close_attempt, process_alive
+from scaling.runs.log import HEARTBEAT_EVERY_S, Attempt, RunLog
 
 HOUR = 3600.0
 real_time, real_monotonic = time.time, time.monotonic

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling.lineage import lineage, render
+from scaling.runs.lineage import lineage, render
 from scaling.spec import InitConfig, RunSpec
 from xvla.config import DataConfig, DomainEntry
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from scaling.training.metrics import Attempt, RunLog, total_gpu_hours
+from scaling.runs.log import Attempt, RunLog, total_gpu_hours
 
 
 def test_lines_are_whole_and_valid(tmp_path) -> None:
@@ -44,8 +44,8 @@ def test_attempts_are_numbered_and_the_killed_one_is_closed(tmp_path) -> None:
 
 
 def test_utilisation_counts_what_is_computed() -> None:
-    from scaling.describe import flops_per_step
-    from scaling.training.metrics import mfu_percent
+    from scaling.cost import flops_per_step
+    from scaling.runs.log import mfu_percent
     from sweeps._mixtures import simulated_run
 
     spec = simulated_run("tiny")

@@ -3,8 +3,8 @@
 import pytest
 
 from scaling.recipes import RECIPES, with_recipe
+from scaling.schedule import learning_rates, schedule_factor
 from scaling.spec import OptimConfig, RunSpec, ScheduleConfig
-from scaling.training.schedule import learning_rates, schedule_factor
 
 
 @pytest.mark.parametrize(

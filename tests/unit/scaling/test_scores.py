@@ -41,7 +41,7 @@ def horizon(monkeypatch) -> list[str]:
         evaluated.append(spec.run_id)
         return Score(value=0.1 + abs(spec.data.prediction_window_s - 4) / 100, sem=0.01)
 
-    monkeypatch.setattr("scaling.search.score.horizon_score", score)
+    monkeypatch.setattr("scaling.scores.horizon_score", score)
     return evaluated
 
 

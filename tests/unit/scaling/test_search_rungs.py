@@ -49,7 +49,7 @@ def score(spec: RunSpec, step: int) -> Score:
 def test_the_command_stops_the_worst_runs_at_a_rung(tmp_path, monkeypatch, no_prune) -> None:
     runs = FirstHalfWay(tmp_path / "simulated")
     monkeypatch.setattr("scaling.cli.search.make_executor", lambda *_: runs.executor())
-    monkeypatch.setattr("scaling.search.score.make_scorer", lambda *_: score)
+    monkeypatch.setattr("scaling.scores.make_scorer", lambda *_: score)
     documents, studies = [], []
     monkeypatch.setattr("scaling.cli.search.show", lambda _, found, __: documents.append(found))
     monkeypatch.setattr(

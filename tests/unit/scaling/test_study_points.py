@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from analysis.figures.grid import levels
-from scaling.describe import describe
+from scaling.cost import describe
 from scaling.recipes import RECIPES
 from scaling.spec import RunSpec, SeedConfig
 from scaling.study import Study, known_studies, latin_square, load_study, product

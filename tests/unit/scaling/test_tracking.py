@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scaling.cli.arguments import publish as publish_kindly
-from scaling.records import (
+from scaling.runs.records import (
     MAX_POINTS,
     Point,
     file_state,
@@ -224,7 +224,7 @@ def test_addresses_and_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_no_heavy_import() -> None:
     code = (
-        "import sys, scaling.tracking.publish, scaling.best, scaling.lineage; "
+        "import sys, scaling.tracking.publish, scaling.best, scaling.runs.lineage; "
         "print([name for name in ('torch', 'mlflow', 'deepspeed') if name in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

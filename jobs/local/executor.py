@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.claim import claim
-from jobs.folder import (
-    CANCELLED,
-    FAILED,
-    read_json,
-    run_folder,
-    write_failed,
-)
-from jobs.launch import (
+from jobs.local.launch import (
     Child,
     Command,
     ForkServer,
@@ -25,13 +18,20 @@ from jobs.launch import (
     start_command,
     train_command,
 )
+from jobs.local.progress import open_progress
+from jobs.local.signals import send, stop_signals
 from jobs.prepare import prepare
-from jobs.progress import open_progress
 from jobs.queue import REFRESH_S, claiming, queue_path, read_queues, write_queue
 from jobs.settle import NOT_QUEUED, settle
-from jobs.signals import send, stop_signals
 from jobs.status import RunStatus, run_state
 from jobs.trunks import Outlook, outlook
+from scaling.runs.folder import (
+    CANCELLED,
+    FAILED,
+    read_json,
+    run_folder,
+    write_failed,
+)
 from scaling.spec import RunSpec
 
 POLL_S = 0.2

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from scaling.config import write_atomic
-from scaling.records import read_json
+from scaling.runs.records import read_json
 from scaling.search.controller import Score
 from scaling.spec import RunSpec
 from scaling.study import Choice, IntRange, Search
@@ -114,7 +114,7 @@ def adapted_success(spec: RunSpec, runs_dir: Path) -> Score:
     Rollouts are read from `rollout*.json` in the folders of runs finetuned from it (the document
     of `scaling rollout --json`). Raises ValueError when there are none.
     """
-    from scaling.adapt import finetuned_from
+    from scaling.adaptation import finetuned_from
 
     found = [
         json.loads(path.read_text())

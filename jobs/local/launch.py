@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.folder import local_folder, process_alive
+from scaling.runs.folder import local_folder, process_alive
 from scaling.spec import RunSpec
 
 Command = Callable[[RunSpec, Path], list[str]]
@@ -88,7 +88,7 @@ def start_command(command: Sequence[str], log: Path, environment: dict[str, str]
 
 
 class ForkServer:
-    """The executor's end of `python -m scaling.forkserver`."""
+    """The executor's end of `python -m jobs.local.forkserver`."""
 
     def __init__(self, runs_dir: str | Path, *, module: str = "scaling.train") -> None:
         """Start the server and wait until it has imported the training stack.
@@ -99,7 +99,7 @@ class ForkServer:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log, "wb") as stream:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "scaling.forkserver", module],
+                [sys.executable, "-m", "jobs.local.forkserver", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,

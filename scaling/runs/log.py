@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import write_atomic
-from scaling.describe import flops_per_step
+from scaling.cost import flops_per_step
 from scaling.flops import policy_flops
-from scaling.records import read_attempts, read_json
+from scaling.runs.records import read_attempts, read_json
 from scaling.spec import RunSpec
 
 HEARTBEAT_EVERY_S = 2.0
@@ -133,7 +133,7 @@ def total_gpu_hours(run_dir: Path) -> float:
 def born() -> str:
     """Return what no other process ever has: boot id and start in clock ticks since boot.
 
-    jobs.folder.birth says the same of any process. "" where there is no /proc.
+    scaling.runs.folder.birth says the same of any process. "" where there is no /proc.
     """
     try:
         ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]

@@ -18,17 +18,17 @@ import torch.distributed as dist
 from scaling.branch import branch_point, wait_for_trunk
 from scaling.code_digest import code_digest
 from scaling.config import write_atomic
-from scaling.describe import describe
+from scaling.cost import describe
 from scaling.devices import bf16_warning, memory_available
 from scaling.memory import check_states_fit
-from scaling.records import CANCELLED, read_json
+from scaling.runs.log import Attempt, RunLog, finite, total_gpu_hours
+from scaling.runs.records import CANCELLED, read_json
 from scaling.spec import RunSpec
 from scaling.training import checkpoint
 from scaling.training.ema import Ema
 from scaling.training.engine import batch_plan, initialize, start_distributed
 from scaling.training.features import FeatureCache, can_cache
 from scaling.training.initial import build_model, check_initial
-from scaling.training.metrics import Attempt, RunLog, finite, total_gpu_hours
 from scaling.training.reshard import can_reshard
 from scaling.training.trainer import Trainer
 from scaling.training.validation import StoppedError, Validation

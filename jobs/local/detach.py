@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from jobs.claim import claim
-from jobs.folder import local_folder, run_folder, this_host
-from jobs.local import submit
+from jobs.local.executor import submit
 from jobs.prepare import prepare
 from jobs.queue import claiming, queue_path, write_queue
+from scaling.runs.folder import local_folder, run_folder, this_host
 from scaling.spec import RunSpec, load_spec
 
-USAGE = "usage: python -m jobs.detach REQUEST.json"
+USAGE = "usage: python -m jobs.local.detach REQUEST.json"
 
 
 def submit_detached(
@@ -29,11 +29,11 @@ def submit_detached(
 ) -> dict[str, Any]:
     """Start `submit` for these runs in the background and return at once.
 
-    `command` replaces the background program (by default `python -m jobs.detach`); it has to call
-    `jobs.local.submit` on the same runs, in the process started here, and keep running until it
-    has. Runs that wait show as queued from now on, and can be cancelled. Returns `{"study",
-    "submitted", "skipped_done", "skipped_running", "skipped_failed", "pid" (None: nothing to do),
-    "host", "log"}`.
+    `command` replaces the background program (by default `python -m jobs.local.detach`); it has to
+    call `jobs.local.executor.submit` on the same runs, in the process started here, and keep
+    running until it has. Runs that wait show as queued from now on, and can be cancelled. Returns
+    `{"study", "submitted", "skipped_done", "skipped_running", "skipped_failed", "pid" (None:
+    nothing to do), "host", "log"}`.
     """
     specs = list(specs)
     runs_dir = Path(runs_dir).absolute()
@@ -79,7 +79,7 @@ def _start(command: Sequence[str] | None, request: dict[str, Any], log: Path) ->
     if command is None:
         path = log.with_name(f"request-{os.getpid()}-{time.time_ns()}.json")
         path.write_text(json.dumps(request))
-        command = [sys.executable, "-m", "jobs.detach", str(path)]
+        command = [sys.executable, "-m", "jobs.local.detach", str(path)]
     with open(log, "ab") as stream:
         process = subprocess.Popen(
             list(command),

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from scaling.records import file_state, read_json
+from scaling.runs.records import file_state, read_json
 
 # Only labels are read, so a run.yaml of an earlier version still shows; libyaml is 40 times faster.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.rollouts import COLUMNS as COUNT_COLUMNS
-from analysis.rollouts import parent_checkpoint, read_yaml, success_counts
+from scaling.runs.rollouts import COLUMNS as COUNT_COLUMNS
+from scaling.runs.rollouts import parent_checkpoint, read_yaml, success_counts
 
 RUN_COLUMNS = (
     "run_id",
@@ -53,7 +53,7 @@ def export_study(
     """Write runs.parquet and curves.parquet of a study.
 
     Beside the contract's columns: final metrics, axes, and `successes` of `rollouts` where there
-    are any (`analysis.rollouts`).
+    are any (`scaling.runs.rollouts`).
 
     Args:
         rows: what is known of each run without looking (run_id, study, seed, sizes, counts,

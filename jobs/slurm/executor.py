@@ -9,7 +9,6 @@ from typing import Any
 
 from jobs.claim import claim, would_claim
 from jobs.cluster import Cluster, check_fits
-from jobs.folder import FAILED, run_folder
 from jobs.prepare import prepare
 from jobs.pricing import Price, price_within
 from jobs.queue import Queued, claiming, read_queues
@@ -27,6 +26,7 @@ from jobs.slurm.commands import (
 from jobs.slurm.queue import in_queue
 from jobs.slurm.sbatch import Array, make_arrays, one_at_a_time, render_array, render_chained
 from jobs.slurm.submissions import new_folder, slurm_folder, write_manifests, write_record
+from scaling.runs.folder import FAILED, run_folder
 from scaling.spec import RunSpec
 
 

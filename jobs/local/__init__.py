@@ -1,0 +1,1 @@
+"""The local executor: runs of a study as processes of this machine."""
