@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,13 +63,6 @@ def paired_difference(
         sem=sem,
         num_episodes=count,
     )
-
-
-def read_final_episodes(run_dir: str | Path, split: str) -> pd.DataFrame:
-    """Return the per-episode errors of a run's last evaluation of a split."""
-    table = pd.read_parquet(Path(run_dir) / "val_episodes.parquet")
-    table = table[table["split"] == split]
-    return table[table["step"] == table["step"].max()]
 
 
 def _episode_means(tables: Iterable[pd.DataFrame], metric: str) -> pd.Series:

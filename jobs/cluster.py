@@ -7,6 +7,7 @@ from typing import Literal
 
 import yaml
 
+from jobs.executor import EXECUTORS
 from scaling.config import from_yaml
 from scaling.spec import RunSpec
 
@@ -33,13 +34,14 @@ class ContainerConfig:
 class Cluster:
     """One cluster. Empty texts and zeros leave the choice to Slurm, or mean: no limit.
 
+    `backend` names its executor (`jobs.executor.EXECUTORS`).
     `max_gpus` and `max_cpu_ranks` bound what one submission uses at once. `time_limit` is
     Slurm's [days-]hours:minutes:seconds, or minutes. `signal_lead_s`: how long before it a run is
     told to save and leave; give three times a measured checkpoint, at least 120.
     """
 
     name: str = ""
-    backend: Literal["slurm", "local"] = "slurm"
+    backend: str = "slurm"
     partition: str = ""
     account: str = ""
     qos: str = ""
@@ -147,6 +149,10 @@ def _as_written(cluster: Cluster, path: Path) -> Cluster:
 
 
 def _check(cluster: Cluster, path: Path) -> None:
+    if cluster.backend not in EXECUTORS:
+        raise ValueError(
+            f"{path}: backend={cluster.backend!r} is not known; allowed: {', '.join(EXECUTORS)}"
+        )
     if not TIME_LIMIT.fullmatch(cluster.time_limit):
         raise ValueError(
             f"{path}: time_limit={cluster.time_limit!r} is not a time; give e.g. '24:00:00', "

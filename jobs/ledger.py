@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jobs.queue import read_queues
-from jobs.slurm.submissions import open_submissions, slurm_folder
-from jobs.slurm.task import read_lives, saved_step
+from jobs.executor import EXECUTORS, QueueingExecutor
+from jobs.queue import read_held
 from jobs.status import run_state
-from scaling.runs.folder import read_json, run_folder
+from scaling.runs.attempts import Attempt, read_attempts
+from scaling.runs.folder import Heartbeat, Run
 from scaling.spec import RunSpec
 from scaling.study import is_ready
 
@@ -27,18 +28,17 @@ def ledger(specs: Iterable[RunSpec], runs_dir: str | Path) -> dict[str, Any]:
     the unit is "GPU-hours" or, for runs on CPU, "CPU-rank-hours" ("device-hours" where both occur).
     """
     runs_dir = Path(runs_dir)
-    queued = read_queues(runs_dir)
-    waiting_since = {r: item.time for item in open_submissions(runs_dir) for r in item.tasks}
+    held = read_held(runs_dir)
     rows: list[dict[str, Any]] = []
     units: set[str] = set()
     for spec in specs:
-        run_dir = run_folder(runs_dir, spec.run_id)
-        state = run_state(run_dir, queued=queued).state
+        run, hold = Run.of(runs_dir, spec.run_id), held.get(spec.run_id)
+        state = run_state(run, held).state
         if state == "planned":
             continue
         units.add("GPU-hours" if spec.resources.gpus_per_node else "CPU-rank-hours")
-        seconds = _seconds(run_dir, state)
-        pending_from = waiting_since.get(spec.run_id) if state == "queued" else None
+        seconds = _seconds(run, state)
+        pending_from = hold.since if hold and state == "queued" else None
         seconds["queued"] = _queued_seconds(spec, runs_dir, pending_from)
         hours = {name: seconds[name] * spec.resources.world_size / 3600 for name in ACCOUNTS}
         rows.append({"run_id": spec.run_id, "state": state, **hours})
@@ -64,32 +64,31 @@ def render_ledger(document: dict[str, Any]) -> str:
     return f"{document['unit']}: {', '.join(parts)}; {waited}"
 
 
-def _seconds(run_dir: Path, state: str) -> dict[str, float]:
+def _seconds(run: Run, state: str) -> dict[str, float]:
     """Return the seconds of a run's attempts by account."""
-    attempts = _attempts(run_dir)
-    heartbeat = read_json(run_dir / "heartbeat.json") or {}
+    attempts, beat = read_attempts(run), run.heartbeat()
     result = {"useful": 0.0, "replayed": 0.0, "failed": 0.0}
     for index, attempt in enumerate(attempts):
         is_last = index == len(attempts) - 1
-        spent = _spent(attempt, heartbeat, is_last=is_last)
+        spent = _spent(attempt, beat, is_last=is_last)
         if state in ("failed", "cancelled"):
             result["failed"] += spent
             continue
-        if is_last and attempt.get("last_step") is None:  # killed without a word
-            attempt = attempt | {"last_step": heartbeat.get("step")}
-        later = [item.get("first_step") for item in attempts[index + 1 :]]
+        if is_last and attempt.last_step is None:  # killed without a word
+            attempt = replace(attempt, last_step=beat.step)
+        later = [item.first_step for item in attempts[index + 1 :]]
         resumed = [step for step in later if step is not None]
         if state != "done" and not (is_last and state == "running"):
-            resumed.append(saved_step(run_dir))  # where it will go on
+            resumed.append(run.saved_step())  # where it will go on
         kept = _kept(attempt, min(resumed)) if resumed else 1.0
         result["useful"] += spent * kept
         result["replayed"] += spent * (1 - kept)
     return result
 
 
-def _kept(attempt: dict[str, Any], resumed: int) -> float:
+def _kept(attempt: Attempt, resumed: int) -> float:
     """Return the share of an attempt's steps that stand where the run goes on at `resumed`."""
-    first, last = attempt.get("first_step"), attempt.get("last_step") or 0
+    first, last = attempt.first_step, attempt.last_step or 0
     if first is None:
         return 0.0
     if last <= first:  # only its start-up, or its steps were never reported
@@ -97,18 +96,17 @@ def _kept(attempt: dict[str, Any], resumed: int) -> float:
     return min(1.0, max(0.0, (resumed - first) / (last - first)))
 
 
-def _spent(attempt: dict[str, Any], heartbeat: dict[str, Any], *, is_last: bool) -> float:
+def _spent(attempt: Attempt, beat: Heartbeat, *, is_last: bool) -> float:
     """Return the seconds of an attempt, by its own clock where it was noted."""
-    elapsed = attempt.get("seconds")
-    if elapsed is None and is_last and heartbeat.get("born") == attempt.get("born"):
-        elapsed = heartbeat.get("elapsed_s")
+    elapsed = attempt.seconds
+    if elapsed is None and is_last and beat.born == attempt.born:
+        elapsed = beat.elapsed_s
     if elapsed is not None:
         return float(elapsed)
-    start = float(attempt.get("start") or 0)
-    end = attempt.get("end")
-    if end is None:
-        end = heartbeat.get("time") if is_last else None
-    return max(0.0, float(end or start) - start)
+    end = attempt.end
+    if end is None and is_last:
+        end = beat.time
+    return max(0.0, (end or attempt.start) - attempt.start)
 
 
 def _queued_seconds(spec: RunSpec, runs_dir: Path, pending_from: float | None) -> float:
@@ -116,20 +114,19 @@ def _queued_seconds(spec: RunSpec, runs_dir: Path, pending_from: float | None) -
 
     A branch that waits for its trunk does not wait for the cluster.
     """
-    run_dir = run_folder(runs_dir, spec.run_id)
-    before = [run_dir, run_folder(runs_dir, spec.init.trunk)] if spec.init.trunk else [run_dir]
-    ends = [float(a["end"]) for folder in before for a in _attempts(folder) if a.get("end")]
+    before = [spec.run_id, spec.init.trunk] if spec.init.trunk else [spec.run_id]
+    lives = [a for run_id in before for a in read_attempts(Run.of(runs_dir, run_id))]
+    ends = [attempt.end for attempt in lives if attempt.end]
     waited = 0.0
-    for life in read_lives(run_dir):
-        record = read_json(slurm_folder(runs_dir) / life["submission"] / "submission.json")
-        asked = float((record or {}).get("time") or life["time"])
-        since = max([asked, *(end for end in ends if end <= life["time"])])
-        waited += max(0.0, life["time"] - since)
+    for asked, began in _waits(spec.run_id, runs_dir):
+        waited += max(0.0, began - max([asked, *(end for end in ends if end <= began)]))
     if pending_from is not None and is_ready(spec, runs_dir):
         waited += max(0.0, time.time() - max([pending_from, *ends]))
     return waited
 
 
-def _attempts(run_dir: Path) -> list[dict[str, Any]]:
-    paths = sorted((run_dir / "attempts").glob("*.json"))
-    return [item for path in paths if (item := read_json(path)) is not None]
+def _waits(run_id: str, runs_dir: Path) -> list[tuple[float, float]]:
+    """Return when lives of a run were asked for and began, in the queues that are not ours."""
+    executors = (make() for make in EXECUTORS.values())
+    queueing = [e for e in executors if isinstance(e, QueueingExecutor)]
+    return [wait for executor in queueing for wait in executor.waits(run_id, runs_dir)]

@@ -12,11 +12,12 @@ from jobs.pricing import (
     measured_rate,
     num_checkpoints,
 )
-from jobs.queue import read_queues
+from jobs.queue import read_held
 from jobs.status import run_state
 from scaling.memory import checkpoint_bytes, gpu_table
 from scaling.memory import memory as needed_memory
-from scaling.runs.folder import DONE, read_json, run_folder
+from scaling.runs.files import DamagedFileError
+from scaling.runs.folder import Run
 from scaling.spec import RunSpec
 from scaling.study import own_steps, saving
 
@@ -142,11 +143,20 @@ def _measured(
     """Return (FLOPs trained, GPU-hours) of the runs that are done and used GPUs."""
     found = {}
     for spec, run_id in zip(specs, ids, strict=True):
-        metrics = (read_json(run_folder(runs_dir, run_id) / DONE) or {}).get("metrics") or {}
+        metrics = _final_metrics(Run.of(runs_dir, run_id))
         flops, hours = metrics.get("compute/flops"), metrics.get("compute/gpu_hours")
         if flops and hours:
             found[run_id] = (flops * _own_share(spec), hours)
     return found
+
+
+def _final_metrics(run: Run) -> dict[str, float]:
+    """Return the metrics of a done run, {} for another or one whose DONE is damaged."""
+    try:
+        done = run.done()
+    except DamagedFileError:
+        return {}
+    return done.metrics if done else {}
 
 
 def _own_share(spec: RunSpec) -> float:
@@ -164,8 +174,8 @@ def _kept_steps(spec: RunSpec) -> set[int]:
 
 
 def _states(ids: list[str], runs_dir: str | Path) -> dict[str, str]:
-    queued = read_queues(runs_dir)
-    return {run_id: run_state(run_folder(runs_dir, run_id), queued=queued).state for run_id in ids}
+    held = read_held(runs_dir)
+    return {run_id: run_state(Run.of(runs_dir, run_id), held).state for run_id in ids}
 
 
 def _totals(

@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
-from jobs.queue import read_queues
+from jobs.queue import read_held
 from jobs.status import run_state
-from scaling.runs.folder import DONE, run_folder
+from scaling.runs.checkpoints import step_folders
+from scaling.runs.folder import MANIFEST, Run, prepared_runs
 from scaling.spec import RunSpec
 from scaling.study import trunk_point
 
@@ -43,14 +44,14 @@ def prune(
     [{"checkpoint", "branches": [run_id]}]}`.
     """
     specs, runs_dir = list(specs), Path(runs_dir).resolve()
-    queued = read_queues(runs_dir)
+    held = read_held(runs_dir)
     uses = _uses(specs, runs_dir)
     found, kept, points = [], [], []
     for spec in specs:
-        run_dir = run_folder(runs_dir, spec.run_id)
-        if run_state(run_dir, queued=queued).state not in ("done", "failed", "cancelled"):
+        run = Run.of(runs_dir, spec.run_id)
+        if run_state(run, held).state not in ("done", "failed", "cancelled"):
             continue
-        for step in _older_steps(run_dir):
+        for step in _older_steps(run):
             if any(parent == step or step in parent.parents for parent in uses.parents):
                 kept.append(str(step))
             elif branches := uses.points.get(step):
@@ -90,14 +91,12 @@ def render_pruned(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _older_steps(run_dir: Path) -> list[Path]:
+def _older_steps(run: Run) -> list[Path]:
     """Return the step folders but the one that `latest` names (all stay where that is unclear)."""
-    folder = run_dir / "checkpoints"
-    latest = folder / "latest"
-    newest = latest.read_text().strip() if latest.exists() else ""
-    if not (folder / newest / "manifest.json").exists():
+    newest = run.latest_name()
+    if not newest or not (run.checkpoints / newest / MANIFEST).exists():
         return []
-    return [path for path in sorted(folder.glob("step_*")) if path.name != newest]
+    return [path for _, path in step_folders(run.checkpoints) if path.name != newest]
 
 
 def _uses(specs: Iterable[RunSpec], runs_dir: Path) -> _Uses:
@@ -108,11 +107,11 @@ def _uses(specs: Iterable[RunSpec], runs_dir: Path) -> _Uses:
         if init.get("checkpoint"):
             uses.parents.add(Path(init["checkpoint"]).resolve())
         if init.get("trunk"):
-            folder = run_folder(runs_dir, init["trunk"]) / "checkpoints"
-            branches[run_id] = folder / f"step_{init['trunk_step']:07d}"
+            trunk = Run.of(runs_dir, init["trunk"])
+            branches[run_id] = trunk.step_folder(init["trunk_step"])
     for run_id, point in branches.items():
         waiting = uses.points.setdefault(point, set())
-        if not (run_folder(runs_dir, run_id) / DONE).exists():
+        if not Run.of(runs_dir, run_id).done_file.exists():
             waiting.add(run_id)
     return uses
 
@@ -122,12 +121,12 @@ def _prepared(runs_dir: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises ValueError for a broken file: what that run started from is not known.
     """
-    for path in runs_dir.glob("*/run.yaml"):
-        text = path.read_text()
+    for run in prepared_runs(runs_dir):
+        path, text = run.spec_file, run.spec_file.read_text()
         block = INIT.search(text)
         try:
             found = yaml.load(block.group() if block else text, Loader=_Loader) or {}
-            yield path.parent.name, dict(found.get("init") or {})
+            yield run.run_id, dict(found.get("init") or {})
         except (yaml.YAMLError, AttributeError, TypeError, ValueError):
             raise ValueError(f"cannot read `init` of {path}; nothing was deleted") from None
 

@@ -1,12 +1,13 @@
 """Finetuning a checkpoint on a new domain: the RunSpec of the two-step adaptation (appendix G)."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from scaling.config import with_overrides
 from scaling.recipes import with_recipe
+from scaling.runs.curves import metric_lines
+from scaling.runs.folder import Run, finished_runs
 from scaling.spec import InitConfig, RunSpec
 from xvla.config import DOMAIN_IDS, DomainEntry
 
@@ -45,17 +46,15 @@ def check_domain(domain: str) -> None:
         raise ValueError(f"unknown domain {domain!r}; known domains: {', '.join(DOMAIN_IDS)}")
 
 
-def finetune_result(spec: RunSpec, run_dir: Path, *, parent: str) -> dict[str, Any]:
+def finetune_result(spec: RunSpec, run: Run, *, parent: str) -> dict[str, Any]:
     """Return the contract's `finetune --json` document, with test errors and trivial predictors.
 
     Raises ValueError when the run is not done.
     """
-    done = run_dir / "DONE"
-    if not done.exists():
+    done = run.done()
+    if done is None:
         raise ValueError(f"run {spec.run_id} is not done; see `scaling logs {spec.run_id}`")
-    after = json.loads(done.read_text())["metrics"]
-    before = first_validation(run_dir)
-    latest = (run_dir / "checkpoints" / "latest").read_text().strip()
+    after, before = done.metrics, first_validation(run)
     extra = {
         key.replace("/", "_"): value
         for key, value in after.items()
@@ -68,33 +67,30 @@ def finetune_result(spec: RunSpec, run_dir: Path, *, parent: str) -> dict[str, A
         "val_l1_after": after["val/l1"],
         "val_l1_sem_before": before.get("val/l1_sem"),  # None with a single episode
         "val_l1_sem_after": after.get("val/l1_sem"),
-        "checkpoint": str(run_dir / "checkpoints" / latest),
+        "checkpoint": str(run.checkpoints / run.latest_name()),
         "parent": parent,
         "metrics_before": before,
         "metrics_after": extra,
     }
 
 
-def first_validation(run_dir: Path) -> dict[str, float]:
+def first_validation(run: Run) -> dict[str, float]:
     """Return the metrics of step 0, taken before the first update."""
-    with open(run_dir / "metrics.jsonl") as stream:
-        for line in stream:
-            record = json.loads(line)
-            if record["step"] == 0 and "val/l1" in record:
-                return record
-    raise ValueError(f"{run_dir}/metrics.jsonl has no validation at step 0; it is not a finetuning")
+    for line in metric_lines(run):
+        if line["step"] == 0 and "val/l1" in line:
+            return line
+    raise ValueError(f"{run.metrics_file} has no validation at step 0; it is not a finetuning")
 
 
-def finetuned_from(runs_dir: Path, parents: set[str]) -> list[tuple[RunSpec, Path]]:
+def finetuned_from(runs_dir: Path, parents: set[str]) -> list[tuple[RunSpec, Run]]:
     """Return the finished finetuning runs whose starting checkpoint belongs to `parents`."""
-    from scaling.spec import load_spec
-
     found = []
-    for done in sorted(runs_dir.glob("*/DONE")):
-        text = (done.parent / "run.yaml").read_text()
-        if "stage: finetune" not in text:
+    for run in finished_runs(runs_dir):
+        if not run.is_prepared() or run.damage():
             continue
-        spec = load_spec(done.parent / "run.yaml")
+        if b"stage: finetune" not in run.spec_file.read_bytes():
+            continue
+        spec = run.spec()
         if parents & set(Path(spec.init.checkpoint).parts):
-            found.append((spec, done.parent))
+            found.append((spec, run))
     return found

@@ -2,32 +2,21 @@
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from scaling.runs.records import read_json
+from scaling.runs.checkpoints import WEIGHTS, Checkpoint, newest_of, open_checkpoint
+from scaling.runs.files import DamagedFileError
+from scaling.runs.folder import Run, finished_runs
 from scaling.spec import RunSpec
 from scaling.tracking.registry import alias_name, lookup, model_name, register
-from scaling.training.checkpoint import file_sha256, step_name
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-OPTIMIZER = "deepspeed/"  # read only when the same run resumes, so not hashed here
 BEST = re.compile(r"best(?:-(?P<size>[^:]+))?:(?P<study>[^,]+)(?:,(?P<words>.+))?")
 NEXT_WORD = re.compile(r",(?=[\w.]+=)")  # a value may hold commas of its own
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """A verified step folder; `path` is absolute, `sha256` that of its weights file."""
-
-    run_id: str
-    step: int
-    path: Path
-    sha256: str
-    config_path: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +48,7 @@ def best(
     _check_selection(metric, split)
     chosen = _choose(_finished(specs, Path(runs_dir)), Path(runs_dir), metric, size=size)
     spec = chosen.spec
-    checkpoint = open_checkpoint(_step_folder(Path(runs_dir), spec.run_id, chosen.step))
+    checkpoint = open_checkpoint(Run.of(runs_dir, spec.run_id).step_folder(chosen.step))
     alias, version = None, None
     if tracking_uri:
         alias = alias_name(size)
@@ -117,39 +106,17 @@ def resolve(
         if not finished:
             return _not_among(match, folder, tracking_uri)
         chosen = _choose(finished, folder, "val/l1", size=match["size"])
-        return open_checkpoint(_step_folder(folder, chosen.spec.run_id, chosen.step))
+        return open_checkpoint(Run.of(folder, chosen.spec.run_id).step_folder(chosen.step))
     if reference.startswith("run:") and reference != "run:":
-        return open_checkpoint(_newest_of_run(folder / reference.removeprefix("run:")))
+        return open_checkpoint(newest_of(Run.of(folder, reference.removeprefix("run:"))))
     path = Path(reference).expanduser()
     if not path.is_dir():
         raise ValueError(
             f"{reference!r} names no checkpoint; give best:STUDY, best:STUDY,key=value, "
             "best-<size>:STUDY, run:<id> or the path of a step folder"
         )
-    return open_checkpoint(_newest_of_run(path) if (path / "checkpoints").is_dir() else path)
-
-
-def open_checkpoint(path: Path) -> Checkpoint:
-    """Return a step folder whose files match manifest.json (the optimizer's are not read).
-
-    Raises ValueError naming the file that is missing or does not match.
-    """
-    path = path.resolve()
-    manifest = read_json(path / "manifest.json")
-    if manifest is None:
-        raise ValueError(f"checkpoint {path} has no manifest.json, so it cannot be verified")
-    digests: dict[str, str] = manifest["sha256"]
-    for name in sorted({WEIGHTS, CONFIG} | digests.keys()):
-        if not name.startswith(OPTIMIZER):
-            _check_file(path, name, digests.get(name))
-    run_dir = path.parent.parent
-    return Checkpoint(
-        run_id=run_dir.name if (run_dir / "run.yaml").exists() else "",
-        step=int(manifest["step"]),
-        path=path,
-        sha256=digests[WEIGHTS],
-        config_path=path / CONFIG,
-    )
+    run = Run(path)
+    return open_checkpoint(newest_of(run) if run.checkpoints.is_dir() else path)
 
 
 def _not_among(match: re.Match[str], runs_dir: Path, tracking_uri: str | None) -> Checkpoint:
@@ -169,7 +136,7 @@ def _not_among(match: re.Match[str], runs_dir: Path, tracking_uri: str | None) -
 def _resolve_alias(study: str, runs_dir: Path, size: str | None, tracking_uri: str) -> Checkpoint:
     """Follow a registered alias to its checkpoint, below `runs_dir` or where it was registered."""
     tags = lookup(study, alias_name(size), tracking_uri=tracking_uri)
-    here = _step_folder(runs_dir, tags["run_key"], int(tags["step"]))
+    here = Run.of(runs_dir, tags["run_key"]).step_folder(int(tags["step"]))
     checkpoint = open_checkpoint(here if here.is_dir() else Path(tags["path"]))
     if checkpoint.sha256 != tags["sha256"]:
         raise ValueError(
@@ -189,24 +156,33 @@ def _check_selection(metric: str, split: str) -> None:
 
 def _finished(specs: Iterable[RunSpec], runs_dir: Path) -> list[_Finished]:
     """Return the finished runs that were trained with images."""
-    found = []
+    found, damaged = [], []
     for spec in specs:
-        done = None if spec.data.blind else read_json(runs_dir / spec.run_id / "DONE")
+        try:
+            done = None if spec.data.blind else Run.of(runs_dir, spec.run_id).done()
+        except DamagedFileError as error:
+            damaged.append(str(error))
+            continue
         if done:
-            found.append(_Finished(spec=spec, step=done["step"], metrics=done.get("metrics", {})))
+            found.append(_Finished(spec=spec, step=done.step, metrics=done.metrics))
+    if damaged and not found:
+        raise DamagedFileError(damaged[0])
+    for line in damaged:
+        print(f"warning: left out: {line}", file=sys.stderr)
     return found
 
 
 def _finished_under(study: str, runs_dir: Path) -> list[str]:
     """Return the ids of finished runs that any submission of the study made, whatever its words."""
     found = []
-    for done in sorted(runs_dir.glob("*/DONE")):
-        path = done.with_name("run.yaml")
-        if path.exists():
-            with open(path) as stream:  # RunSpec.to_yaml begins with study, scale, stage
-                head = dict(line.split()[:2] for line in islice(stream, 3))
+    for run in finished_runs(runs_dir):
+        if run.is_prepared():
+            # RunSpec.to_yaml begins with study, scale, stage.
+            with open(run.spec_file, errors="replace") as stream:
+                words = (line.split() for line in islice(stream, 3))
+                head = {pair[0]: pair[1] for pair in words if len(pair) > 1}
             ours = head.get("study:") == study and head.get("stage:") == "pretrain"
-            found += [done.parent.name] if ours else []
+            found += [run.run_id] if ours else []
     return found
 
 
@@ -255,38 +231,9 @@ def _num_params(runs_dir: Path, run: _Finished) -> float:
     """Count the parameters in the header of the weights file; infinite where it is missing."""
     from safetensors import safe_open
 
-    path = _step_folder(runs_dir, run.spec.run_id, run.step) / WEIGHTS
+    path = Run.of(runs_dir, run.spec.run_id).step_folder(run.step) / WEIGHTS
     if not path.exists():
         return math.inf
     with safe_open(path, framework="np") as weights:
         shapes = [weights.get_slice(name).get_shape() for name in list(weights.keys())]
     return sum(math.prod(shape) for shape in shapes)
-
-
-def _step_folder(runs_dir: Path, run_id: str, step: int) -> Path:
-    return runs_dir / run_id / "checkpoints" / step_name(step)
-
-
-def _newest_of_run(run_dir: Path) -> Path:
-    """Return the final step folder of a run, or its latest while it is not done."""
-    if not run_dir.is_dir():
-        raise ValueError(f"no run {run_dir.name!r} in {run_dir.parent}; see `scaling status STUDY`")
-    done = read_json(run_dir / "DONE")
-    if done:
-        return _step_folder(run_dir.parent, run_dir.name, done["step"])
-    latest = run_dir / "checkpoints" / "latest"
-    if not latest.exists():
-        raise ValueError(f"run {run_dir.name} has saved no checkpoint yet")
-    return latest.parent / latest.read_text().strip()
-
-
-def _check_file(path: Path, name: str, digest: str | None) -> None:
-    if digest is None:
-        raise ValueError(f"checkpoint {path}: manifest.json does not list {name}")
-    if not (path / name).exists():
-        raise ValueError(f"checkpoint {path} is not whole: {name} is missing")
-    if file_sha256(path / name) != digest:
-        raise ValueError(
-            f"checkpoint {path} is corrupt: {name} does not match its sha256 in manifest.json; "
-            "retry the run, or give another run with run:<id>"
-        )

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from scaling.runs.checkpoints import verify
+from scaling.runs.folder import Run
 from scaling.schedule import learning_rates
-from scaling.spec import RunSpec, canonical_json, load_spec
+from scaling.spec import RunSpec, canonical_json
 from scaling.study import Study, is_ready, trunk_point
 
 PATIENCE_S = 60.0  # a branch started beside its trunk waits so long for a new heartbeat of it
@@ -67,13 +69,12 @@ def wait_for_trunk(spec: RunSpec, runs_dir: Path) -> Iterator[bool]:
     """
     sign, last = None, time.monotonic()
     while not is_ready(spec, runs_dir):
-        trunk = runs_dir / spec.init.trunk
-        heartbeat = trunk / "heartbeat.json"
-        seen = heartbeat.stat().st_mtime_ns if heartbeat.exists() else None
+        trunk = Run.of(runs_dir, spec.init.trunk)
+        beat = trunk.heartbeat_file
+        seen = beat.stat().st_mtime_ns if beat.exists() else None
         if seen != sign:
             sign, last = seen, time.monotonic()
-        ended = (trunk / "DONE").exists() or (trunk / "FAILED").exists()
-        if ended or time.monotonic() - last > PATIENCE_S:
+        if trunk.has_marker() or time.monotonic() - last > PATIENCE_S:
             return
         yield True
         time.sleep(1)
@@ -84,14 +85,12 @@ def branch_point(spec: RunSpec, runs_dir: Path) -> Path:
 
     Raises ValueError where it is missing or damaged, or where the trunk is other science.
     """
-    from scaling.training.checkpoint import verify
-
-    trunk = runs_dir / spec.init.trunk
-    if not (trunk / "run.yaml").exists():
-        raise ValueError(f"no trunk {trunk}; submit the whole study, the trunk goes first")
-    check_trunk(spec, load_spec(trunk / "run.yaml"))
+    trunk = Run.of(runs_dir, spec.init.trunk)
+    if not trunk.is_prepared():
+        raise ValueError(f"no trunk {trunk.folder}; submit the whole study, the trunk goes first")
+    check_trunk(spec, trunk.spec())
     path = trunk_point(spec, runs_dir)
-    if not path.exists() and (trunk / "DONE").exists():
+    if not path.exists() and trunk.done_file.exists():
         raise ValueError(
             f"trunk {spec.init.trunk} is done but did not keep step {spec.init.trunk_step}, from "
             f"which {spec.run_id} branches; delete the trunk's folder to train it again"

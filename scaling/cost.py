@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from scaling.flops import step_flops
+from scaling.flops import policy_flops, step_flops
 from scaling.spec import RunSpec
 from xvla.params import num_params
 
@@ -60,3 +60,18 @@ def export_row(spec: RunSpec) -> dict[str, Any]:
         "blind": spec.data.blind,
         **{f"axis_{name}": value for name, value in spec.axes.items()},
     }
+
+
+def mfu_percent(spec: RunSpec, samples_per_s: float, peak_flops: float, *, cached: bool) -> float:
+    """Return the model's FLOPs as a percentage of what all ranks could do (PaLM, appendix B).
+
+    `peak_flops`: one rank's; `cached`: a frozen encoder's features are looked up, not computed.
+    """
+    flops = flops_per_step(spec)
+    if cached:
+        data = spec.data
+        views, size, words = data.num_views, data.image_size, data.text_length
+        policy = policy_flops(spec.model, views=views, image_size=size, text_len=words)
+        flops = 3 * policy * spec.global_batch_size
+    rate = flops * samples_per_s / spec.global_batch_size
+    return 100 * rate / (peak_flops * spec.resources.world_size)

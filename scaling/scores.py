@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from scaling.config import write_atomic
-from scaling.runs.records import read_json
+from scaling.runs.checkpoints import read_state
+from scaling.runs.curves import metric_lines
+from scaling.runs.files import read_json_or_none
+from scaling.runs.folder import MANIFEST, Run
+from scaling.runs.rollouts import read_counts
 from scaling.search.controller import Score
 from scaling.spec import RunSpec
 from scaling.study import Choice, IntRange, Search
 from scaling.study import Score as ScoreName
-from scaling.training.checkpoint import step_name
 
 if TYPE_CHECKING:
     from xvla.data.horizon import Horizon
@@ -37,7 +40,7 @@ def make_scorer(name: str, search: Search, runs_dir: Path, cache: Path) -> Score
     if name not in NAMES:
         raise ValueError(f"score {name!r} is unknown; allowed: {', '.join(NAMES)}")
     if name == "val_l1":
-        return lambda spec, step: validation_score(spec, runs_dir / spec.run_id, step)
+        return lambda spec, step: validation_score(Run.of(runs_dir, spec.run_id), step)
     if name == "adapted_success":
         return lambda spec, step: (
             adapted_success(spec, runs_dir) if step == spec.num_steps else None
@@ -45,12 +48,12 @@ def make_scorer(name: str, search: Search, runs_dir: Path, cache: Path) -> Score
     windows = _windows(search)
 
     def score(spec: RunSpec, step: int) -> Score | None:
-        checkpoint = runs_dir / spec.run_id / "checkpoints" / step_name(step)
+        checkpoint = Run.of(runs_dir, spec.run_id).step_folder(step)
         kept = kept_score(name, spec, step, search=search, cache=cache)
-        found = read_json(kept)
+        found = read_json_or_none(kept)
         if found:
             return Score(**found)
-        if not (checkpoint / "manifest.json").exists():
+        if not (checkpoint / MANIFEST).exists():
             return None
         made = horizon_score(spec, checkpoint, windows)
         write_atomic(kept, json.dumps(asdict(made)))
@@ -68,20 +71,14 @@ def kept_score(name: str, spec: RunSpec, step: int, *, search: Search, cache: Pa
     return cache / f"{spec.run_id}-{step}-{kind}.json"
 
 
-def validation_score(spec: RunSpec, run_dir: Path, step: int) -> Score | None:
+def validation_score(run: Run, step: int) -> Score | None:
     """Return val/l1 as the run itself logged it at a step."""
-    done = read_json(run_dir / "DONE")
-    if done and done["step"] == step:
-        return _logged(done["metrics"])
-    path = run_dir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    for line in reversed(lines):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the line being written
-        if record["step"] == step and "val/l1" in record:
-            return _logged(record)
+    done = run.done()
+    if done and done.step == step:
+        return _logged(done.metrics)
+    for line in reversed(metric_lines(run)):
+        if line["step"] == step and "val/l1" in line:
+            return _logged(line)
     return None
 
 
@@ -111,23 +108,23 @@ def horizon_score(
 def adapted_success(spec: RunSpec, runs_dir: Path) -> Score:
     """Return the failure rate of rollouts after finetuning from the run (C.4).
 
-    Rollouts are read from `rollout*.json` in the folders of runs finetuned from it (the document
-    of `scaling rollout --json`). Raises ValueError when there are none.
+    Rollouts are read from the folders of runs finetuned from it (the document of `scaling rollout
+    --json`). Raises ValueError when there are none.
     """
     from scaling.adaptation import finetuned_from
 
     found = [
-        json.loads(path.read_text())
-        for _, folder in finetuned_from(runs_dir, {spec.run_id})
-        for path in sorted(folder.glob("rollout*.json"))
+        read_counts(path)
+        for _, run in finetuned_from(runs_dir, {spec.run_id})
+        for path in run.rollout_files()
     ]
-    episodes = sum(document["episodes"] for document in found)
+    episodes = sum(counts["rollouts"] for counts in found)
     if not episodes:
         raise ValueError(
             f"score=adapted_success needs rollouts: run {spec.run_id} has no finetuned run with a "
             "rollout*.json; finetune from it and roll out, then search again, or use horizon_l1"
         )
-    failure = 1 - sum(document["successes"] for document in found) / episodes
+    failure = 1 - sum(counts["successes"] for counts in found) / episodes
     return Score(value=failure, sem=math.sqrt(failure * (1 - failure) / episodes))
 
 
@@ -146,7 +143,7 @@ def _horizon_errors(spec: RunSpec, checkpoint: Path, keys: "list[SampleKey]", ho
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_pretrained(checkpoint, attention=spec.engine.attention).to(device)
-    state = json.loads((checkpoint / "trainer.json").read_text())
+    state = read_state(checkpoint)
     normaliser = Normaliser.from_dict(state["normaliser"])
     maker = SampleMaker(spec.data, normaliser)
     targets = horizon_targets(spec.data, keys, horizon).numpy()

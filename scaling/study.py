@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scaling.overrides import overrider
+from scaling.runs.folder import Run
 from scaling.spec import RunSpec
 
 Point = dict[str, Any]
@@ -198,14 +199,14 @@ def saving(specs: Iterable[RunSpec]) -> dict[str, Any]:
 
 def is_ready(spec: RunSpec, runs_dir: Path) -> bool:
     """Return whether a run can start: a branch waits for its trunk to save `init.trunk_step`."""
-    if not spec.init.trunk or (runs_dir / spec.run_id / "checkpoints" / "latest").exists():
+    if not spec.init.trunk or Run.of(runs_dir, spec.run_id).latest_file.exists():
         return True
     return trunk_point(spec, runs_dir).exists()
 
 
 def trunk_point(spec: RunSpec, runs_dir: Path) -> Path:
     """Return where the trunk of a branch saves the step that the branch starts from."""
-    return runs_dir / spec.init.trunk / "checkpoints" / f"step_{spec.init.trunk_step:07d}"
+    return Run.of(runs_dir, spec.init.trunk).step_folder(spec.init.trunk_step)
 
 
 def load_study(name: str) -> Study:

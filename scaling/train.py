@@ -1,20 +1,18 @@
 """`python -m scaling.train runs/<id>/run.yaml [key=value ...]`: advance one run to its end."""
 
 import fcntl
-import json
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from scaling.config import with_overrides, write_atomic
+from scaling.config import with_overrides
 from scaling.memory import explain_out_of_memory
-from scaling.runs.log import read_heartbeat
+from scaling.runs.folder import Run
 from scaling.spec import RunSpec, load_spec
 from scaling.training.checkpoint import is_disk_full
 from scaling.training.engine import prepare_environment
@@ -31,9 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         declared = load_spec(arguments[0])
         spec = _with_engine(declared, arguments[1:])
-        folder = Path(arguments[0]).resolve().parent
-        with _owned(folder):
-            return _advance(spec, folder)
+        run = Run(Path(arguments[0]).resolve().parent)
+        with _owned(run):
+            return _advance(spec, run)
     except ValueError as error:
         return _complain(str(error))
 
@@ -49,8 +47,8 @@ def _with_engine(declared: RunSpec, overrides: list[str]) -> RunSpec:
     return spec
 
 
-def _advance(spec: RunSpec, folder: Path) -> int:
-    if (folder / "DONE").exists():
+def _advance(spec: RunSpec, run: Run) -> int:
+    if run.done():
         print(f"run {spec.run_id} is done; nothing to do")
         return EXIT_DONE
     prepare_environment(spec)
@@ -58,15 +56,15 @@ def _advance(spec: RunSpec, folder: Path) -> int:
     try:
         from scaling.training.attempt import advance
 
-        finished = advance(spec, folder, stop.requested)
+        finished = advance(spec, run, stop.requested)
     except ValueError as error:
-        if (folder / "attempts").exists():  # else nothing was written, and nothing is
-            _fail(spec, folder, str(error))
+        if run.attempts.exists():  # else nothing was written, and nothing is
+            _fail(run, str(error))
         raise
     except Exception as error:
         memory = explain_out_of_memory(error, spec)
-        reason = memory or _one_line(error, folder)
-        _fail(spec, folder, reason)
+        reason = memory or _one_line(error, run)
+        _fail(run, reason)
         if os.environ.get("SCALING_DEBUG") or not (memory or _is_expected(error)):
             traceback.print_exc()
         else:
@@ -76,19 +74,19 @@ def _advance(spec: RunSpec, folder: Path) -> int:
 
 
 @contextmanager
-def _owned(folder: Path) -> Iterator[None]:
+def _owned(run: Run) -> Iterator[None]:
     """Hold the run's lock on rank 0; a second process on the same run is a user's mistake."""
     if os.environ.get("RANK", "0") != "0":
         yield
         return
-    lock = folder / ".lock"
+    lock = run.lock_file
     is_new = not lock.exists()
     with _opened(lock) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"run folder {folder} is in use by another process; wait for it or use "
+                f"run folder {run.folder} is in use by another process; wait for it or use "
                 "`scaling cancel`"
             ) from None
         try:
@@ -124,16 +122,11 @@ class _StopFlag:
         return self._set
 
 
-def _fail(spec: RunSpec, folder: Path, reason: str) -> None:
+def _fail(run: Run, reason: str) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
-    record: dict[str, Any] = {"reason": reason, "step": _last_step(folder), "time": time.time()}
     with suppress(OSError):  # on a full disk the executor's own record has to do
-        write_atomic(folder / "FAILED", json.dumps(record))
-
-
-def _last_step(folder: Path) -> int | None:
-    return read_heartbeat(folder).get("step")
+        run.write_failed(reason)
 
 
 def _is_expected(error: Exception) -> bool:
@@ -141,9 +134,9 @@ def _is_expected(error: Exception) -> bool:
     return is_disk_full(error) or type(error).__name__ == "NonFiniteLossError"
 
 
-def _one_line(error: Exception, folder: Path) -> str:
+def _one_line(error: Exception, run: Run) -> str:
     if is_disk_full(error):
-        where = getattr(error, "filename", None) or folder
+        where = getattr(error, "filename", None) or run.folder
         return f"disk full while writing {where}; free space and submit again, the run resumes"
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

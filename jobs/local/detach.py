@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.claim import claim
+from jobs.handover import claim, prepare
 from jobs.local.executor import submit
-from jobs.prepare import prepare
-from jobs.queue import claiming, queue_path, write_queue
-from scaling.runs.folder import local_folder, run_folder, this_host
-from scaling.spec import RunSpec, load_spec
+from jobs.local.queue import forget_dead, local_folder, queue_path, write_queue
+from jobs.queue import claiming
+from scaling.runs.folder import Run
+from scaling.runs.process import this_host
+from scaling.spec import RunSpec
 
 USAGE = "usage: python -m jobs.local.detach REQUEST.json"
 
@@ -41,6 +42,7 @@ def submit_detached(
     study = specs[0].study if specs else ""
     log = local_folder(runs_dir) / f"{study or 'runs'}.log"
     with claiming(runs_dir):
+        forget_dead(runs_dir)
         ours = claim(specs, runs_dir, retry_failed=retry_failed)
         todo = [spec.run_id for spec in ours.todo]
         pid = _start(command, _request(runs_dir, parallel, todo), log) if todo else None
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     request = json.loads(path.read_text())
     path.unlink()
     runs_dir = Path(request["runs_dir"])
-    specs = [load_spec(run_folder(runs_dir, run_id) / "run.yaml") for run_id in request["run_ids"]]
+    specs = [Run.of(runs_dir, run_id).spec() for run_id in request["run_ids"]]
     summary = submit(specs, runs_dir, parallel=request["parallel"])
     return int(summary["done"] < summary["submitted"])
 

@@ -1,14 +1,16 @@
 """The local executor: keeps N runs going on this machine until the study is through."""
 
+import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jobs.claim import claim
+from jobs.executor import Order
+from jobs.handover import NOT_HELD, claim, prepare, settle
 from jobs.local.launch import (
     Child,
     Command,
@@ -18,23 +20,81 @@ from jobs.local.launch import (
     start_command,
     train_command,
 )
+from jobs.local.processes import stop_processes
 from jobs.local.progress import open_progress
+from jobs.local.queue import REFRESH_S, forget_dead, queue_path, read_queues, write_queue
 from jobs.local.signals import send, stop_signals
-from jobs.prepare import prepare
-from jobs.queue import REFRESH_S, claiming, queue_path, read_queues, write_queue
-from jobs.settle import NOT_QUEUED, settle
-from jobs.status import RunStatus, run_state
+from jobs.pricing import price_within
+from jobs.queue import claiming, read_held
+from jobs.status import run_state
 from jobs.trunks import Outlook, outlook
-from scaling.runs.folder import (
-    CANCELLED,
-    FAILED,
-    read_json,
-    run_folder,
-    write_failed,
-)
+from scaling.runs.folder import CANCELLED, Heartbeat, Run
+from scaling.runs.state import Hold, RunStatus
 from scaling.spec import RunSpec
 
+if TYPE_CHECKING:
+    from jobs.cluster import Cluster
+
 POLL_S = 0.2
+
+
+class LocalExecutor:
+    """This machine: works through the runs in this process, or in one in the background."""
+
+    exclusive = True  # two of them would both begin at GPU 0
+
+    def submit(
+        self, specs: Sequence[RunSpec], runs_dir: Path, cluster: "Cluster", order: Order
+    ) -> dict[str, Any]:
+        """Run the specs here and return when they have ended, or start a process that does."""
+        from jobs.local.detach import submit_detached
+
+        if order.then:
+            raise ValueError("--then needs a Slurm cluster; give --on CLUSTER")
+        local_slots(specs, 1)
+        ours = claim(specs, runs_dir, retry_failed=order.retry_failed, dry_run=True)
+        hours = price_within(order.price, ours.todo, order.max_gpu_hours)
+        if order.dry_run:
+            return {
+                "study": specs[0].study,
+                "cluster": cluster.name,
+                "submitted": len(ours.todo),
+                **ours.skipped(),
+                "gpu_hours": hours,
+                "arrays": [],
+                "chain": [],
+                "submission": None,
+                "dry_run": True,
+            }
+        parallel = order.parallel or os.cpu_count() or 1
+        if order.background is not None:
+            return submit_detached(
+                specs,
+                runs_dir,
+                parallel=parallel,
+                retry_failed=order.retry_failed,
+                command=order.background or None,
+            )
+        with order.meanwhile():
+            return submit(
+                specs,
+                runs_dir,
+                parallel=parallel,
+                retry_failed=order.retry_failed,
+                progress=order.progress,
+            )
+
+    def held(
+        self, runs_dir: Path, *, fresh: bool = False, but: Path | None = None
+    ) -> Mapping[str, Hold]:
+        """Return what the living local executors over a folder of runs have."""
+        return read_queues(runs_dir, but=but)
+
+    def cancel(
+        self, before: Sequence[RunStatus], runs_dir: Path, *, wait_s: float
+    ) -> dict[str, str]:
+        """Signal the processes of these runs on this host; those that wait find their marker."""
+        return stop_processes(before, runs_dir, wait_s=wait_s)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,7 +102,7 @@ class _Active:
     """A run under way."""
 
     spec: RunSpec
-    run_dir: Path
+    run: Run
     child: Child
     slots: list[int]
     log_start: int
@@ -96,6 +156,7 @@ def submit(
     with stop_signals() as stops:
         own = queue_path(runs_dir)
         with claiming(runs_dir):
+            forget_dead(runs_dir)
             # Where who started us has claimed for us already, failures were cleared then, and one
             # that stands now is a cancellation since.
             retry = retry_failed and not own.exists()
@@ -168,23 +229,23 @@ def _start_waiting(work: _Work) -> None:
     """Start runs in their order while there is room for the next that waits for no trunk."""
     while (spec := _next_to_start(work)) is not None:
         work.waiting.remove(spec)
-        run_dir = run_folder(work.runs_dir, spec.run_id)
-        if (run_dir / FAILED).exists():  # cancelled while it waited
-            work.outcomes.append(_outcome(run_state(run_dir), seconds=0.0))
+        run = Run.of(work.runs_dir, spec.run_id)
+        if run.failed_file.exists():  # cancelled while it waited
+            work.outcomes.append(_outcome(run_state(run), seconds=0.0))
             continue
         slots = [work.free.pop(0) for _ in range(_need(spec, work))]
         try:
             started = _start(work, spec, slots)
         except OSError as error:
             work.free = sorted([*work.free, *slots])
-            why = f"cannot start: {error.strerror} ({error.filename or run_dir})"
+            why = f"cannot start: {error.strerror} ({error.filename or run.folder})"
             status = RunStatus(run_id=spec.run_id, state="failed", reason=why)
             work.outcomes.append(_outcome(status, seconds=0.0))
             warn(f"run {spec.run_id} {why}")
             continue
         work.active.append(started)
         _publish(work, now=True)
-        if (run_dir / FAILED).exists():  # cancelled between our look and our publishing
+        if run.failed_file.exists():  # cancelled between our look and our publishing
             send(started.child.pid, signal.SIGTERM)
 
 
@@ -192,12 +253,13 @@ def _next_to_start(work: _Work) -> RunSpec | None:
     """Return the next run that can start; None where there is none, or no room for it."""
     if not work.free:
         return None
-    held = work.ids - {outcome["run_id"] for outcome in work.outcomes}
-    queued = None
+    ours = work.ids - {outcome["run_id"] for outcome in work.outcomes}
+    held: Mapping[str, Hold] | None = None
     for spec in list(work.waiting):
         if spec.init.trunk:
-            queued = queued or read_queues(work.runs_dir, but=queue_path(work.runs_dir))
-            found = outlook(spec, work.runs_dir, queued=queued, held=held)
+            if held is None:
+                held = read_held(work.runs_dir, but=queue_path(work.runs_dir))
+            found = outlook(spec, work.runs_dir, held=held, ours=ours)
             if found.state == "waiting":
                 continue
             if found.state != "ready":
@@ -210,18 +272,18 @@ def _next_to_start(work: _Work) -> RunSpec | None:
 def _give_up(work: _Work, spec: RunSpec, found: Outlook) -> None:
     """Take a branch off the list whose trunk will not come as far as its start."""
     work.waiting.remove(spec)
-    run_dir = run_folder(work.runs_dir, spec.run_id)
-    if found.state == "lost" and not (run_dir / FAILED).exists():
-        write_failed(run_dir, found.reason)
-    status = run_state(run_dir, queued=NOT_QUEUED)
+    run = Run.of(work.runs_dir, spec.run_id)
+    if found.state == "lost" and not run.failed_file.exists():
+        run.write_failed(found.reason)
+    status = run_state(run, NOT_HELD)
     work.outcomes.append(_outcome(replace(status, reason=found.reason), seconds=0.0))
     _publish(work, now=True)
     warn(f"run {spec.run_id} does not start: {found.reason}")
 
 
 def _start(work: _Work, spec: RunSpec, slots: list[int]) -> _Active:
-    run_dir = run_folder(work.runs_dir, spec.run_id)
-    log, run_yaml = run_dir / "train.log", run_dir / "run.yaml"
+    run = Run.of(work.runs_dir, spec.run_id)
+    log, run_yaml = run.log_file, run.spec_file
     environment = child_environment(spec, slots)
     stamp = time.strftime("%Y-%m-%d %H:%M:%S")
     with open(log, "a") as stream:
@@ -239,7 +301,7 @@ def _start(work: _Work, spec: RunSpec, slots: list[int]) -> _Active:
         child = start_command(make(spec, run_yaml), log, environment)
     return _Active(
         spec=spec,
-        run_dir=run_dir,
+        run=run,
         child=child,
         slots=slots,
         log_start=start,
@@ -255,7 +317,7 @@ def _collect(work: _Work) -> list[dict[str, Any]]:
         work.active.remove(item)
         work.free = sorted([*work.free, *item.slots])
         pid, start = item.child.pid, item.log_start
-        status = settle(item.spec, item.run_dir, code, pid=pid, log_start=start)
+        status = settle(item.spec, item.run, code, pid=pid, log_start=start)
         outcomes.append(_outcome(status, seconds=time.monotonic() - item.started))
     work.outcomes.extend(outcomes)
     if ended:
@@ -269,7 +331,7 @@ def _stop_children(work: _Work, *, kill: bool) -> None:
         if item.spec.resources.world_size > 1:
             number = signal.SIGTERM  # torchrun, when killed, leaves its ranks behind
             if not kill:  # rank 0 lets all ranks save; torchrun would only end them
-                pid = run_state(item.run_dir).pid or pid
+                pid = run_state(item.run).pid or pid
         send(pid, number)
     if work.active:
         what = "killing them" if kill else "they save and leave (a second signal kills)"
@@ -293,11 +355,11 @@ def _need(spec: RunSpec, work: _Work) -> int:
     return min(spec.resources.world_size, len(work.free) + held)
 
 
-def _beat(item: _Active) -> dict[str, Any]:
-    heartbeat = read_json(item.run_dir / "heartbeat.json") or {}
-    if heartbeat.get("time", 0) < time.time() - (time.monotonic() - item.started):
-        heartbeat = {"step": heartbeat.get("step", 0)}  # of an earlier attempt
-    return {"num_steps": item.spec.num_steps, **heartbeat}
+def _beat(item: _Active) -> Heartbeat:
+    beat = item.run.heartbeat()
+    if beat.time < time.time() - (time.monotonic() - item.started):
+        beat = Heartbeat(step=beat.step)  # of an earlier attempt
+    return replace(beat, num_steps=beat.num_steps or item.spec.num_steps)
 
 
 def _outcome(status: RunStatus, *, seconds: float) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.runs.folder import local_folder, process_alive
+from jobs.local.queue import local_folder
+from scaling.runs.process import process_alive
 from scaling.spec import RunSpec
 
 Command = Callable[[RunSpec, Path], list[str]]

@@ -4,17 +4,18 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from jobs.status import COLOURS, clock
+from jobs.status import COLOURS, beat_words, clock
+from scaling.runs.folder import Heartbeat
 
 LINE_EVERY_S = 30.0
 
-Beats = Mapping[str, Mapping[str, Any]]
+Beats = Mapping[str, Heartbeat]
 
 
 class Show(Protocol):
@@ -24,7 +25,7 @@ class Show(Protocol):
         """Note the end of a run."""
 
     def update(self, beats: Beats) -> None:
-        """Show the heartbeats (run id -> heartbeat.json with num_steps) of the active runs."""
+        """Show the heartbeats (with num_steps, by run id) of the active runs."""
 
 
 @contextmanager
@@ -131,19 +132,5 @@ def _bars() -> Progress:
     )
 
 
-def _fraction(beat: Mapping[str, Any]) -> float:
-    return min(1.0, (beat.get("step") or 0) / max(1, beat["num_steps"]))
-
-
-def beat_words(beat: Mapping[str, Any]) -> str:
-    """Return a heartbeat (with num_steps) in words: steps, phase, speed, val l1, time left."""
-    parts = [f"{beat.get('step') or 0}/{beat['num_steps']}"]
-    if beat.get("phase") and beat["phase"] != "train":
-        parts.append(str(beat["phase"]))
-    if beat.get("samples_per_s"):
-        parts.append(f"{beat['samples_per_s']:.0f} samples/s")
-    if beat.get("val_l1") is not None:
-        parts.append(f"val l1 {beat['val_l1']:.4f}")
-    if beat.get("eta_s") is not None:
-        parts.append(f"left {clock(beat['eta_s'])}")
-    return " ".join(parts)
+def _fraction(beat: Heartbeat) -> float:
+    return min(1.0, (beat.step or 0) / max(1, beat.num_steps or 1))

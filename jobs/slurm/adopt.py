@@ -9,7 +9,7 @@ from pathlib import Path
 from jobs.queue import claiming
 from jobs.slurm.commands import jobs_by_script
 from jobs.slurm.submissions import CLOSED, RECORD, resubmitted, slurm_folder, write_record
-from scaling.runs.folder import read_json
+from scaling.runs.files import read_json_or_none
 
 
 def adopt(runs_dir: str | Path) -> list[str]:
@@ -24,7 +24,7 @@ def adopt(runs_dir: str | Path) -> list[str]:
         half = [path for path in slurm_folder(runs_dir).glob(f"*/{RECORD}") if _is_half(path)]
         jobs = jobs_by_script() if half else {}
         for path in half:
-            record = read_json(path) or {}
+            record = read_json_or_none(path) or {}
             for index, array in enumerate(record["arrays"]):
                 if not array["job_id"] and (job_id := _array_id(path.parent, index, jobs)):
                     array["job_id"] = job_id
@@ -35,7 +35,7 @@ def adopt(runs_dir: str | Path) -> list[str]:
 
 
 def _is_half(path: Path) -> bool:
-    record = read_json(path) or {}
+    record = read_json_or_none(path) or {}
     return any(not array.get("job_id") for array in record.get("arrays", []))
 
 

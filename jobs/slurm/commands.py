@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.executor import ExecutorAwayError
+
 TIMEOUT_S = 60.0
 DEFAULT_MAX_ARRAY_SIZE = 1001
 IDS_A_CALL = 500
@@ -26,7 +28,7 @@ class SlurmSilenceError(SlurmError):
     """Slurm did not answer: asked again later it may, and it may have done what it was told."""
 
 
-class SlurmUnreachableError(ValueError):
+class SlurmUnreachableError(ExecutorAwayError):
     """What a caller of `submit` is told while Slurm does not answer."""
 
 

@@ -1,19 +1,19 @@
 """The Slurm backend: hands the unfinished runs of a study to a cluster as job arrays."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.claim import claim, would_claim
-from jobs.cluster import Cluster, check_fits
-from jobs.prepare import prepare
+from jobs.cluster import Cluster, check_fits, check_mounts
+from jobs.executor import Order
+from jobs.handover import claim, prepare
 from jobs.pricing import Price, price_within
-from jobs.queue import Queued, claiming, read_queues
+from jobs.queue import claiming, read_held
 from jobs.slurm.adopt import adopt
-from jobs.slurm.chain_state import chain_is_pending
+from jobs.slurm.chain import chain_is_pending, chain_state
 from jobs.slurm.commands import (
     SlurmError,
     SlurmSilenceError,
@@ -23,11 +23,72 @@ from jobs.slurm.commands import (
     sbatch,
     scancel,
 )
-from jobs.slurm.queue import in_queue
+from jobs.slurm.lives import read_lives
+from jobs.slurm.queue import job_of, read_holds, read_slurm
 from jobs.slurm.sbatch import Array, make_arrays, one_at_a_time, render_array, render_chained
-from jobs.slurm.submissions import new_folder, slurm_folder, write_manifests, write_record
-from scaling.runs.folder import FAILED, run_folder
+from jobs.slurm.submissions import RECORD, new_folder, slurm_folder, write_manifests, write_record
+from scaling.runs.files import read_json_or_none
+from scaling.runs.folder import CANCELLED, SPEC, Run
+from scaling.runs.state import Hold, RunStatus
 from scaling.spec import RunSpec
+
+
+class SlurmExecutor:
+    """A Slurm cluster: runs go out as job arrays, and come back into its queue by themselves."""
+
+    exclusive = False
+
+    def submit(
+        self, specs: Sequence[RunSpec], runs_dir: Path, cluster: Cluster, order: Order
+    ) -> dict[str, Any]:
+        """Hand the runs over and return at once."""
+        check_mounts(cluster, runs_dir)
+        return submit(
+            specs,
+            runs_dir,
+            cluster,
+            parallel=order.parallel,
+            price=order.price,
+            max_gpu_hours=order.max_gpu_hours,
+            then=order.then,
+            retry_failed=order.retry_failed,
+            dry_run=order.dry_run,
+        )
+
+    def held(
+        self, runs_dir: Path, *, fresh: bool = False, but: Path | None = None
+    ) -> Mapping[str, Hold]:
+        """Return the jobs of open submissions; asked now, those of a killed submission as well."""
+        if fresh:
+            adopt(runs_dir)
+        return read_holds(runs_dir, fresh=fresh)
+
+    def cancel(
+        self, before: Sequence[RunStatus], runs_dir: Path, *, wait_s: float
+    ) -> dict[str, str]:
+        """Cancel the jobs of these runs with one scancel, which does not wait."""
+        for status in before:
+            if status.state == "running":  # before the signal: a task that ends must find it
+                Run.of(runs_dir, status.run_id).write_failed(CANCELLED)
+        actions = {"queued": "removed from the queue", "running": "stopping"}
+        held = read_holds(runs_dir)
+        try:
+            scancel([job for status in before if (job := job_of(held.get(status.run_id)))])
+        except SlurmError as error:  # a task that starts nevertheless finds its marker
+            actions = dict.fromkeys(actions, f"marked cancelled, but {error}")
+        return {status.run_id: actions[status.state] for status in before}
+
+    def links(self, runs_dir: Path, study: str) -> list[dict[str, Any]]:
+        """Return the commands chained behind a study."""
+        return chain_state(runs_dir, study)
+
+    def waits(self, run_id: str, runs_dir: Path) -> list[tuple[float, float]]:
+        """Return when each life of a run was submitted and when its job began."""
+        found = []
+        for life in read_lives(Run.of(runs_dir, run_id)):
+            record = read_json_or_none(slurm_folder(runs_dir) / life["submission"] / RECORD) or {}
+            found.append((float(record.get("time") or life["time"]), float(life["time"])))
+        return found
 
 
 def submit(
@@ -60,12 +121,11 @@ def submit(
     runs_dir = Path(runs_dir).absolute()
     check_fits(cluster, specs)
     _check_chain(then, specs)
-    held = nullcontext(read_queues(runs_dir)) if dry_run else _held(specs, runs_dir, cluster)
-    with held as queued:
-        choose = would_claim if dry_run else claim
-        ours = choose(specs, runs_dir, retry_failed=retry_failed, queued=queued)
+    locked = nullcontext(read_held(runs_dir)) if dry_run else _held(specs, runs_dir, cluster)
+    with locked as held:
+        ours = claim(specs, runs_dir, retry_failed=retry_failed, held=held, dry_run=dry_run)
         hours = price_within(price, ours.todo, max_gpu_hours)
-        chain = _chain_behind(specs, runs_dir, then, queued)
+        chain = _chain_behind(specs, runs_dir, then, held)
         hand_over = _preview if dry_run else _hand_over
         record = hand_over(ours.todo, runs_dir, cluster, parallel, chain)
     return {
@@ -82,13 +142,14 @@ def submit(
 
 
 @contextmanager
-def _held(specs: list[RunSpec], runs_dir: Path, cluster: Cluster) -> Iterator[Queued]:
+def _held(specs: list[RunSpec], runs_dir: Path, cluster: Cluster) -> Iterator[Mapping[str, Hold]]:
     """Keep others from submitting meanwhile; on an error restore folders, and say it in a line."""
     try:
         adopt(runs_dir)  # a submission that was killed in sbatch left jobs that no record knows
         with claiming(runs_dir), _restored_on_error(specs, runs_dir):
             prepare(specs, runs_dir)
-            yield read_queues(runs_dir, fresh=True)
+            read_slurm(runs_dir, fresh=True)  # what is held is of now; raises where Slurm is away
+            yield read_held(runs_dir)
     except SlurmError as error:
         kind = SlurmUnreachableError if isinstance(error, SlurmSilenceError) else ValueError
         raise kind(f"cluster {cluster.name}: {error}; nothing was submitted") from None
@@ -116,18 +177,19 @@ class _Chain:
 
 
 def _chain_behind(
-    specs: list[RunSpec], runs_dir: Path, then: Sequence[Sequence[str]], queued: Queued
+    specs: list[RunSpec], runs_dir: Path, then: Sequence[Sequence[str]], held: Mapping[str, Hold]
 ) -> _Chain:
     """Return what to chain behind all of the study's runs, nothing where it is pending already."""
     study = specs[0].study if specs else ""
     run_ids = [spec.run_id for spec in specs] if then else []
-    held = {queued.jobs[r].id.partition("_")[0] for r in run_ids if in_queue(queued.jobs.get(r))}
+    jobs = filter(None, (job_of(held.get(run_id)) for run_id in run_ids))
+    arrays = {job.partition("_")[0] for job in jobs}
     pending = bool(then) and chain_is_pending(runs_dir, study, then, run_ids)
     return _Chain(
         study=study,
         commands=[] if pending else then,
         run_ids=run_ids,
-        arrays_before=sorted(held, key=int),
+        arrays_before=sorted(arrays, key=int),
     )
 
 
@@ -238,9 +300,10 @@ def _restored_on_error(specs: list[RunSpec], runs_dir: Path) -> Iterator[None]:
 
     Folders that it made go again, as a run.yaml says "queued", unless Slurm may have their runs.
     """
-    folders = [run_folder(runs_dir, spec.run_id) for spec in specs]
-    before = {f / FAILED: (f / FAILED).read_bytes() for f in folders if (f / FAILED).exists()}
-    new = [folder for folder in folders if not folder.exists()]
+    runs = [Run.of(runs_dir, spec.run_id) for spec in specs]
+    markers = [path for run in runs for path in (run.failed_file, run.done_file)]
+    before = {path: path.read_bytes() for path in markers if path.exists()}
+    new = [run for run in runs if not run.exists()]
     try:
         yield
     except BaseException as error:
@@ -252,11 +315,11 @@ def _restored_on_error(specs: list[RunSpec], runs_dir: Path) -> Iterator[None]:
         raise
 
 
-def _remove_prepared(folders: list[Path]) -> None:
-    for folder in folders:
-        if folder.exists() and [path.name for path in folder.iterdir()] == ["run.yaml"]:
-            (folder / "run.yaml").unlink()
-            folder.rmdir()
+def _remove_prepared(runs: list[Run]) -> None:
+    for run in runs:
+        if run.exists() and [path.name for path in run.folder.iterdir()] == [SPEC]:
+            run.spec_file.unlink()
+            run.folder.rmdir()
 
 
 def _array_size(cluster: Cluster) -> int:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ from jobs.slurm.commands import Job, SlurmError, sacct, squeue
 from jobs.slurm.submissions import (
     Submission,
     close_finished,
-    has_marker,
     open_submissions,
     slurm_folder,
 )
-from scaling.runs.folder import read_json, write_json
+from scaling.runs.files import read_json_or_none, write_json
+from scaling.runs.folder import Run
+from scaling.runs.state import Hold, State
 
+NAME = "slurm"
 CACHE_S = 30.0
 _POLLING = threading.Lock()  # threads of one process that ask at once get one answer
 # A task that squeue leaves out once may only be between two states.
@@ -25,6 +28,17 @@ ENDED = (
     "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL",
     "OUT_OF_MEMORY", "DEADLINE", "REVOKED",
 )  # fmt: skip
+# How Slurm says that a job ended -> what that makes of its run.
+JOB_ENDS: dict[str, tuple[State, str]] = {
+    "TIMEOUT": ("preempted", "time limit"),
+    "PREEMPTED": ("preempted", "preempted by another job"),
+    "NODE_FAIL": ("preempted", "a node failed"),
+    "BOOT_FAIL": ("preempted", "a node did not start"),
+    "CANCELLED": ("cancelled", "cancelled in Slurm"),
+    "OUT_OF_MEMORY": ("failed", "out of memory"),
+    "DEADLINE": ("failed", "past its deadline"),
+    "FAILED": ("failed", "the job failed"),
+}
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 
 
@@ -56,9 +70,42 @@ def read_slurm(runs_dir: str | Path, *, fresh: bool = False) -> tuple[dict[str, 
     return {run_id: cache.job(task) for run_id, task in tasks.items()}, cache.time
 
 
+def read_holds(runs_dir: str | Path, *, fresh: bool = False) -> dict[str, Hold]:
+    """Return what Slurm has, or had, by run id; `fresh` as in `read_slurm`."""
+    jobs, asked = read_slurm(runs_dir, fresh=fresh)
+    if not jobs:
+        return {}
+    since = {run_id: item.time for item in open_submissions(runs_dir) for run_id in item.tasks}
+    return {
+        run_id: replace(_hold(job), job_id=job.id, asked=asked, since=since.get(run_id))
+        for run_id, job in jobs.items()
+    }
+
+
+def job_of(hold: Hold | None) -> str | None:
+    """Return the job that Slurm will start for a run, or runs; None where it has none."""
+    live = hold is not None and hold.is_live and hold.executor == NAME
+    return hold.job_id if hold is not None and live else None
+
+
 def in_queue(job: Job | None) -> bool:
     """Return whether Slurm will start the job, or runs it (an odd state counts as alive)."""
     return job is not None and job.state not in (*ENDED, GONE, UNREACHABLE)
+
+
+def _hold(job: Job) -> Hold:
+    """Return a job in words that are not Slurm's; without a known end the run's files decide."""
+    if job.state == UNREACHABLE:
+        return Hold(executor=NAME, state="unreachable", reason=job.reason)
+    if job.state in WAITING:
+        return Hold(executor=NAME, state="queued", reason=job.reason)
+    if job.state in JOB_ENDS:
+        became, why = JOB_ENDS[job.state]
+        reason = why if job.reason in ("", job.state, why) else f"{why} ({job.reason})"
+        return Hold(executor=NAME, state="ended", became=became, reason=reason)
+    if job.state in (GONE, "COMPLETED"):
+        return Hold(executor=NAME, state="ended")
+    return Hold(executor=NAME, state="running", reason=job.reason)
 
 
 class _Cache:
@@ -66,7 +113,7 @@ class _Cache:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        content: dict[str, Any] = read_json(path) or {}
+        content: dict[str, Any] = read_json_or_none(path) or {}
         self.time = float(content.get("time") or 0.0)
         self.reachable = bool(content.get("reachable"))
         self.live: dict[str, list[str]] = content.get("live", {})
@@ -116,7 +163,7 @@ def _poll(cache: _Cache, tasks: dict[str, str], runs_dir: Path, *, strict: bool)
     absent = {
         task: run_id
         for run_id, task in tasks.items()
-        if task not in live and not has_marker(runs_dir / run_id)
+        if task not in live and not Run.of(runs_dir, run_id).has_marker()
     }
     cache.ended = {task: end for task, end in cache.ended.items() if task in absent}
     unknown = [task for task in absent if task not in cache.ended]

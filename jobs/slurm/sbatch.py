@@ -9,7 +9,8 @@ from pathlib import Path
 
 from jobs.cluster import Cluster
 from jobs.slurm.submissions import read_submission
-from jobs.trunks import dependency
+from jobs.slurm.trunks import dependency
+from scaling.runs.folder import LOG, SPEC
 from scaling.spec import RunSpec
 
 Shape = tuple[str, int, int, int, int]
@@ -120,7 +121,7 @@ def render_array(array: Array, cluster: Cluster, *, submission: Path, runs_dir: 
             f"runs={shlex.quote(str(runs_dir))}",
             f'run_dir="$runs/$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" '
             f'"$submission/array-{array.index}.txt")"',
-            'exec >>"$run_dir/train.log" 2>&1',
+            f'exec >>"$run_dir/{LOG}" 2>&1',
             *_environment(cluster, first),
             *_look_for_trunk(array, python),
             f'{python} -m jobs.slurm.task begin "$run_dir" "$submission"',
@@ -234,7 +235,7 @@ def _srun(array: Array, cluster: Cluster) -> str:
     exports = f"export {ranks}; " if asked.world_size > 1 else ""
     # A warning that comes before Python listens is ignored, and repeated by the batch script.
     inner = f"""trap "" USR1; {exports}exec {python} -m scaling.train "$0" """.strip()
-    return f'{shlex.join(words)} bash -c {shlex.quote(inner)} "$run_dir/run.yaml"'
+    return f'{shlex.join(words)} bash -c {shlex.quote(inner)} "$run_dir/{SPEC}"'
 
 
 def _look_for_trunk(array: Array, python: str) -> list[str]:

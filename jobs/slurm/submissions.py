@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scaling.runs.folder import DONE, FAILED, read_json, write_json
+from scaling.runs.files import read_json_or_none, write_json
+from scaling.runs.folder import Run
 
 # Written anew after each sbatch: an array without a job id is one that was not seen to go out.
 RECORD = "submission.json"
@@ -72,7 +73,7 @@ def resubmitted(folder: Path) -> list[tuple[str, str]]:
 
 def read_submission(folder: Path) -> Submission | None:
     """Return a submission, or None where its record is absent or broken."""
-    record = read_json(folder / RECORD)
+    record = read_json_or_none(folder / RECORD)
     if record is None:
         return None
     tasks = {
@@ -116,14 +117,9 @@ def close_finished(submissions: Iterable[Submission], runs_dir: Path, live: Iter
         if (
             all(array.get("job_id") for array in submission.arrays)
             and alive.isdisjoint(submission.tasks.values())
-            and all(has_marker(runs_dir / run_id) for run_id in submission.tasks)
+            and all(Run.of(runs_dir, run_id).has_marker() for run_id in submission.tasks)
         ):
             (submission.folder / CLOSED).touch()
-
-
-def has_marker(run_dir: Path) -> bool:
-    """Return whether a run says itself that it is through."""
-    return (run_dir / DONE).exists() or (run_dir / FAILED).exists()
 
 
 def write_manifests(folder: Path, chunks: Sequence[Sequence[str]]) -> None:

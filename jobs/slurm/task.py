@@ -5,36 +5,26 @@
 `... wait SUBMISSION` waits for the runs before a chain and exits 1 unless all are done.
 """
 
-import json
 import os
 import re
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from jobs.queue import read_queues
-from jobs.settle import RESUMABLE_CODE, settle
-from jobs.slurm.commands import SlurmError, job_state, run, sbatch
+from jobs.handover import RESUMABLE_CODE, settle
+from jobs.queue import read_held
+from jobs.slurm.commands import SlurmError, job_state, sbatch
+from jobs.slurm.commands import run as call
+from jobs.slurm.lives import note_life, read_lives
 from jobs.slurm.submissions import RECORD, note_resubmitted, read_submission
 from jobs.status import run_state
-from scaling.runs.folder import (
-    CANCELLED,
-    DONE,
-    FAILED,
-    KILLED,
-    clear_failed,
-    close_attempt,
-    last_line,
-    read_json,
-    this_host,
-    write_failed,
-)
-from scaling.spec import load_spec
+from scaling.runs.attempts import clear_failed, close_attempt
+from scaling.runs.folder import CANCELLED, KILLED, Run
+from scaling.runs.logs import last_line, size_of, tail
+from scaling.runs.process import this_host
 
 GO, FAILURE, NOTHING = 0, 1, 3
-LIVES = "lives.jsonl"
 MAX_BARREN = 3
 POLL_S = 20.0
 # What ranks say when another rank, its node or the network has gone; the cause is elsewhere.
@@ -55,32 +45,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Answer one question of the batch script by an exit code."""
     verb, *words = sys.argv[1:] if argv is None else argv
     if verb == "begin":
-        return begin(Path(words[0]), Path(words[1]))
+        return begin(Run(Path(words[0])), Path(words[1]))
     if verb == "end":
-        return end(Path(words[0]), Path(words[1]), array=int(words[2]), code=int(words[3]))
+        return end(Run(Path(words[0])), Path(words[1]), array=int(words[2]), code=int(words[3]))
     return wait(Path(words[0]))
 
 
-def begin(run_dir: Path, submission: Path) -> int:
+def begin(run: Run, submission: Path) -> int:
     """Note a new life of the job and return GO, or NOTHING for a run that must not start.
 
     A run whose last lives (of this submission) all began at the checkpoint it is at now makes no
     progress: it gets a FAILED marker that says so.
     """
-    if (run_dir / DONE).exists():
+    if run.done_file.exists():
         return NOTHING
-    marker = read_json(run_dir / FAILED)
+    marker = run.failed()
     if marker is not None:
-        if marker.get("reason") == CANCELLED or not os.environ.get("SLURM_RESTART_COUNT"):
-            say(f"nothing to do: {marker.get('reason')}")
+        if marker.reason == CANCELLED or not os.environ.get("SLURM_RESTART_COUNT"):
+            say(f"nothing to do: {marker.reason}")
             return NOTHING
-        clear_failed(run_dir)  # Slurm itself restarts the job: a node failed under it
-    step = saved_step(run_dir)
-    barren = _barren_lives(run_dir, submission, step)
+        clear_failed(run)  # Slurm itself restarts the job: a node failed under it
+    step = run.saved_step()
+    barren = _barren_lives(run, submission, step)
     if barren >= MAX_BARREN:
-        why = _why_barren(run_dir, step)
+        why = _why_barren(run, step)
         say(why)
-        write_failed(run_dir, why)
+        run.write_failed(why)
         return NOTHING
     life = {
         "job_id": _task(),
@@ -88,38 +78,37 @@ def begin(run_dir: Path, submission: Path) -> int:
         "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
         "time": time.time(),
         "step": step,
-        "log_start": _size(run_dir / "train.log"),
-        "out_start": _size(_output(submission)),
+        "log_start": size_of(run.log_file),
+        "out_start": size_of(_output(submission)),
     }
-    with open(run_dir / LIVES, "a") as stream:
-        stream.write(json.dumps(life) + "\n")
-    say(f"Slurm job {_task()} starts run {run_dir.name} on {os.environ.get('SLURM_JOB_NODELIST')}")
+    note_life(run, life)
+    say(f"Slurm job {_task()} starts run {run.run_id} on {os.environ.get('SLURM_JOB_NODELIST')}")
     return GO
 
 
-def end(run_dir: Path, submission: Path, *, array: int, code: int) -> int:
+def end(run: Run, submission: Path, *, array: int, code: int) -> int:
     """Write what the run's processes could not write; requeue or resubmit what can go on.
 
     `code`: exit code of srun. Returns the exit code of the batch script.
     """
-    if (run_dir / DONE).exists():
+    if run.done_file.exists():
         return GO
     state, restarts = job_state(os.environ.get("SLURM_JOB_ID", ""))
-    lives = read_lives(run_dir)
+    lives = read_lives(run)
     start = int(lives[-1]["log_start"]) if lives else 0
-    if not _settle(run_dir, code, log_start=start):
+    if not _settle(run, code, log_start=start):
         return FAILURE
-    if BY_HAND.search(_tail(_output(submission), int(lives[-1]["out_start"]) if lives else 0)):
+    if BY_HAND.search(tail(_output(submission), int(lives[-1]["out_start"]) if lives else 0)):
         say("cancelled with scancel; `scaling submit` resumes the run")
         return FAILURE
-    if _barren_lives(run_dir, submission, saved_step(run_dir)) >= MAX_BARREN:
-        why = _why_barren(run_dir, saved_step(run_dir))
-        write_failed(run_dir, why)
+    if _barren_lives(run, submission, run.saved_step()) >= MAX_BARREN:
+        why = _why_barren(run, run.saved_step())
+        run.write_failed(why)
         say(why)
         return FAILURE
     if state == "PENDING" and restarts:
         return RESUMABLE_CODE  # Slurm has put it back already
-    _go_on(run_dir, submission, array)
+    _go_on(run, submission, array)
     return RESUMABLE_CODE
 
 
@@ -129,9 +118,9 @@ def wait(submission: Path) -> int:
     while True:
         record = read_submission(submission)
         run_ids = record.waits_for if record else []
-        queued = read_queues(runs_dir)
-        states = {r: run_state(runs_dir / r, queued=queued).state for r in run_ids}
-        if not any(state in ("queued", "running", "unknown") for state in states.values()):
+        held = read_held(runs_dir)
+        states = {r: run_state(Run.of(runs_dir, r), held).state for r in run_ids}
+        if not any(_may_go_on(Run.of(runs_dir, r), state) for r, state in states.items()):
             break
         time.sleep(POLL_S)
     wrong = [f"{run_id} {state}" for run_id, state in states.items() if state != "done"]
@@ -140,60 +129,45 @@ def wait(submission: Path) -> int:
     return FAILURE if wrong or not states else GO
 
 
-def saved_step(run_dir: Path) -> int:
-    """Return the step of the newest checkpoint, 0 without one."""
-    try:
-        name = (run_dir / "checkpoints" / "latest").read_text().strip()
-    except OSError:
-        return 0
-    digits = name.removeprefix("step_")
-    return int(digits) if digits.isdigit() else 0
+def _may_go_on(run: Run, state: str) -> bool:
+    """Return whether a run may still be done without anybody's help."""
+    return state in ("queued", "running") or (state == "unknown" and not run.damage())
 
 
-def read_lives(run_dir: Path) -> list[dict[str, Any]]:
-    """Return the lives of a run's Slurm jobs, oldest first."""
-    try:
-        lines = (run_dir / LIVES).read_text().splitlines()
-    except OSError:
-        return []
-    return [json.loads(line) for line in lines if line.endswith("}")]
-
-
-def _settle(run_dir: Path, code: int, *, log_start: int) -> bool:
+def _settle(run: Run, code: int, *, log_start: int) -> bool:
     """Close the attempt and return whether the run may go on; else FAILED says why."""
-    spec = load_spec(run_dir / "run.yaml")
+    spec = run.spec()
     gpus = spec.resources.nodes * spec.resources.gpus_per_node
-    said = _tail(run_dir / "train.log", log_start)
-    marker = read_json(run_dir / FAILED)
-    if marker is not None and marker.get("reason") == CANCELLED:
+    said = tail(run.log_file, log_start)
+    marker = run.failed()
+    if marker is not None and marker.reason == CANCELLED:
         return False
     if spec.resources.world_size > 1 and PEER_LOST.search(said):
         if marker is not None:
-            clear_failed(run_dir)
-        close_attempt(run_dir, reason=KILLED, num_gpus=gpus)
+            clear_failed(run)
+        close_attempt(run, reason=KILLED, num_gpus=gpus)
         return True
     if marker is not None:
         return False
     if code != RESUMABLE_CODE and MEMORY.search(said):
-        close_attempt(run_dir, reason="error: out of memory", num_gpus=gpus)
-        write_failed(
-            run_dir,
+        close_attempt(run, reason="error: out of memory", num_gpus=gpus)
+        run.write_failed(
             "out of memory; lower engine.micro_batch_size, or raise mem_gib_per_rank of the "
-            f"cluster: {last_line(run_dir / 'train.log', start=log_start)}",
+            f"cluster: {last_line(run.log_file, start=log_start)}",
         )
         return False
     signalled = 128 - code if code > 128 else code  # as a shell counts
-    status = settle(spec, run_dir, signalled, pid=0, log_start=log_start)
+    status = settle(spec, run, signalled, pid=0, log_start=log_start)
     return status.state in ("preempted", "running", "unknown", "queued", "planned")
 
 
-def _go_on(run_dir: Path, submission: Path, array: int) -> None:
+def _go_on(run: Run, submission: Path, array: int) -> None:
     """Put this one task back into the queue; where Slurm refuses, submit it anew."""
     task = _task()
     try:
-        run(["scontrol", "requeue", task])
+        call(["scontrol", "requeue", task])
         (submission / RECORD).touch()  # `status` asks Slurm again instead of using old answers
-        say(f"requeued {task} at step {saved_step(run_dir)}")
+        say(f"requeued {task} at step {run.saved_step()}")
         return
     except SlurmError as error:
         refused = str(error)
@@ -203,24 +177,24 @@ def _go_on(run_dir: Path, submission: Path, array: int) -> None:
     except SlurmError as error:
         say(f"cannot requeue ({refused}) nor resubmit ({error}); `scaling submit` resumes the run")
         return
-    note_resubmitted(submission, run_id=run_dir.name, task=f"{job_id}_{index}")
-    say(f"resubmitted as {job_id}_{index} at step {saved_step(run_dir)} ({refused})")
+    note_resubmitted(submission, run_id=run.run_id, task=f"{job_id}_{index}")
+    say(f"resubmitted as {job_id}_{index} at step {run.saved_step()} ({refused})")
 
 
-def _barren_lives(run_dir: Path, submission: Path, step: int) -> int:
+def _barren_lives(run: Run, submission: Path, step: int) -> int:
     """Return how many of the newest lives in this submission began at the step of now."""
     count = 0
-    for life in reversed(read_lives(run_dir)):
+    for life in reversed(read_lives(run)):
         if life["submission"] != submission.name or life["step"] != step:
             break
         count += 1
     return count
 
 
-def _why_barren(run_dir: Path, step: int) -> str:
-    lives = read_lives(run_dir)
+def _why_barren(run: Run, step: int) -> str:
+    lives = read_lives(run)
     start = int(lives[-1]["log_start"]) if lives else 0
-    said = last_line(run_dir / "train.log", start=start) or "nothing"
+    said = last_line(run.log_file, start=start) or "nothing"
     return (
         f"no checkpoint beyond step {step} in {MAX_BARREN} attempts; save more often "
         f"(engine.save_every) or see train.log, which last said: {said}"
@@ -237,19 +211,6 @@ def _task() -> str:
     array = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID") or this_host()
     index = os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{index}" if index else array
-
-
-def _tail(log: Path, start: int) -> str:
-    try:
-        with open(log, "rb") as stream:
-            stream.seek(max(start, _size(log) - 65536))
-            return stream.read().decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def say(message: str) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,20 @@ def study_runs(name: str, words: list[str], folder: Path) -> list[RunSpec]:
         if same and spec.scale == (scale or study.default_scale):
             found.setdefault(spec.run_id, spec)
     return _some(list(found.values()), name, words)
+
+
+def done_runs(specs: list[RunSpec], folder: Path) -> list[RunSpec]:
+    """Return the runs that are done; one whose DONE cannot be read is not."""
+    from scaling.runs.folder import Run
+    from scaling.runs.state import run_status
+
+    return [s for s in specs if run_status(Run.of(folder, s.run_id)).state == "done"]
+
+
+def warn(problems: Iterable[str]) -> None:
+    """Print a line for each damaged file on stderr; the rest of the study goes on."""
+    for line in problems:
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _some(specs: list[RunSpec], study: str, words: list[str]) -> list[RunSpec]:

@@ -14,6 +14,7 @@ from scaling.cli.arguments import (
     study_runs,
     tracking_uri,
 )
+from scaling.runs.folder import Run
 from scaling.spec import RunSpec
 
 
@@ -31,11 +32,14 @@ def best(arguments: Namespace) -> int:
 def lineage(arguments: Namespace) -> int:
     """Print parents and children of a run, named by its id or the first digits."""
     from jobs.control import find_run
+    from jobs.queue import read_held
     from scaling.runs.lineage import lineage as trace
     from scaling.runs.lineage import render
 
     folder = runs_folder(arguments)
-    show(arguments, trace(find_run(arguments.run_id, folder).name, folder), render)
+    run = find_run(arguments.run_id, folder)
+    found = trace(run.run_id, folder, held=read_held(folder))
+    show(arguments, found, render)
     return 0
 
 
@@ -52,7 +56,7 @@ def finetune(arguments: Namespace) -> int:
     if summary["done"] < summary["submitted"]:
         raise RuntimeError(f"run {spec.run_id} did not finish; see `scaling logs {spec.run_id}`")
     publish([spec], folder, quiet=arguments.json)
-    document = finetune_result(spec, folder / spec.run_id, parent=parent)
+    document = finetune_result(spec, Run.of(folder, spec.run_id), parent=parent)
     show(arguments, document, _render_finetune)
     return 0
 
@@ -61,13 +65,12 @@ def plan_finetuning(arguments: Namespace, folder: Path) -> tuple[RunSpec, str]:
     """Return the finetuning run that the command line asks for and its parent's run id."""
     from scaling.adaptation import check_domain, finetune_spec
     from scaling.best import resolve, study_of, words_of
-    from scaling.spec import load_spec
 
     check_domain(arguments.domain)
     study = study_of(arguments.source)
     specs = study_runs(study, words_of(arguments.source), folder) if study else []
     checkpoint = resolve(arguments.source, folder, specs=specs, tracking_uri=existing_store(folder))
-    parent = load_spec(checkpoint.path.parent.parent / "run.yaml")
+    parent = Run(checkpoint.path.parents[1]).spec()
     spec = finetune_spec(
         parent,
         checkpoint.path,

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.cli.arguments import expand, runs_folder
+from scaling.cli.arguments import expand, runs_folder, warn
 from scaling.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -119,10 +119,14 @@ def _read_table(path: Path) -> "pd.DataFrame":
 
 def export_study(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
     """Write the tables of a study beside the folder of runs; return their paths and row counts."""
+    from jobs.queue import read_held
     from scaling.cli.scores import score_columns
     from scaling.cost import export_row
     from scaling.runs.table import export_study as write
 
     scores = score_columns(specs, folder)
     rows = [export_row(spec) | scores.get(spec.run_id, {}) for spec in specs]
-    return write(rows, folder, folder.parent / "exports" / specs[0].study)
+    out = folder.parent / "exports" / specs[0].study
+    document = write(rows, folder, out, held=read_held(folder))
+    warn(document.get("problems", ()))
+    return document

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from scaling.cli.arguments import done_runs
+from scaling.runs.checkpoints import WEIGHTS
+from scaling.runs.folder import Run
 from scaling.spec import RunSpec
 
 
@@ -11,7 +14,7 @@ def beside_the_laws(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
     from scaling.adaptation import finetune_result, finetuned_from
     from scaling.best import best
 
-    done = [spec for spec in specs if (folder / spec.run_id / "DONE").exists()]
+    done = done_runs(specs, folder)
     names = {entry.name for spec in specs for entry in spec.data.mixture}
     extra: dict[str, Any] = {"simulated": all(name.startswith("sim_") for name in names)}
     if any(not spec.data.blind for spec in done):
@@ -23,8 +26,7 @@ def beside_the_laws(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
     tuned = finetuned_from(folder, {spec.run_id for spec in specs})
     if tuned:
         extra["finetune"] = [
-            _finetune_row(finetune_result(spec, run_dir, parent=_parent(spec)))
-            for spec, run_dir in tuned
+            _finetune_row(finetune_result(spec, run, parent=_parent(spec))) for spec, run in tuned
         ]
     extra |= _searched(specs[0].study, folder)
     return extra | {"ledger": _ledger(specs, folder)}
@@ -32,10 +34,10 @@ def beside_the_laws(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
 
 def _searched(study: str, folder: Path) -> dict[str, Any]:
     """Return what `scaling search` found, as it wrote it; {} where nobody has searched."""
-    from scaling.runs.records import read_json
+    from scaling.runs.files import read_json_or_none
     from scaling.search.runs import search_folder
 
-    found = read_json(search_folder(folder, study) / "result.json")
+    found = read_json_or_none(search_folder(folder, study) / "result.json")
     return {"search": found} if found else {}
 
 
@@ -62,7 +64,7 @@ def _soft_prompts(done: list[RunSpec], folder: Path) -> dict[str, Any]:
     found = best(able, folder)
     spec = next(spec for spec in able if spec.run_id == found["run_id"])
     names, length = [e.name for e in spec.data.mixture], spec.model.soft_prompt_length
-    with safe_open(Path(found["checkpoint"]) / "model.safetensors", framework="numpy") as file:
+    with safe_open(Path(found["checkpoint"]) / WEIGHTS, framework="numpy") as file:
         table = file.get_tensor("transformer.soft_prompt_hub.weight")
     rows = table[[DOMAIN_IDS[name] for name in names]].reshape(len(names), length, -1)
     return {"soft_prompts": map_prompts(rows, names).to_dict()}
@@ -72,7 +74,8 @@ def _blind_against_sighted(done: list[RunSpec], folder: Path) -> list[dict[str, 
     """Compare blind runs with the sighted runs of the same science, paired by test episode."""
     from dataclasses import replace
 
-    from analysis.paired import paired_difference, read_final_episodes
+    from analysis.paired import paired_difference
+    from scaling.runs.table import read_final_episodes
 
     by_id = {spec.run_id: spec for spec in done}
     pairs = [
@@ -91,8 +94,8 @@ def _blind_against_sighted(done: list[RunSpec], folder: Path) -> list[dict[str, 
             continue
         for metric in ("l1_position_m", "l1"):
             found = paired_difference(
-                [read_final_episodes(folder / sighted, "test") for sighted, _ in pairs],
-                [read_final_episodes(folder / blind, "test") for _, blind in pairs],
+                [read_final_episodes(Run.of(folder, sighted), "test") for sighted, _ in pairs],
+                [read_final_episodes(Run.of(folder, blind), "test") for _, blind in pairs],
                 metric=metric,
                 domains=names,
             )
@@ -122,4 +125,4 @@ def _finetune_row(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parent(spec: RunSpec) -> str:
-    return Path(spec.init.checkpoint).parent.parent.name
+    return Path(spec.init.checkpoint).parents[1].name

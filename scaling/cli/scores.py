@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scaling.cli.arguments import expand, option, runs_folder
+from scaling.cli.arguments import done_runs, expand, option, runs_folder
 from scaling.cli.fit_arguments import is_table
-from scaling.runs.records import read_json
+from scaling.runs.files import read_json_or_none
 from scaling.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ def score_columns(specs: Sequence[RunSpec], folder: Path) -> dict[str, dict[str,
     search, cache = _search(specs), _cache(specs[0], folder)
     for spec in specs:
         for name in ("horizon_l1", "adapted_success"):
-            kept = read_json(kept_score(name, spec, spec.num_steps, search=search, cache=cache))
+            kept = read_json_or_none(
+                kept_score(name, spec, spec.num_steps, search=search, cache=cache)
+            )
             if kept:
                 column = COLUMNS[name]
                 values = {column: kept["value"], f"{column}_sem": kept["sem"]}
@@ -68,7 +70,7 @@ def _score_runs(name: str, arguments: Namespace) -> None:
         return
     specs, folder = expand(arguments), runs_folder(arguments)
     search = _search(specs)
-    done = [s for s in specs if (folder / s.run_id / "DONE").exists() and not s.data.blind]
+    done = [spec for spec in done_runs(specs, folder) if not spec.data.blind]
     if not done:
         raise ValueError(
             f"no run of {arguments.study} is done in {folder}, so none can be scored by {name}; "

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def search(arguments: Namespace) -> int:
     """Search until --trials are settled, repeat the best with new seeds, print the answer."""
     from jobs.cluster import load_cluster
-    from jobs.slurm.adopt import adopt
+    from jobs.executor import executor_of
     from scaling.search.controller import check_task
     from scaling.search.runs import search_folder
     from scaling.search.show import render
@@ -33,8 +33,8 @@ def search(arguments: Namespace) -> int:
     budget, cost = _budget(arguments, task, price), _cost(arguments, task, price)
     executor = make_executor(task, options, runs_dir, cluster)
     with sole_controller(folder):
-        if cluster.backend == "slurm":
-            adopt(runs_dir)  # what a controller killed in sbatch left in the queue
+        # What a controller that was killed while it submitted has left in a queue counts, too.
+        executor_of(cluster).held(runs_dir, fresh=True)
         if cost:
             say(cost)
         try:

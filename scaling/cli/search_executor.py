@@ -1,10 +1,10 @@
-"""Where a search's runs go: the local executor or a cluster, and what is said meanwhile."""
+"""Where a search's runs go, and what is said meanwhile."""
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaling.cli.arguments import publish
 
@@ -21,8 +21,9 @@ RETRY_S = 30.0
 def make_executor(
     task: "Task", options: "Options", runs_dir: Path, cluster: "Cluster"
 ) -> "Executor":
-    """Return the local executor or a cluster as the controller sees it."""
+    """Return a cluster's executor as the controller sees it."""
     from jobs.control import cancel
+    from jobs.executor import executor_of
     from jobs.status import study_status
     from scaling.search.controller import Executor
     from scaling.search.runs import RUNS, RunList, search_folder
@@ -31,47 +32,40 @@ def make_executor(
         rows = study_status(specs, runs_dir)["runs"]
         return {row["run_id"]: (row["state"], row["reason"]) for row in rows}
 
+    def stop(specs: "Sequence[RunSpec]") -> None:
+        cancel(specs, runs_dir)
+
     default = task.search.defaults[task.scale]
+    on_gpus = bool(task.spec(default).resources.gpus_per_node)
     return Executor(
-        submit=_submit(cluster, runs_dir, options.parallel),
+        submit=_Handover(cluster, runs_dir, options.parallel),
         states=states,
-        cancel=lambda specs: _quietly(cancel, specs, runs_dir),
-        # Two local executors would both begin at GPU 0.
-        idle_first=cluster.backend != "slurm" and bool(task.spec(default).resources.gpus_per_node),
+        cancel=stop,
+        idle_first=on_gpus and executor_of(cluster).exclusive,
         on_round=_Live(task.study, runs_dir),
         remember=RunList(path=search_folder(runs_dir, task.study) / RUNS, task=task).add,
         say=say,
     )
 
 
-def _submit(
-    cluster: "Cluster", runs_dir: Path, parallel: int
-) -> Callable[["Sequence[RunSpec]"], None]:
-    if cluster.backend == "slurm":
-        return _Handover(cluster, runs_dir)
-    from jobs.local.detach import submit_detached
-
-    return lambda specs: _quietly(submit_detached, specs, runs_dir, parallel=parallel)
-
-
 class _Handover:
-    """Hands runs to Slurm; once that has worked, an outage is waited out; a refusal is an error."""
+    """Submits runs; once that has worked, an outage is waited out; a refusal is an error."""
 
-    def __init__(self, cluster: "Cluster", runs_dir: Path) -> None:
-        self._cluster, self._runs_dir = cluster, runs_dir
+    def __init__(self, cluster: "Cluster", runs_dir: Path, parallel: int) -> None:
+        self._cluster, self._runs_dir, self._parallel = cluster, runs_dir, parallel
         self._worked, self._not_before = False, 0.0
 
     def __call__(self, specs: "Sequence[RunSpec]") -> None:
         """Submit; runs that could not be handed over are asked for again at a later look."""
-        from jobs.slurm.commands import SlurmUnreachableError
-        from jobs.slurm.executor import submit
+        from jobs.executor import ExecutorAwayError, Order, executor_of
 
         if time.monotonic() < self._not_before:
             return
+        order = Order(parallel=self._parallel, background=(), progress=False)
         try:
-            submit(specs, self._runs_dir, self._cluster)
+            executor_of(self._cluster).submit(specs, self._runs_dir, self._cluster, order)
             self._worked = True
-        except SlurmUnreachableError as error:
+        except ExecutorAwayError as error:
             if not self._worked:
                 raise
             say(f"warning: {error}; trying again in {RETRY_S:.0f} s")
@@ -115,7 +109,3 @@ def _under_way(specs: "Sequence[RunSpec]", runs_dir: Path) -> str:
 def say(text: str) -> None:
     """Print news with the time of day on stderr."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def _quietly(call: Callable[..., Any], *words: Any, **options: Any) -> None:
-    call(*words, **options)

@@ -5,7 +5,7 @@ import sys
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from io import StringIO
 from pathlib import Path
@@ -20,74 +20,91 @@ from scaling.cli.arguments import (
     runs_folder,
     show,
     tracking_uri,
+    warn,
 )
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 WATCH_EVERY_S = 2.0
+STUDY_VERBS = ("sync", "export", "fit", "report", "best")  # what --then may chain
 
 
 def submit(arguments: Namespace) -> int:
     """Run what is not done: here, then publish to MLflow; or hand it to a cluster."""
     from jobs.cluster import load_cluster
+    from jobs.executor import executor_of
 
     specs, folder = declared(arguments), runs_folder(arguments)
     cluster = load_cluster(arguments.on)
-    if cluster.backend == "slurm":
-        return _submit_to_slurm(arguments, specs, cluster)
-    if option(arguments, "then"):
-        raise ValueError("--then needs a Slurm cluster; give --on CLUSTER")
-    expected = _expected_here(arguments, specs, cluster)
-    if option(arguments, "dry_run"):
-        show(arguments, expected, _render_handed_over)
-        return 0
-    _warn_of_other_code(specs, folder)
-    parallel = arguments.parallel or os.cpu_count() or 1
-    if arguments.detach:
-        from jobs.local.detach import submit_detached
+    order = _order(arguments, folder, cluster)
+    if not order.dry_run:
+        _warn_of_other_code(specs, folder)
+    summary = executor_of(cluster).submit(specs, folder, cluster, order)
+    worked_here = "interrupted" in summary
+    if worked_here:
+        publish(specs, folder, quiet=arguments.json)
+    show(arguments, summary, _render_handed_over if "arrays" in summary else _render_submitted)
+    unfinished = worked_here and summary["done"] < summary["submitted"]
+    return 1 if unfinished or summary.get("interrupted") else 0
 
-        # The background process is this command without --detach, so that it publishes too.
-        words = ["submit", arguments.study, *arguments.overrides, f"--parallel={parallel}"]
-        command = [sys.executable, "-m", "scaling", *words, f"--runs={folder}"]
-        summary = submit_detached(specs, folder, parallel=parallel, command=command)
-        show(arguments, summary, _render_submitted)
-        return 0
-    from jobs.local.executor import submit as run_here
+
+def _order(arguments: Namespace, folder: Path, cluster: Any) -> Any:
+    """Return what the words ask for beside the runs; raise ValueError for a word of --then."""
+    from jobs.executor import Order
     from scaling.cli.publisher import published_live
 
-    with published_live(arguments.study, arguments.overrides, folder):
-        summary = run_here(specs, folder, parallel=parallel, progress=not arguments.json)
-    publish(specs, folder, quiet=arguments.json)
-    show(arguments, summary, _render_submitted)
-    return 1 if summary["interrupted"] or summary["done"] < summary["submitted"] else 0
+    parallel = arguments.parallel
+    # The background process is this command without --detach, so that it publishes too.
+    words = ["submit", arguments.study, *arguments.overrides, f"--runs={folder}"]
+    words += [f"--parallel={parallel or os.cpu_count() or 1}"]
+    return Order(
+        parallel=parallel,
+        price=_pricer(folder, cluster),
+        max_gpu_hours=option(arguments, "max_gpu_hours"),
+        then=_chained(arguments, folder),
+        dry_run=bool(option(arguments, "dry_run")),
+        progress=not arguments.json,
+        background=[sys.executable, "-m", "scaling", *words] if arguments.detach else None,
+        meanwhile=lambda: published_live(arguments.study, arguments.overrides, folder),
+    )
 
 
-def _expected_here(arguments: Namespace, specs: list[Any], cluster: Any) -> dict[str, Any]:
-    """Return what submitting here would do, with a cluster's keys; raise ValueError above the cap.
+def _chained(arguments: Namespace, folder: Path) -> list[list[str]]:
+    """Return the commands that --then chains behind the study."""
+    from scaling.adaptation import check_domain
 
-    Nothing is written.
+    shared = [*arguments.overrides, f"--runs={folder}"]
+    then = chain_commands(option(arguments, "then") or "", arguments.study, shared)
+    for words in then:
+        if "--domain" in words:
+            check_domain(words[words.index("--domain") + 1])
+    return then
+
+
+def chain_commands(then: str, study: str, shared: Sequence[str]) -> list[list[str]]:
+    """Return the `scaling` commands of e.g. "sync,fit,report,finetune:sim_xarm7".
+
+    `shared`: overrides and options that every command on the study gets; finetune gets the options,
+    and starts from the best checkpoint of the study with these overrides. Raises ValueError for
+    another word.
     """
-    from jobs.claim import would_claim
-    from jobs.local.launch import local_slots
-    from jobs.pricing import price_within
-    from jobs.queue import read_queues
-
-    folder = runs_folder(arguments)
-    local_slots(specs, 1)
-    ours = would_claim(specs, folder, retry_failed=True, queued=read_queues(folder))
-    hours = price_within(_pricer(folder, cluster), ours.todo, option(arguments, "max_gpu_hours"))
-    return {
-        "study": specs[0].study,
-        "cluster": cluster.name,
-        "submitted": len(ours.todo),
-        **ours.skipped(),
-        "gpu_hours": hours,
-        "arrays": [],
-        "chain": [],
-        "submission": None,
-        "dry_run": True,
-    }
+    commands = []
+    for word in filter(None, (part.strip() for part in then.split(","))):
+        verb, _, domain = word.partition(":")
+        if verb == "finetune" and domain:
+            options = [item for item in shared if item.startswith("--")]
+            words = [item for item in shared if not item.startswith("--")]
+            source = ",".join([f"best:{study}", *words])
+            commands.append([verb, "--from", source, "--domain", domain, *options])
+        elif verb in STUDY_VERBS and not domain:
+            commands.append([verb, study, *shared])
+        else:
+            raise ValueError(
+                f"--then {word!r} cannot be chained; allowed: {', '.join(STUDY_VERBS)} and "
+                "finetune:DOMAIN, separated by commas"
+            )
+    return commands
 
 
 def _pricer(folder: Path, cluster: Any) -> Callable[[list[Any]], float | None]:
@@ -100,35 +117,6 @@ def _pricer(folder: Path, cluster: Any) -> Callable[[list[Any]], float | None]:
         return document["totals"]["gpu_hours"]
 
     return price
-
-
-def _submit_to_slurm(arguments: Namespace, specs: list[Any], cluster: Any) -> int:
-    from jobs.cluster import check_mounts
-    from jobs.slurm.chain import chain_commands
-    from jobs.slurm.executor import submit as hand_over
-    from scaling.adaptation import check_domain
-
-    folder = runs_folder(arguments)
-    check_mounts(cluster, folder)
-    shared = [*arguments.overrides, f"--runs={folder}"]
-    then = chain_commands(option(arguments, "then") or "", arguments.study, shared)
-    for words in then:
-        if "--domain" in words:
-            check_domain(words[words.index("--domain") + 1])
-
-    summary = hand_over(
-        specs,
-        folder,
-        cluster,
-        parallel=arguments.parallel,
-        price=_pricer(folder, cluster),
-        max_gpu_hours=option(arguments, "max_gpu_hours"),
-        then=then,
-        dry_run=bool(option(arguments, "dry_run")),
-    )
-    _warn_of_other_code(specs, folder)
-    show(arguments, summary, _render_handed_over)
-    return 0
 
 
 def status(arguments: Namespace) -> int:
@@ -150,23 +138,21 @@ def _render_status(document: dict[str, Any], max_rows: int | None = None) -> "Gr
     from rich.console import Group
     from rich.text import Text
 
-    from jobs.slurm.chain_state import render_chain
-    from jobs.status import render_status
+    from jobs.status import render_links, render_status
 
     table = render_status(document, max_rows=max_rows)
-    return Group(table, *(Text(line) for line in render_chain(document.get("chain", []))))
+    return Group(table, *(Text(line) for line in render_links(document.get("chain", []))))
 
 
 def _look(specs: list[Any], folder: Path, selector: str) -> dict[str, Any]:
     """Return the status of the runs that match; under "chain" what waits behind the study."""
     from jobs.control import select
-    from jobs.slurm.chain_state import chain_state
-    from jobs.status import study_status
+    from jobs.status import study_links, study_status
 
     document = study_status(specs, folder)
     document["runs"] = select(document["runs"], selector, specs)
     document["counts"] = dict(Counter(row["state"] for row in document["runs"]))
-    if chain := chain_state(folder, document["study"]):
+    if chain := study_links(folder, document["study"]):
         document["chain"] = chain
     return document
 
@@ -227,8 +213,8 @@ def logs(arguments: Namespace) -> int:
     stream = StringIO() if as_document else None
     print_log(arguments.run_id, folder, follow=arguments.follow, stream=stream)
     if stream:
-        run_dir = find_run(arguments.run_id, folder)
-        place = {"run_id": run_dir.name, "log": str(run_dir / "train.log")}
+        run = find_run(arguments.run_id, folder)
+        place = {"run_id": run.run_id, "log": str(run.log_file)}
         show(arguments, {**place, "lines": stream.getvalue().splitlines()}, str)
     return 0
 
@@ -248,6 +234,7 @@ def sync(arguments: Namespace) -> int:
         progress=not arguments.json,
         follow=arguments.follow,
     )
+    warn(document.get("problems", ()))
     show(arguments, document, as_json)
     return 0
 
@@ -305,13 +292,13 @@ def _refuse_selector(selector: str, specs: list[Any], folder: Path) -> NoReturn:
 def _warn_of_other_code(specs: list[Any], folder: Any) -> None:
     """Say which finished runs were made by other sources than these; they are kept."""
     from scaling.code_digest import code_digest, same_runs
-    from scaling.runs.folder import DONE, read_json, run_folder
+    from scaling.runs.folder import Run
 
     now, others = code_digest(), []
     for spec in specs:
-        run_dir = run_folder(folder, spec.run_id)
-        if (run_dir / DONE).exists():
-            made_by = (read_json(run_dir / "env.json") or {}).get("code_digest", now)
+        run = Run.of(folder, spec.run_id)
+        if run.done_file.exists():
+            made_by = run.environment().get("code_digest", now)
             others += [f"{spec.run_id} ({made_by})"] if not same_runs(made_by, now) else []
     if others:
         print(

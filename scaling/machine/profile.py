@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import with_overrides
+from scaling.runs.folder import Run
 from scaling.spec import RunSpec, load_spec
 from scaling.training.engine import prepare_environment
 
@@ -110,7 +111,7 @@ def _trace(spec: RunSpec, scratch: Path, steps: int) -> Any:
         return False
 
     with profiler, suppress(_Enough):
-        advance(_steady(spec, WARM_UP + steps), scratch, after_step)
+        advance(_steady(spec, WARM_UP + steps), Run(scratch), after_step)
     return profiler
 
 

@@ -1,164 +1,318 @@
-"""The files of one run folder as the executor sees them: markers, heartbeat, attempts, log."""
+"""The noun run: the folder `<runs>/<run id>/`. The names of its files stand here, and only here."""
 
-import json
-import os
-import socket
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from scaling.config import write_atomic
+from scaling.runs.files import (
+    SUBMIT_AGAIN,
+    DamagedFileError,
+    known,
+    read_json,
+    read_json_or_none,
+    write_json,
+)
 
-DONE, FAILED = "DONE", "FAILED"
+if TYPE_CHECKING:
+    from scaling.spec import RunSpec
+
 CANCELLED = "cancelled"
 KILLED = "killed"
-CLOCK_SLACK_S = 5.0
+SPEC, LOG = "run.yaml", "train.log"
+ROLLOUTS = "rollout*.json"
+DONE, FAILED = "DONE", "FAILED"
+CHECKPOINTS = "checkpoints"
+MANIFEST = "manifest.json"  # of a step folder: step, and sha256 of each file
+FIRST_KEY, LAST_KEY = b"study", b"resources"  # of a RunSpec: a run.yaml with both was not cut
 
 
-def run_folder(runs_dir: str | Path, run_id: str) -> Path:
-    """Return the folder of a run, whether it exists or not."""
-    return Path(runs_dir) / run_id
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What a finished run says: its last step and final metrics; `time` is unix s."""
+
+    step: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    num_samples_seen: int | None = None
+    time: float | None = None
 
 
-def local_folder(runs_dir: str | Path) -> Path:
-    """Return the folder of the local executor's own files (queues, logs)."""
-    return Path(runs_dir) / "_local"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """Why a run stopped for good; "cancelled" by hand. `step`: the last one known."""
+
+    reason: str
+    step: int | None = None
+    time: float | None = None
 
 
-def read_json(path: str | Path) -> dict[str, Any] | None:
-    """Return a JSON object, or None where the file is absent, half-written or not an object."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            value = json.load(stream)
-    except (OSError, ValueError):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """The newest sign of life: times in seconds, `time` in unix s, `born` of the process."""
+
+    time: float = 0.0
+    pid: int | None = None
+    host: str | None = None
+    born: str | None = None
+    attempt: int | None = None
+    phase: str | None = None
+    step: int | None = None
+    num_steps: int | None = None
+    samples_per_s: float | None = None
+    eta_s: float | None = None
+    elapsed_s: float | None = None
+    val_l1: float | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run's folder, which need not exist; docs/runs.md says what each file holds."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, runs_dir: str | Path, run_id: str) -> "Run":
+        """Return the run of an id in a folder of runs."""
+        return cls(Path(runs_dir) / run_id)
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name: 12 hex digits."""
+        return self.folder.name
+
+    @property
+    def spec_file(self) -> Path:
+        """run.yaml: the RunSpec, every default written out."""
+        return self.folder / SPEC
+
+    @property
+    def environment_file(self) -> Path:
+        """env.json: versions, code digest, digests of the evaluation frames."""
+        return self.folder / "env.json"
+
+    @property
+    def heartbeat_file(self) -> Path:
+        """heartbeat.json: the newest sign of life."""
+        return self.folder / "heartbeat.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """metrics.jsonl: one object a line."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def episodes_file(self) -> Path:
+        """val_episodes.parquet: errors by evaluation episode."""
+        return self.folder / "val_episodes.parquet"
+
+    @property
+    def log_file(self) -> Path:
+        """train.log: what the job printed."""
+        return self.folder / LOG
+
+    @property
+    def lock_file(self) -> Path:
+        """.lock: held while a process advances the run."""
+        return self.folder / ".lock"
+
+    @property
+    def done_file(self) -> Path:
+        """DONE: last step and final metrics."""
+        return self.folder / DONE
+
+    @property
+    def failed_file(self) -> Path:
+        """FAILED: the reason."""
+        return self.folder / FAILED
+
+    @property
+    def attempts(self) -> Path:
+        """attempts/: one life of the run a file."""
+        return self.folder / "attempts"
+
+    @property
+    def lives_file(self) -> Path:
+        """lives.jsonl: one start of a batch job a line."""
+        return self.folder / "lives.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """checkpoints/: step folders, and `latest`."""
+        return self.folder / CHECKPOINTS
+
+    @property
+    def latest_file(self) -> Path:
+        """checkpoints/latest: the name of the newest step folder."""
+        return self.checkpoints / "latest"
+
+    def step_folder(self, step: int) -> Path:
+        """Return where the checkpoint of a step lies, e.g. checkpoints/step_0001000."""
+        return self.checkpoints / step_name(step)
+
+    def rollout_files(self) -> list[Path]:
+        """Return the documents of `scaling rollout`, by name."""
+        return sorted(self.folder.glob(ROLLOUTS))
+
+    def published_files(self) -> list[str]:
+        """Return what a tracker shows of a run; as text, which is quick for thousands of them."""
+        names = (SPEC, "env.json", "metrics.jsonl", "attempts", DONE, FAILED)
+        return [f"{self.folder}/{name}" for name in names]
+
+    def exists(self) -> bool:
+        """Return whether the folder is there."""
+        return self.folder.exists()
+
+    def is_prepared(self) -> bool:
+        """Return whether run.yaml is there."""
+        return self.spec_file.exists()
+
+    def has_marker(self) -> bool:
+        """Return whether the run says itself that it is through, well or badly."""
+        return self.done_file.exists() or self.failed_file.exists()
+
+    def spec(self) -> "RunSpec":
+        """Return the RunSpec of run.yaml; raises ValueError where it is absent or damaged."""
+        from scaling.spec import load_spec
+
+        return load_spec(self.spec_file)
+
+    def labels(self) -> dict[str, Any]:
+        """Return run.yaml as plain data, unchecked, so that one of an earlier version shows too.
+
+        {} where it is absent; raises DamagedFileError.
+        """
+        import yaml
+
+        try:
+            text = self.spec_file.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        # libyaml is 40 times as fast as the pure reader.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        try:
+            value = yaml.load(text.decode(), Loader=loader)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            said = " ".join(str(error).split())[:120]
+            raise _damaged_spec(self.spec_file, said) from None
+        if not isinstance(value, dict):
+            raise _damaged_spec(self.spec_file, "empty" if value is None else "no mapping")
+        return value
+
+    def done(self) -> Done | None:
+        """Return what DONE says, None without it; raises DamagedFileError."""
+        content = read_json(self.done_file, cure=SUBMIT_AGAIN)
+        if content is None:
+            return None
+        lacking = [n for n, kind in (("step", int), ("metrics", dict))
+                   if not isinstance(content.get(n), kind)]  # fmt: skip
+        if lacking:
+            raise DamagedFileError(f"{self.done_file} has no {lacking[0]!r}; {SUBMIT_AGAIN}")
+        return known(Done, content)
+
+    def failed(self) -> Failed | None:
+        """Return what FAILED says, None without it.
+
+        That it is there is what counts: one that cannot be read is a failure that says so.
+        """
+        try:
+            content = read_json(self.failed_file, cure="`scaling submit` tries again")
+        except DamagedFileError as error:
+            return Failed(reason=f"no reason was written: {error}")
+        if content is None:
+            return None
+        reason = str(content.get("reason") or "no reason was written")
+        return known(Failed, content | {"reason": reason})
+
+    def heartbeat(self) -> Heartbeat:
+        """Return the newest sign of life, an empty one where there is none that can be read."""
+        return known(Heartbeat, read_json_or_none(self.heartbeat_file) or {})
+
+    def environment(self) -> dict[str, Any]:
+        """Return env.json, {} where it is absent or damaged: labels, which a new start rewrites."""
+        return read_json_or_none(self.environment_file) or {}
+
+    def damage(self) -> str | None:
+        """Return what is wrong with run.yaml or DONE, None where they are whole or absent."""
+        try:
+            self.done()
+            self.check_spec()
+        except DamagedFileError as error:
+            return str(error)
         return None
-    return value if isinstance(value, dict) else None
+
+    def check_spec(self) -> None:
+        """Raise DamagedFileError for a run.yaml that cannot be whole.
+
+        Parsing thousands of them would take seconds, so only one that lacks its last key is.
+        """
+        try:
+            content = self.spec_file.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if FIRST_KEY + b":" in content[:64] and b"\n" + LAST_KEY + b":" in content:
+            return
+        labels = self.labels()
+        if FIRST_KEY.decode() in labels and LAST_KEY.decode() not in labels:
+            raise _damaged_spec(self.spec_file, "cut short")
+
+    def saved_step(self) -> int:
+        """Return the step of the newest checkpoint, 0 without one."""
+        digits = self.latest_name().removeprefix("step_")
+        return int(digits) if digits.isdecimal() else 0
+
+    def latest_name(self) -> str:
+        """Return the name of the newest step folder, "" without one."""
+        try:
+            return self.latest_file.read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def write_failed(self, reason: str, *, step: int | None = None) -> None:
+        """Write the FAILED marker, with the last step known."""
+        step = self.heartbeat().step if step is None else step
+        write_json(self.failed_file, {"reason": reason, "step": step, "time": time.time()})
 
 
-def write_json(path: str | Path, value: dict[str, Any]) -> None:
-    """Write a JSON object so that a reader never sees half of it."""
-    write_atomic(path, json.dumps(value, indent=2) + "\n")
+def step_name(step: int) -> str:
+    """Return the folder name of a step, e.g. step_0001000."""
+    return f"step_{step:07d}"
 
 
-def last_attempt(run_dir: str | Path) -> tuple[int, Path | None]:
-    """Return how many attempts a run has had, and the file of the newest."""
-    try:
-        names = [n for n in os.listdir(f"{run_dir}/attempts") if n[:-5].isdigit()]
-    except OSError:
-        return 0, None
-    if not names:
-        return 0, None
-    return len(names), Path(run_dir) / "attempts" / max(names)
+def is_run_id(name: str) -> bool:
+    """Return whether a folder's name is a run id; other folders belong to executors and caches."""
+    return len(name) == 12 and set(name) <= set("0123456789abcdef")
 
 
-def close_attempt(run_dir: Path, *, reason: str, num_gpus: int, **more: Any) -> None:
-    """Write the end of an attempt whose process died without writing it; else do nothing."""
-    _, path = last_attempt(run_dir)
-    attempt = read_json(path) if path else None
-    if path is None or attempt is None or attempt.get("end") is not None:
-        return
-    heartbeat = read_json(run_dir / "heartbeat.json") or {}
-    seconds = _seconds_since_start(attempt)
-    attempt |= {
-        "end": time.time(),
-        "reason": reason,
-        "last_step": heartbeat.get("step", attempt.get("last_step")),
-        "seconds": seconds,
-        "gpu_hours": seconds / 3600 * num_gpus,
-        **more,
-    }
-    write_json(path, attempt)
+def prepared_runs(runs_dir: str | Path) -> Iterator[Run]:
+    """Yield the runs of a folder that have a run.yaml, by id."""
+    yield from (Run(path.parent) for path in sorted(Path(runs_dir).glob(f"*/{SPEC}")))
 
 
-def _seconds_since_start(attempt: dict[str, Any]) -> float:
-    """Return an attempt's age: by the boot clock where it began on this boot of this machine."""
-    here, born = birth(os.getpid()), str(attempt.get("born") or "")
-    if here and born.partition("/")[0] == here.partition("/")[0]:
-        return _since_boot() - float(attempt["start_boot_s"])
-    return max(0.0, time.time() - float(attempt.get("start") or time.time()))
+def finished_runs(runs_dir: str | Path) -> Iterator[Run]:
+    """Yield the runs of a folder that have a DONE marker, by id."""
+    yield from (Run(path.parent) for path in sorted(Path(runs_dir).glob(f"*/{DONE}")))
 
 
-def write_failed(run_dir: Path, reason: str) -> None:
-    """Write the FAILED marker with the last step known."""
-    heartbeat = read_json(run_dir / "heartbeat.json") or {}
-    write_json(
-        run_dir / FAILED, {"reason": reason, "step": heartbeat.get("step"), "time": time.time()}
+def runs_with_rollouts(runs_dir: str | Path) -> Iterator[Run]:
+    """Yield the runs of a folder that have rollouts, by id."""
+    folders = {path.parent for path in Path(runs_dir).glob(f"*/{ROLLOUTS}")}
+    yield from (Run(folder) for folder in sorted(folders))
+
+
+def run_of_checkpoint(path: str | Path) -> Run | None:
+    """Return the run whose step folder a path is (`<run>/checkpoints/<step>`), None for another."""
+    path = Path(path)
+    return Run(path.parents[1]) if path.parent.name == CHECKPOINTS else None
+
+
+def damaged_runs(runs: Iterable[Run]) -> list[str]:
+    """Return what is wrong with those runs that have a damaged file."""
+    return [line for run in runs if (line := run.damage())]
+
+
+def _damaged_spec(path: Path, said: str) -> DamagedFileError:
+    return DamagedFileError(
+        f"{path} is damaged ({said}); delete it, and `scaling submit` writes it again"
     )
-
-
-def clear_failed(run_dir: Path) -> None:
-    """Make a failed or cancelled run unfinished again; its attempts keep their reasons."""
-    _, path = last_attempt(run_dir)
-    attempt = read_json(path) if path else None
-    if path is not None and attempt is not None and not attempt.get("retried"):
-        write_json(path, attempt | {"retried": True})
-    (run_dir / FAILED).unlink(missing_ok=True)
-
-
-def last_line(log: Path, *, start: int = 0) -> str:
-    """Return the last non-empty line of a log from byte `start` on, or ""."""
-    try:
-        size = log.stat().st_size
-        with open(log, "rb") as stream:
-            stream.seek(max(start, size - 8192))
-            text = stream.read().decode(errors="replace")
-    except OSError:
-        return ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
-
-
-def this_host() -> str:
-    """Return the name by which heartbeats and attempts call this machine."""
-    return socket.gethostname()
-
-
-def process_alive(
-    pid: int | None, *, seen_at: float | None = None, born: str | None = None
-) -> bool:
-    """Return whether `pid` runs on this machine and is not a zombie.
-
-    `born` (the `birth` of the process meant) or, where it was not noted, `seen_at` (unix
-    s): a time at which it was known to live. Another process that was given the number (after a
-    reboot, for instance) does not count. Only `born` holds when the clock is set.
-    """
-    if not pid or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    if not os.path.isdir("/proc/self"):  # the signal's answer has to do
-        return True
-    found = birth(pid)
-    if found is None or (seen_at is None and not born):
-        return found is not None
-    if born:
-        return found == born
-    assert seen_at is not None
-    return _born(int(found.partition("/")[2])) <= seen_at + CLOCK_SLACK_S
-
-
-def birth(pid: int) -> str | None:
-    """Return what no other process ever has: boot id and start in clock ticks since boot.
-
-    None for a process that is gone or a zombie. Attempts and heartbeats say it of their own.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else f"{boot}/{fields[19]}"
-
-
-def _since_boot() -> float:
-    """Return seconds since this machine started; the same for all of its processes."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _born(ticks: int) -> float:
-    """Return unix seconds of a process's birth from its clock ticks since boot."""
-    return time.time() - _since_boot() + ticks / os.sysconf("SC_CLK_TCK")

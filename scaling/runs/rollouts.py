@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-PATTERN = "rollout*.json"
+from scaling.runs.folder import Run, run_of_checkpoint, runs_with_rollouts
+
 COLUMNS = ("successes", "rollouts")
 Counts = dict[str, int]
 
 
 def success_counts(runs_dir: str | Path) -> dict[str, Counts]:
-    """Return `successes` and `rollouts` by run id, from `<run>/rollout*.json` (`rollout --json`).
+    """Return `successes` and `rollouts` by run id, from the documents of `rollout --json` in their folders.
 
     A run's own rollouts count; where it has none, those of the runs finetuned from it, together
     (paper, C.4: a pretrained run is judged after adaptation). A file still being written is left
@@ -24,13 +25,12 @@ def success_counts(runs_dir: str | Path) -> dict[str, Counts]:
     """
     own: dict[str, Counts] = {}
     adapted: dict[str, Counts] = {}
-    folders = sorted({path.parent for path in Path(runs_dir).glob(f"*/{PATTERN}")})
-    for folder in folders:
-        counts = _sum(read_counts(path) for path in sorted(folder.glob(PATTERN)))
+    for run in runs_with_rollouts(runs_dir):
+        counts = _sum(read_counts(path) for path in run.rollout_files())
         if not counts["rollouts"]:
             continue
-        own[folder.name] = counts
-        parent = _finetuned_from(folder) if (folder / "DONE").exists() else None
+        own[run.run_id] = counts
+        parent = _finetuned_from(run) if run.done_file.exists() else None
         if parent:
             adapted[parent] = _sum([counts, adapted.get(parent, _sum(()))])
     return adapted | own
@@ -59,33 +59,14 @@ def _sum(parts: Iterable[Counts]) -> Counts:
     return total
 
 
-def _finetuned_from(folder: Path) -> str | None:
-    """Return the run whose checkpoint a finetuning started from: <runs>/<id>/checkpoints/<step>."""
-    spec = read_yaml(folder / "run.yaml")
-    parts = Path(str(parent_checkpoint(spec) or "")).parts
-    return parts[-3] if spec.get("stage") == "finetune" and len(parts) >= 3 else None
+def _finetuned_from(run: Run) -> str | None:
+    """Return the run whose checkpoint a finetuning started from."""
+    labels = run.labels()
+    parent = run_of_checkpoint(parent_checkpoint(labels) or "")
+    return parent.run_id if labels.get("stage") == "finetune" and parent else None
 
 
-def parent_checkpoint(spec: dict[str, Any]) -> str | None:
+def parent_checkpoint(labels: dict[str, Any]) -> str | None:
     """Return the checkpoint that a run of this run.yaml started from."""
-    init = spec.get("init")
+    init = labels.get("init")
     return (init.get("checkpoint") or None) if isinstance(init, dict) else None
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return what a run.yaml says, empty where it is absent or not a mapping.
-
-    ValueError for a file that is damaged.
-    """
-    if not path.exists():
-        return {}
-    import yaml
-
-    try:
-        value = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())[:120]
-        raise ValueError(
-            f"{path} is damaged ({said}); delete it, and `scaling submit` writes it again"
-        ) from None
-    return value if isinstance(value, dict) else {}

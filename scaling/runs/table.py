@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,13 @@ from typing import Any
 
 import pandas as pd
 
+from scaling.runs.attempts import total_gpu_hours
+from scaling.runs.curves import NOT_METRICS, metric_lines
+from scaling.runs.files import DamagedFileError
+from scaling.runs.folder import Run, damaged_runs
 from scaling.runs.rollouts import COLUMNS as COUNT_COLUMNS
-from scaling.runs.rollouts import parent_checkpoint, read_yaml, success_counts
+from scaling.runs.rollouts import parent_checkpoint, success_counts
+from scaling.runs.state import Hold, run_status
 
 RUN_COLUMNS = (
     "run_id",
@@ -38,7 +42,6 @@ RUN_COLUMNS = (
 )
 CURVE_COLUMNS = ("run_id", "step", "num_samples_seen", "metric", "value")
 TEXT_COLUMNS = ("run_id", "study", "stage", "state", "size", "code_digest", "parent_checkpoint")
-NOT_METRICS = frozenset({"step", "num_samples_seen", "time", "attempt"})
 FINAL_PREFIXES = ("val_", "test_", "baseline_")
 # Short names of the trivial predictors' validation error on the anchor domain.
 SHORT_NAMES = {
@@ -48,7 +51,11 @@ SHORT_NAMES = {
 
 
 def export_study(
-    rows: Sequence[Mapping[str, Any]], runs_dir: str | Path, out_dir: str | Path
+    rows: Sequence[Mapping[str, Any]],
+    runs_dir: str | Path,
+    out_dir: str | Path,
+    *,
+    held: Mapping[str, Hold] | None = None,
 ) -> dict[str, Any]:
     """Write runs.parquet and curves.parquet of a study.
 
@@ -61,9 +68,11 @@ def export_study(
             their state.
         runs_dir: folder that holds `<run_id>/`.
         out_dir: gets the two files (`exports/<study>`).
+        held: what executors have of the runs, by run id.
 
     Returns:
-        Paths and counts: `runs`, `curves`, `num_runs`, `num_done`, `states`.
+        Paths and counts: `runs`, `curves`, `num_runs`, `num_done`, `states`; `problems`, where
+        there are damaged files: what is wrong with each, and what to do.
 
     Raises:
         ValueError: no rows, a row without run_id, or a run id given twice.
@@ -73,11 +82,15 @@ def export_study(
         raise ValueError(f"{len(rows)} rows, {ids.count(None)} without run_id: nothing to export")
     if len(set(ids)) < len(ids):
         raise ValueError("a run_id is given more than once: export each run of a study once")
-    folders = [Path(runs_dir) / str(run_id) for run_id in ids]
+    folders = [Run.of(runs_dir, str(run_id)) for run_id in ids]
+    problems = damaged_runs(folders)
     counts = success_counts(runs_dir)
-    found = [read_run(row, path) for row, path in zip(rows, folders, strict=True)]
+    held = held or {}
+    found = [
+        read_run(row, run, held.get(run.run_id)) for row, run in zip(rows, folders, strict=True)
+    ]
     runs = run_table([row | counts.get(str(row["run_id"]), {}) for row in found])
-    curves = curve_table(zip(ids, folders, strict=True))
+    curves = curve_table(folders)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     paths = {"runs": out / "runs.parquet", "curves": out / "curves.parquet"}
@@ -90,6 +103,7 @@ def export_study(
         "num_runs": len(runs),
         "num_done": states.get("done", 0),
         "states": states,
+        **({"problems": problems} if problems else {}),
     }
 
 
@@ -100,9 +114,10 @@ def _write(table: pd.DataFrame, path: Path) -> None:
     part.replace(path)
 
 
-def read_run(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def read_run(row: Mapping[str, Any], run: Run, hold: Hold | None = None) -> dict[str, Any]:
     """Add to a row what the run's folder tells: state, hours, digest, parent, final metrics."""
-    state, final = read_final(folder)
+    state = run_status(run, hold).state
+    final = final_metrics(run, state)
     metrics = {plain_name(k): v for k, v in final.items()}
     kept = {k: v for k, v in metrics.items() if k.startswith(FINAL_PREFIXES)}
     kept |= {short: kept[long] for long, short in SHORT_NAMES.items() if long in kept}
@@ -111,33 +126,24 @@ def read_run(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         **kept,
         **dict(row),
         "state": state,
-        "gpu_hours": _gpu_hours(folder),
-        "code_digest": _read_json(folder / "env.json").get("code_digest"),
+        "gpu_hours": total_gpu_hours(run),
+        "code_digest": run.environment().get("code_digest"),
         "parent_checkpoint": row.get("parent_checkpoint")
-        or parent_checkpoint(read_yaml(folder / "run.yaml")),
+        or parent_checkpoint({} if run.damage() else run.labels()),
     }
 
 
-def read_final(folder: Path) -> tuple[str, dict[str, float]]:
-    """Return a run's state and its final metrics; the last validation of an unfinished one."""
-    done = _read_json(folder / "DONE")
-    if done:
-        return "done", _numbers(done.get("metrics", {}))
+def final_metrics(run: Run, state: str) -> dict[str, float]:
+    """Return the final metrics of a done run, the last validation of another."""
+    done = run.done() if state == "done" else None
+    if done is not None:
+        return _numbers(done.metrics)
     last: dict[str, float] = {}
-    for line in read_lines(folder / "metrics.jsonl"):
+    for line in metric_lines(run):
         values = _numbers(line)
         if any(name.startswith(("val/", "test/")) for name in values):
             last |= values
-    return _unfinished_state(folder), last
-
-
-def _unfinished_state(folder: Path) -> str:
-    if (folder / "FAILED").exists():
-        reason = _read_json(folder / "FAILED").get("reason")
-        return "cancelled" if reason == "cancelled" else "failed"
-    if (folder / "metrics.jsonl").exists() or any((folder / "attempts").glob("*.json")):
-        return "running"
-    return "queued" if (folder / "run.yaml").exists() else "planned"
+    return last
 
 
 def run_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -156,16 +162,16 @@ def run_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return table
 
 
-def curve_table(runs: Iterable[tuple[Any, Path]]) -> pd.DataFrame:
+def curve_table(runs: Iterable[Run]) -> pd.DataFrame:
     """Return every metric line of every run in long form; of a replayed step the last line wins."""
     records: list[tuple[Any, ...]] = []
-    for run_id, folder in runs:
+    for run in runs:
         latest: dict[tuple[int, str], tuple[Any, ...]] = {}
-        for line in read_lines(folder / "metrics.jsonl"):
+        for line in metric_lines(run):
             step, seen = int(line["step"]), line.get("num_samples_seen")
             for name, value in _numbers(line).items():
                 metric = plain_name(name)
-                latest[step, metric] = (str(run_id), step, seen, metric, value)
+                latest[step, metric] = (run.run_id, step, seen, metric, value)
         records.extend(latest[key] for key in sorted(latest))
     table = pd.DataFrame(records, columns=list(CURVE_COLUMNS))
     return table.astype(
@@ -184,21 +190,6 @@ def plain_name(metric: str) -> str:
     return metric.replace("/", "_")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the complete metric lines of a file; a torn last line is left out."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
-    return lines
-
-
 def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: float(value)
@@ -210,17 +201,23 @@ def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _gpu_hours(folder: Path) -> float | None:
-    """Sum the hours of all attempts; None where none has ended."""
-    records = [_read_json(path) for path in sorted((folder / "attempts").glob("*.json"))]
-    hours = [record["gpu_hours"] for record in records if record.get("gpu_hours") is not None]
-    return float(sum(hours)) if hours else None
+def read_final_episodes(run: Run, split: str) -> pd.DataFrame:
+    """Return the per-episode errors of a run's last evaluation of a split."""
+    table = read_episodes(run)
+    table = table[table["split"] == split]
+    return table[table["step"] == table["step"].max()]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object, empty where the file is absent or not an object."""
+def read_episodes(run: Run) -> pd.DataFrame:
+    """Return val_episodes.parquet; raises ValueError where it is absent or damaged."""
     try:
-        value = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return pd.read_parquet(run.episodes_file)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{run.episodes_file} is missing: the run was not evaluated yet"
+        ) from None
+    except (ValueError, OSError) as error:  # pyarrow's are ValueErrors
+        raise DamagedFileError(
+            f"{run.episodes_file} is damaged ({error}); delete it and submit again: the run goes "
+            "on from its last checkpoint, the errors by episode of earlier steps are lost"
+        ) from None

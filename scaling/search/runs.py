@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import write_atomic
-from scaling.runs.records import read_json
+from scaling.runs.files import read_json
+from scaling.runs.folder import Run
 from scaling.search.controller import Task
-from scaling.spec import RunSpec, load_spec
+from scaling.spec import RunSpec
 from scaling.study import load_study
 
 RUNS = "runs.json"
@@ -74,5 +75,5 @@ def _spec(task: Task | None, run_id: str, item: Mapping[str, Any], folder: Path)
         made = None
     if made is not None and made.run_id == run_id:
         return made
-    path = folder / run_id / "run.yaml"
-    return load_spec(path) if path.exists() else None
+    run = Run.of(folder, run_id)
+    return run.spec() if run.is_prepared() else None

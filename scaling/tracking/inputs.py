@@ -3,23 +3,22 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.runs.records import read_json
+from scaling.runs.folder import Run
 from scaling.spec import RunSpec, canonical_json
 from xvla.config import DomainEntry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Run
+    from mlflow.entities import DatasetInput
 
 DIGEST_LENGTH = 36  # the longest that MLflow stores
 
 
-def log_inputs(client: "MlflowClient", spec: RunSpec, run: "Run", run_dir: Path) -> bool:
+def log_inputs(client: "MlflowClient", spec: RunSpec, mlflow_id: str, run: Run) -> bool:
     """Log training sources and evaluation manifests once their digests are known."""
-    manifests = (read_json(run_dir / "env.json") or {}).get("eval_manifest")
+    manifests = run.environment().get("eval_manifest")
     if not isinstance(manifests, dict):
         return False
     inputs = [_source_input(spec, entry) for entry in spec.data.mixture]
@@ -27,7 +26,7 @@ def log_inputs(client: "MlflowClient", spec: RunSpec, run: "Run", run_dir: Path)
         if digest := manifests.get(split):
             content = {"anchor_domain": spec.data.anchor_domain, "manifest_sha256": digest}
             inputs.append(_input(f"evaluation {split}", digest, context, content))
-    client.log_inputs(run.info.run_id, datasets=inputs)
+    client.log_inputs(mlflow_id, datasets=inputs)
     return True
 
 

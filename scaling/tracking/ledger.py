@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from scaling.config import write_atomic
+from scaling.runs.folder import Run
 from scaling.spec import RunSpec, canonical_json
 from scaling.tracking.client import is_http
 from scaling.tracking.record import PUBLISHED
 from scaling.tracking.sqlite import database_path
 
-WATCHED = ("run.yaml", "env.json", "metrics.jsonl", "attempts", "DONE", "FAILED")
 HTTP_TIMEOUT_S = 5
 VERSION = 3  # of the ledger's content
 
@@ -42,8 +42,7 @@ class Ledger:
 
     def fingerprint(self, spec: RunSpec, run_id: str) -> str:
         """Return what changes when a run has something new to publish; take it before reading."""
-        run_dir = f"{self._runs_dir}/{run_id}"
-        seen = [stat_mark(f"{run_dir}/{name}") for name in WATCHED]
+        seen = [stat_mark(path) for path in Run.of(self._runs_dir, run_id).published_files()]
         labels = [spec.study, spec.scale, spec.axes, self._described]
         return hashlib.sha256(canonical_json([labels, seen]).encode()).hexdigest()[:16]
 

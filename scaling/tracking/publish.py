@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.runs.records import file_state
+from scaling.runs.folder import Run, damaged_runs
 from scaling.spec import RunSpec
 from scaling.tracking.client import connect, page, shown, store_errors
 from scaling.tracking.ledger import Ledger
@@ -18,7 +18,7 @@ from scaling.tracking.sweep import log_report, open_sweep, report_mark
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Run as MlflowRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +49,9 @@ def publish(
     folder that exists. `describe(spec)` gives parameter counts and FLOPs; without it a later call
     adds them. A report beside the runs goes to the parent run. `follow` goes on until every run has
     ended. Returns {"tracking_uri", "runs", "new_runs", "values", "planned", "unfinished", "pages":
-    {study: address of its run table (for a database: while the line of `ui_command` runs)}}. Raises
-    TrackingError when the store is away (while following: in the first round only).
+    {study: address of its run table (for a database: while the line of `ui_command` runs)}} and,
+    where files are damaged, "problems": a line each. Raises TrackingError when the store is away
+    (while following: in the first round only).
     """
     runs, folder = list(specs), Path(runs_dir)
     total = _publish_once(runs, folder, tracking_uri, describe=describe, progress=progress)
@@ -97,7 +98,7 @@ def publish_while(
     return total
 
 
-def find_run(client: "MlflowClient", spec: RunSpec) -> "Run":
+def find_run(client: "MlflowClient", spec: RunSpec) -> "MlflowRun":
     """Return the published child run of a spec; publish it first.
 
     Raises LookupError when it is not there.
@@ -136,17 +137,19 @@ def _publish_once(
     wanted = {(spec.study, spec.run_id): spec for spec in specs}  # studies share runs
     studies: dict[str, dict[str, RunSpec]] = {}
     for (study, run_id), spec in wanted.items():
-        if file_state(runs_dir / run_id) != "planned":
+        if _has_started(Run.of(runs_dir, run_id)):
             studies.setdefault(study, {})[run_id] = spec
-    num_started = sum(len(runs) for runs in studies.values())
+    started = [Run.of(runs_dir, run_id) for runs in studies.values() for run_id in runs]
+    problems = damaged_runs(started)
     total: dict[str, Any] = {
         "tracking_uri": shown(tracking_uri),
-        "runs": num_started,
+        "runs": len(started),
         "new_runs": 0,
         "values": 0,
-        "planned": len(wanted) - num_started,
+        "planned": len(wanted) - len(started),
         "unfinished": 0,
         "pages": {},
+        **({"problems": problems} if problems else {}),
     }
     if not studies:
         return total
@@ -173,6 +176,11 @@ def _publish_once(
         for study, runs in studies.items():
             _publish_study(client, study, runs, this)
     return total
+
+
+def _has_started(run: Run) -> bool:
+    """Return whether a run is there for others to see: prepared, or further."""
+    return run.is_prepared() or run.has_marker() or run.metrics_file.exists()
 
 
 def _is_published(this: _Round, study: str, runs: Mapping[str, RunSpec]) -> bool:
@@ -203,7 +211,7 @@ def _publish_study(
     total["pages"][study] = page(sweep.experiment_id, this.tracking_uri)
     published, here = {}, dict(known)
     for key in _with_progress(todo, f"MLflow {study}", this.progress):
-        outcome = publish_run(sweep, runs[key], this.runs_dir / key, describe=this.describe)
+        outcome = publish_run(sweep, runs[key], Run.of(this.runs_dir, key), describe=this.describe)
         published[key] = {"print": prints[key], "mlflow_id": outcome.mlflow_id}
         here[key] = outcome.status
         total["values"] += outcome.num_values

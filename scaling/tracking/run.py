@@ -3,22 +3,16 @@
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from scaling.runs.records import (
-    CANCELLED,
-    Point,
-    file_state,
-    final_points,
-    read_attempts,
-    read_json,
-    read_points,
-    thin,
-)
+from scaling.runs.attempts import read_attempts, total_gpu_hours
+from scaling.runs.curves import Point, final_points, read_points, thin
+from scaling.runs.folder import Run
+from scaling.runs.state import RunStatus, State, run_status
 from scaling.spec import RunSpec, canonical_json
 from scaling.tracking.client import NOTE
 from scaling.tracking.inputs import log_inputs
@@ -26,7 +20,7 @@ from scaling.tracking.record import PUBLISHED, metric_key, pack, published, unpa
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Run as MlflowRun
 
 Describe = Callable[[RunSpec], Mapping[str, Any]]
 DESCRIBED = ("num_params_total", "num_params_policy", "num_params_trainable", "compute_flops")
@@ -39,13 +33,15 @@ SYSTEM = {
     "mfu_percent": "system/mfu_percent",
 }
 ENDED = ("FINISHED", "FAILED", "KILLED")
-FILES = ("metrics.jsonl", "run.yaml", "env.json")
-STATUS = {
+STATUS: dict[State, str] = {
+    "planned": "SCHEDULED",
     "queued": "SCHEDULED",
     "running": "RUNNING",
+    "preempted": "RUNNING",  # it goes on from its checkpoint
+    "unknown": "RUNNING",
     "done": "FINISHED",
     "failed": "FAILED",
-    CANCELLED: "KILLED",
+    "cancelled": "KILLED",
 }
 
 
@@ -55,8 +51,8 @@ class Sweep:
 
     client: "MlflowClient"
     experiment_id: str
-    parent: "Run"
-    children: dict[str, "Run"]
+    parent: "MlflowRun"
+    children: dict[str, "MlflowRun"]
     statuses: dict[str, str]
 
 
@@ -70,31 +66,30 @@ class Outcome:
     num_values: int
 
 
-def publish_run(
-    sweep: Sweep, spec: RunSpec, run_dir: Path, *, describe: Describe | None
-) -> Outcome:
+def publish_run(sweep: Sweep, spec: RunSpec, folder: Run, *, describe: Describe | None) -> Outcome:
     """Bring the child run of one folder up to date, creating it where there is none."""
-    client, state = sweep.client, file_state(run_dir)
-    run_id = run_dir.name
+    client, found, run_id = sweep.client, run_status(folder), folder.run_id
+    status = STATUS[found.state]
     new = run_id not in sweep.children
-    tags = _tags(sweep, spec, run_dir)
-    run = _create(sweep, spec, run_dir, tags) if new else sweep.children[run_id]
+    tags = _tags(sweep, spec, folder, found)
+    run = _create(sweep, spec, folder, tags) if new else sweep.children[run_id]
     before = published(run)
     params = _missing_params(spec, run, describe)
     flops = {**run.data.params, **params}.get("compute_flops")
-    points, now = _new_points(spec, run_dir, before, flops=flops)
-    now["inputs"] = before.get("inputs") or log_inputs(client, spec, run, run_dir)
+    points, now = _new_points(spec, folder, found, before, flops=flops)
+    now["inputs"] = before.get("inputs") or log_inputs(client, spec, run.info.run_id, folder)
     now["files"] = before.get("files")
-    if STATUS[state] in ENDED and now["files"] != [state, now["offset"]]:
-        log_files(client, run, [run_dir / name for name in FILES if (run_dir / name).exists()])
-        now["files"] = [state, now["offset"]]
+    if status in ENDED and now["files"] != [found.state, now["offset"]]:
+        files = (folder.metrics_file, folder.spec_file, folder.environment_file)
+        log_files(client, run, [path for path in files if path.exists()])
+        now["files"] = [found.state, now["offset"]]
     _log(client, run, points, params=params, tags={**tags, PUBLISHED: canonical_json(now)})
-    mirror_status(client, run, STATUS[state], end_time_s=_end_time(run_dir))
-    return Outcome(mlflow_id=run.info.run_id, status=STATUS[state], new=new, num_values=len(points))
+    mirror_status(client, run, status, end_time_s=_end_time(folder, found))
+    return Outcome(mlflow_id=run.info.run_id, status=status, new=new, num_values=len(points))
 
 
 def mirror_status(
-    client: "MlflowClient", run: "Run", status: str, *, end_time_s: float | None = None
+    client: "MlflowClient", run: "MlflowRun", status: str, *, end_time_s: float | None = None
 ) -> None:
     """Set a run's status where it differs; an ended run gets its end time (default: now)."""
     if run.info.status == status:
@@ -116,7 +111,7 @@ def run_name(spec: RunSpec, run_id: str) -> str:
     return " ".join([spec.size, *short, f"s{spec.seeds.init}", run_id])
 
 
-def set_tags(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:
+def set_tags(client: "MlflowClient", run: "MlflowRun", tags: Mapping[str, str]) -> None:
     """Set those tags of a run that differ."""
     from mlflow.entities import RunTag
 
@@ -126,7 +121,7 @@ def set_tags(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> Non
 
 
 def log_files(
-    client: "MlflowClient", run: "Run", files: Iterable[Path], *, folder: str = ""
+    client: "MlflowClient", run: "MlflowRun", files: Iterable[Path], *, folder: str = ""
 ) -> None:
     """Keep files, whole, among a run's artifacts."""
     place = run.info.artifact_uri or ""
@@ -140,27 +135,26 @@ def log_files(
         client.log_artifact(run.info.run_id, str(path), folder or None)
 
 
-def _create(sweep: Sweep, spec: RunSpec, run_dir: Path, tags: Mapping[str, str]) -> "Run":
-    attempts = read_attempts(run_dir)
+def _create(sweep: Sweep, spec: RunSpec, folder: Run, tags: Mapping[str, str]) -> "MlflowRun":
+    attempts = read_attempts(folder)
     axes = [f"{name} = {value}" for name, value in spec.axes.items()]
     # Once only: it is the users' to change.
-    note = f"{', '.join([*axes, f'seed = {spec.seeds.init}'])}; `scaling logs {run_dir.name}`"
+    note = f"{', '.join([*axes, f'seed = {spec.seeds.init}'])}; `scaling logs {folder.run_id}`"
     return sweep.client.create_run(
         sweep.experiment_id,
-        run_name=run_name(spec, run_dir.name),
-        start_time=round(1000 * attempts[0]["start"]) if attempts else None,
+        run_name=run_name(spec, folder.run_id),
+        start_time=round(1000 * attempts[0].start) if attempts else None,
         tags={name: value for name, value in tags.items() if value} | {NOTE: note},
     )
 
 
-def _tags(sweep: Sweep, spec: RunSpec, run_dir: Path) -> dict[str, str]:
+def _tags(sweep: Sweep, spec: RunSpec, folder: Run, status: RunStatus) -> dict[str, str]:
     """Return the labels that queries filter on; unlike params they may change."""
-    jobs = [str(attempt["job_id"]) for attempt in read_attempts(run_dir) if attempt.get("job_id")]
-    environment = read_json(run_dir / "env.json") or {}
-    failed = read_json(run_dir / "FAILED") or {}
+    jobs = [str(attempt.job_id) for attempt in read_attempts(folder) if attempt.job_id]
+    ended = status.reason if STATUS[status.state] in ENDED else folder.damage()
     return {
         "mlflow.source.name": spec.study,
-        "run_key": run_dir.name,
+        "run_key": folder.run_id,
         "mlflow.parentRunId": sweep.parent.info.run_id,
         "study": spec.study,
         "scale": spec.scale,
@@ -168,14 +162,14 @@ def _tags(sweep: Sweep, spec: RunSpec, run_dir: Path) -> dict[str, str]:
         "size": spec.size,
         "axis": ",".join(spec.axes),
         **{f"axis/{name}": str(value) for name, value in spec.axes.items()},
-        "code_digest": str(environment.get("code_digest", "")),
+        "code_digest": str(folder.environment().get("code_digest", "")),
         "job_ids": ",".join(dict.fromkeys(jobs)),
         "parent_checkpoint": spec.init.checkpoint_sha256,
-        "reason": str(failed.get("reason", ""))[:500],
+        "reason": (ended or "")[:500],
     }
 
 
-def _missing_params(spec: RunSpec, run: "Run", describe: Describe | None) -> dict[str, str]:
+def _missing_params(spec: RunSpec, run: "MlflowRun", describe: Describe | None) -> dict[str, str]:
     """Return the params not yet on the run; MLflow refuses to change one."""
     params: dict[str, Any] = {
         "size": spec.size,
@@ -199,16 +193,22 @@ def _missing_params(spec: RunSpec, run: "Run", describe: Describe | None) -> dic
 
 
 def _new_points(
-    spec: RunSpec, run_dir: Path, before: Mapping[str, Any], *, flops: str | None
+    spec: RunSpec,
+    folder: Run,
+    status: RunStatus,
+    before: Mapping[str, Any],
+    *,
+    flops: str | None,
 ) -> tuple[list[Point], dict[str, Any]]:
     """Return the points still to publish and the record of what is published with them."""
     reached = unpack(before.get("reached", {}))
-    points, offset = read_points(run_dir / "metrics.jsonl", before.get("offset", 0))
-    done = read_json(run_dir / "DONE")
+    points, offset = read_points(folder.metrics_file, before.get("offset", 0))
+    done = folder.done() if status.state == "done" else None
     if done:
-        hours = sum(attempt.get("gpu_hours") or 0.0 for attempt in read_attempts(run_dir))
-        totals = {"compute/gpu_hours": hours} | ({"compute/flops": float(flops)} if flops else {})
-        final = final_points({**done, "metrics": {**totals, **done.get("metrics", {})}})
+        totals = {"compute/gpu_hours": total_gpu_hours(folder) or 0.0}
+        totals |= {"compute/flops": float(flops)} if flops else {}
+        whole = replace(done, metrics={**totals, **done.metrics})
+        final = final_points(whole, time_s=folder.done_file.stat().st_mtime)
         points = [*_uncontradicted(points, final), *final]
     keys = {name: metric_key(name) for name in {point.metric for point in points}}
     last = {name: reached[key] for name, key in keys.items() if key in reached}
@@ -226,7 +226,7 @@ def _uncontradicted(points: list[Point], final: list[Point]) -> list[Point]:
 
 def _log(
     client: "MlflowClient",
-    run: "Run",
+    run: "MlflowRun",
     points: list[Point],
     *,
     params: Mapping[str, str],
@@ -259,6 +259,6 @@ def _metric_name(name: str) -> str:
     return re.sub(r"[^\w\-. :/]", "_", name)
 
 
-def _end_time(run_dir: Path) -> float | None:
-    marker = read_json(run_dir / "DONE") or read_json(run_dir / "FAILED") or {}
-    return marker.get("time")
+def _end_time(folder: Run, status: RunStatus) -> float | None:
+    marker = folder.done() if status.state == "done" else folder.failed()
+    return marker.time if marker else None

@@ -1,8 +1,6 @@
 """One attempt at a run, from the RunSpec to the DONE file."""
 
-import json
 import platform
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -17,12 +15,15 @@ import torch.distributed as dist
 
 from scaling.branch import branch_point, wait_for_trunk
 from scaling.code_digest import code_digest
-from scaling.config import write_atomic
 from scaling.cost import describe
 from scaling.devices import bf16_warning, memory_available
 from scaling.memory import check_states_fit
-from scaling.runs.log import Attempt, RunLog, finite, total_gpu_hours
-from scaling.runs.records import CANCELLED, read_json
+from scaling.runs.attempts import AttemptFile, total_gpu_hours
+from scaling.runs.checkpoints import read_state
+from scaling.runs.files import write_json
+from scaling.runs.folder import CANCELLED, Run
+from scaling.runs.log import RunLog, finite
+from scaling.runs.process import this_host
 from scaling.spec import RunSpec
 from scaling.training import checkpoint
 from scaling.training.ema import Ema
@@ -42,7 +43,7 @@ from xvla.data.verify import verify_mixture
 SPLITS: tuple[EvalSplit, ...] = ("val", "test")
 
 
-def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> bool:
+def advance(spec: RunSpec, run: Run, stop_requested: Callable[[], bool]) -> bool:
     """Advance the run from its newest checkpoint; return True when it is done.
 
     Raises ValueError for a user's mistake (data, checkpoint), NonFiniteLossError, OSError.
@@ -51,8 +52,8 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
     device = start_distributed(spec)
     _check_machine(spec, device)
     main = dist.get_rank() == 0
-    attempt = Attempt(folder, num_gpus=_gpus(spec)) if main else None
-    log = RunLog(folder, num_steps=spec.num_steps, attempt=attempt.number) if attempt else None
+    attempt = AttemptFile(run, num_gpus=_gpus(spec)) if main else None
+    log = RunLog(run, num_steps=spec.num_steps, attempt=attempt.number) if attempt else None
     trainer: Trainer | None = None
 
     def end(reason: str) -> None:
@@ -62,17 +63,17 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
     def on_hang(why: str) -> None:
         end(f"error: {why}")
         if main:
-            _record_hang(folder, why, step=trainer.step if trainer else 0)
+            run.write_failed(why, step=trainer.step if trainer else 0)
 
     watchdog = Watchdog(spec.engine.hang_timeout_s, on_hang)
     finished, metrics = False, dict[str, float]()
     try:
         if attempt:
-            _forget_failure(folder)
+            _forget_failure(run)
             attempt.open()
-        if _await_trunk(spec, folder, stop_requested, log=log, watchdog=watchdog):
+        if _await_trunk(spec, run, stop_requested, log=log, watchdog=watchdog):
             trainer = _prepare(
-                spec, folder, device, log=log, watchdog=watchdog, stop_requested=stop_requested
+                spec, run, device, log=log, watchdog=watchdog, stop_requested=stop_requested
             )
             if attempt:
                 attempt.open(trainer.step)
@@ -88,7 +89,7 @@ def advance(spec: RunSpec, folder: Path, stop_requested: Callable[[], bool]) -> 
     else:
         end("done" if finished else "signal")
         if main and finished:
-            _write_done(spec, folder, metrics)  # last: it adds up the hours of closed attempts
+            _write_done(spec, run, metrics)  # last: it adds up the hours of closed attempts
         return finished
     finally:
         watchdog.stop()
@@ -109,14 +110,9 @@ def _check_machine(spec: RunSpec, device: torch.device) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _record_hang(folder: Path, why: str, *, step: int) -> None:
-    failed = {"reason": why, "step": step, "time": time.time()}
-    write_atomic(folder / "FAILED", json.dumps(failed))
-
-
 def _await_trunk(
     spec: RunSpec,
-    folder: Path,
+    run: Run,
     stop_requested: Callable[[], bool],
     *,
     log: RunLog | None,
@@ -128,7 +124,7 @@ def _await_trunk(
     """
     if not spec.init.trunk or _gpus(spec):  # a machine of GPUs is not kept waiting
         return True
-    waiting = wait_for_trunk(spec, folder.parent)
+    waiting = wait_for_trunk(spec, run.folder.parent)
     while True:
         flags = torch.tensor([stop_requested(), next(waiting, False)], dtype=torch.int32)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
@@ -140,17 +136,16 @@ def _await_trunk(
             log.beat(0, "start")
 
 
-def _forget_failure(folder: Path) -> None:
+def _forget_failure(run: Run) -> None:
     """Remove an earlier attempt's FAILED, but not a cancellation that has just arrived."""
-    marker = folder / "FAILED"
-    failed = read_json(marker)
-    if failed is not None and failed.get("reason") != CANCELLED:
-        marker.unlink()
+    failed = run.failed()
+    if failed is not None and failed.reason != CANCELLED:
+        run.failed_file.unlink()
 
 
 def _prepare(
     spec: RunSpec,
-    folder: Path,
+    run: Run,
     device: torch.device,
     *,
     log: RunLog | None,
@@ -160,11 +155,11 @@ def _prepare(
     """Build data, model, engine and trainer; resume from the newest valid checkpoint."""
     if log:
         log.beat(0, "start")
-    start = _starting_point(spec, folder)  # first: what is refused is refused at once
+    start = _starting_point(spec, run)  # first: what is refused is refused at once
     normaliser = fit_normaliser(spec.data)
     torch.manual_seed(spec.seeds.init)
     model = build_model(spec).to(device)
-    cache = _feature_cache(spec, model, folder, log=log, watchdog=watchdog)
+    cache = _feature_cache(spec, model, run, log=log, watchdog=watchdog)
     engine = initialize(spec, model)
     ema = Ema(engine.module, spec.optim.ema_decay) if spec.optim.ema_decay else None
     torch.manual_seed(spec.seeds.data * 1_000_003 + dist.get_rank())
@@ -175,7 +170,7 @@ def _prepare(
         step, normaliser = state["step"], Normaliser.from_dict(state["normaliser"])
     watchdog.touch(f"resuming at step {step}")
     if dist.get_rank() == 0:
-        _write_environment(spec, folder)
+        _write_environment(spec, run)
     loader = _train_loader(
         spec, normaliser, step=step, decode_images=cache is None, device=str(device)
     )
@@ -184,7 +179,7 @@ def _prepare(
         engine,
         normaliser=normaliser,
         cache=cache,
-        folder=folder,
+        home=run,
         on_batch=watchdog.touch,
         stop_requested=stop_requested,
     )
@@ -195,7 +190,7 @@ def _prepare(
         log=log,
         validation=validation,
         cache=cache,
-        folder=folder,
+        home=run,
         watchdog=watchdog,
         ema=ema,
         step=step,
@@ -222,7 +217,7 @@ def _train_loader(
 
 
 def _feature_cache(
-    spec: RunSpec, model: Any, folder: Path, *, log: RunLog | None, watchdog: Watchdog
+    spec: RunSpec, model: Any, run: Run, *, log: RunLog | None, watchdog: Watchdog
 ) -> FeatureCache | None:
     if not can_cache(spec):
         return None
@@ -233,21 +228,21 @@ def _feature_cache(
             log.beat(0, "features")
 
     model.eval()
-    cache = FeatureCache(spec, model, folder.parent / "_features")
+    cache = FeatureCache(spec, model, run.folder.parent / "_features")
     cache.prepare(on_progress)
     return cache
 
 
-def _starting_point(spec: RunSpec, folder: Path) -> Path | None:
+def _starting_point(spec: RunSpec, run: Run) -> Path | None:
     """Return the newest whole checkpoint, else the branch point, else None.
 
     Raises ValueError where it is missing, damaged, or not for this run to go on from.
     """
-    start = checkpoint.newest_for_all(folder / "checkpoints")
+    start = checkpoint.newest_for_all(run.checkpoints)
     if start is not None:
         _check_resumable(spec, start, owner=spec.run_id)
     elif spec.init.trunk:
-        start = branch_point(spec, folder.parent)
+        start = branch_point(spec, run.folder.parent)
         _check_resumable(spec, start, owner=spec.init.trunk)
     return start
 
@@ -263,7 +258,7 @@ def _evaluate_start(trainer: Trainer, log: RunLog | None) -> None:
 
 def _check_resumable(spec: RunSpec, path: Path, *, owner: str) -> None:
     """Raise ValueError for a checkpoint of another run, or one that cannot be dealt anew."""
-    state = json.loads((path / "trainer.json").read_text())
+    state = read_state(path)
     if state["run_id"] != owner:
         raise ValueError(
             f"checkpoint {path} belongs to run {state['run_id']}, not to {owner}; "
@@ -302,7 +297,7 @@ def _final_metrics(spec: RunSpec, trainer: Trainer, log: RunLog | None) -> dict[
     return metrics
 
 
-def _write_done(spec: RunSpec, folder: Path, metrics: dict[str, float]) -> None:
+def _write_done(spec: RunSpec, run: Run, metrics: dict[str, float]) -> None:
     done = {
         "step": spec.num_steps,
         "num_samples_seen": spec.num_samples_seen,
@@ -310,23 +305,23 @@ def _write_done(spec: RunSpec, folder: Path, metrics: dict[str, float]) -> None:
         "metrics": {
             **finite(metrics),
             "compute/flops": describe(spec)["compute_flops"],
-            "compute/gpu_hours": total_gpu_hours(folder),
+            "compute/gpu_hours": total_gpu_hours(run) or 0.0,
         },
     }
-    write_atomic(folder / "DONE", json.dumps(done, indent=1))
+    write_json(run.done_file, done)
 
 
-def _write_environment(spec: RunSpec, folder: Path) -> None:
+def _write_environment(spec: RunSpec, run: Run) -> None:
     packages = ("torch", "deepspeed", "transformers", "numpy")
     environment = {
-        "host": socket.gethostname(),
+        "host": this_host(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
         "code_digest": code_digest(),
         "world_size": dist.get_world_size(),
         "eval_manifest": {split: eval_digest(eval_frames(spec.data, split)) for split in SPLITS},
     }
-    write_atomic(folder / "env.json", json.dumps(environment, indent=1))
+    write_json(run.environment_file, environment)
 
 
 def _gpus(spec: RunSpec) -> int:

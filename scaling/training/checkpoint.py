@@ -1,7 +1,6 @@
 """Step folders: written aside, hashed, renamed, then `latest`; a corrupt one is passed over."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -13,6 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.config import write_atomic
+from scaling.runs.checkpoints import (
+    LATEST,
+    OPTIMIZER,
+    STATE,
+    file_sha256,
+    read_state,
+    step_folders,
+    verify,
+)
+from scaling.runs.folder import MANIFEST, step_name
 from scaling.spec import EngineConfig
 
 if TYPE_CHECKING:
@@ -21,11 +30,6 @@ if TYPE_CHECKING:
 FULL_BYTES = 2**20
 # What the system, quotas and numpy ("N requested and M written") say of a full disk.
 FULL_MARKS = ("no space left on device", "disk quota exceeded", " requested and ")
-
-
-def step_name(step: int) -> str:
-    """Return the folder name of a step, e.g. step_0001000."""
-    return f"step_{step:07d}"
 
 
 class Saver:
@@ -133,7 +137,7 @@ class Saver:
             if dist.get_rank() == 0:
                 final = self._folder / step_name(state["step"])
                 _finish(aside, final, state)
-                write_atomic(self._folder / "latest", final.name)
+                write_atomic(self._folder / LATEST, final.name)
                 _remove_after(self._folder, state["step"])
                 _prune(self._folder, self._keep)
 
@@ -197,31 +201,31 @@ def restore(engine: Any, path: Path, *, ema: "Ema | None" = None) -> dict[str, A
     import torch.distributed as dist
     from safetensors.torch import load_file
 
-    state = json.loads((path / "trainer.json").read_text())
+    state = read_state(path)
     saved_as = (state["world_size"], state["zero_stage"])
     if saved_as == (dist.get_world_size(), engine.zero_optimization_stage()):
-        loaded, _ = engine.load_checkpoint(str(path), tag="deepspeed")
+        loaded, _ = engine.load_checkpoint(str(path), tag=OPTIMIZER)
         if loaded is None:
             raise ValueError(f"checkpoint {path} holds no DeepSpeed state; delete it")
     else:
         from scaling.training import reshard
 
-        reshard.load(engine, path / "deepspeed", step=state["step"])
-    file = path / "deepspeed" / f"rng_{dist.get_rank():05d}.safetensors"
+        reshard.load(engine, path / OPTIMIZER, step=state["step"])
+    file = path / OPTIMIZER / f"rng_{dist.get_rank():05d}.safetensors"
     if file.exists():
         rng = load_file(str(file))
         torch.set_rng_state(rng["cpu"])
         if "cuda" in rng and torch.cuda.is_available():
             torch.cuda.set_rng_state(rng["cuda"])
     if ema:
-        ema.load(path / "deepspeed")
+        ema.load(path / OPTIMIZER)
     return state
 
 
 def newest_valid(folder: Path) -> Path | None:
     """Return the newest step folder whose hashes agree, warning about each that does not."""
     found_any = False
-    for _, path in reversed(_step_folders(folder)):
+    for _, path in reversed(step_folders(folder)):
         problem = verify(path)
         if problem is None:
             return path
@@ -241,44 +245,14 @@ def newest_for_all(folder: Path) -> Path | None:
     return found[0]
 
 
-def verify(path: Path) -> str | None:
-    """Return what is wrong with a step folder, or None."""
-    try:
-        digests = json.loads((path / "manifest.json").read_text())["sha256"]
-        listed = sorted(digests.items())
-    except FileNotFoundError:
-        return "it has no manifest.json"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return "manifest.json is not readable"
-    if "trainer.json" not in digests:
-        return "manifest.json does not list trainer.json"
-    for name, digest in listed:
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        try:
-            same = file_sha256(file) == digest
-        except OSError as error:
-            return f"{name} is not readable ({error.strerror})"
-        if not same:
-            return f"{name} does not match its sha256"
-    return None
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hex sha256 of a file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _finish(aside: Path, final: Path, state: dict[str, Any]) -> None:
     """Complete what all ranks have written, make it durable and put it in place."""
-    (aside / "trainer.json").write_text(json.dumps(state))
+    (aside / STATE).write_text(json.dumps(state))
     files = sorted(path for path in aside.rglob("*") if path.is_file())
     digests = {str(path.relative_to(aside)): file_sha256(path) for path in files}
-    (aside / "manifest.json").write_text(json.dumps({"step": state["step"], "sha256": digests}))
+    (aside / MANIFEST).write_text(json.dumps({"step": state["step"], "sha256": digests}))
     folders = [path for path in aside.rglob("*") if path.is_dir()]
-    for path in [*files, aside / "manifest.json", *folders, aside]:
+    for path in [*files, aside / MANIFEST, *folders, aside]:
         _sync(path)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(aside, final)
@@ -299,14 +273,14 @@ def _remove_after(folder: Path, step: int) -> None:
     They were passed over as damaged when the run resumed; counted among the last k they would
     push out what is whole.
     """
-    for later, path in _step_folders(folder):
+    for later, path in step_folders(folder):
         if later > step:
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _prune(folder: Path, keep: EngineConfig) -> None:
     """Delete step folders but for the last k, every m-th, those named, and the best."""
-    found = dict(_step_folders(folder))
+    found = dict(step_folders(folder))
     kept = {*list(found)[-max(1, keep.keep_last) :], *keep.keep_steps}
     kept |= {step for step in found if keep.keep_every and step % keep.keep_every == 0}
     if keep.keep_best:
@@ -316,20 +290,12 @@ def _prune(folder: Path, keep: EngineConfig) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _step_folders(folder: Path) -> list[tuple[int, Path]]:
-    """Return (step, folder) in the order of steps; what is named otherwise is not ours."""
-    names = (path.name.removeprefix("step_") for path in folder.glob("step_*"))
-    steps = sorted(int(name) for name in names if name.isdecimal())
-    paths = [(step, folder / step_name(step)) for step in steps]
-    return [(step, path) for step, path in paths if path.is_dir()]
-
-
 def _best(paths: list[Path]) -> set[int]:
     """Return the step with the lowest val/l1 of those evaluated when they were saved."""
     rated = []
     for path in paths:
         with suppress(OSError, ValueError, KeyError, TypeError):  # damaged since
-            state = json.loads((path / "trainer.json").read_text())
+            state = read_state(path)
             if state["val_l1"] is not None:
                 rated.append((state["val_l1"], state["step"]))
     return {min(rated)[1]} if rated else set()

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scaling.runs.checkpoints import WEIGHTS, file_sha256
 from scaling.spec import RunSpec
-from scaling.training.checkpoint import file_sha256
 from xvla.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def check_initial(spec: RunSpec) -> None:
 
     if spec.init.checkpoint_sha256:
         folder = Path(spec.init.checkpoint)
-        _check_sha(folder / "model.safetensors", spec.init.checkpoint_sha256)
+        _check_sha(folder / WEIGHTS, spec.init.checkpoint_sha256)
         _check_architecture(read_config(folder), spec)
     elif spec.init.encoder == "simulated":
         _check_sha(SHIPPED_ENCODER / "encoder.safetensors", spec.init.encoder_sha256)

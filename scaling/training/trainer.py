@@ -5,14 +5,15 @@ import resource
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from scaling.cost import mfu_percent
 from scaling.devices import peak_flops
-from scaling.runs.log import RunLog, mfu_percent
+from scaling.runs.folder import Run
+from scaling.runs.log import RunLog
 from scaling.schedule import learning_rates
 from scaling.spec import RunSpec
 from scaling.training import checkpoint
@@ -43,18 +44,21 @@ class Trainer:
         log: RunLog | None,
         validation: Validation,
         cache: FeatureCache | None,
-        folder: Path,
+        home: Run,
         watchdog: Watchdog,
         ema: Ema | None = None,
         step: int = 0,
         owes_evaluation: bool = False,
     ) -> None:
-        """Go on after `step`; `owes_evaluation`: it was stopped in the evaluation due there."""
+        """Go on after `step` of the run at `home`.
+
+        `owes_evaluation`: it was stopped in the evaluation due there.
+        """
         self.watchdog, self.ema = watchdog, ema
         self.spec, self.engine, self.loader = spec, engine, loader
-        self.log, self.validation, self.cache, self.folder = log, validation, cache, folder
+        self.log, self.validation, self.cache = log, validation, cache
         self.step, self._owes_evaluation = step, owes_evaluation
-        self._saver = checkpoint.Saver(engine, folder / "checkpoints", keep=spec.engine, ema=ema)
+        self._saver = checkpoint.Saver(engine, home.checkpoints, keep=spec.engine, ema=ema)
         self.micro_batch, self.accumulation = batch_plan(spec)
         self._batches = iter(loader)
         self._peak = peak_flops(engine.device, spec.precision) if log else None

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,8 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from scaling.runs.folder import Run
+from scaling.runs.table import read_episodes
 from scaling.spec import RunSpec
 from scaling.training.evaluate import (
     KEYS,
@@ -47,16 +48,17 @@ class Validation:
         *,
         normaliser: Normaliser,
         cache: FeatureCache | None,
-        folder: Path,
+        home: Run,
         on_batch: Callable[[str], None] = lambda _: None,
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`on_batch(where)` is called before each batch, as a sign of life.
+        """Keep the errors by episode of the run at `home`.
 
-        Where `stop_requested()` of any rank says so, an evaluation ends with StoppedError on all.
+        `on_batch(where)` is called before each batch, as a sign of life. Where `stop_requested()`
+        of any rank says so, an evaluation ends with StoppedError on all.
         """
         self.spec, self.engine, self.normaliser = spec, engine, normaliser
-        self.cache, self.folder, self.on_batch = cache, folder, on_batch
+        self.cache, self.home, self.on_batch = cache, home, on_batch
         self._stop_requested = stop_requested
 
     def run(self, split: EvalSplit, *, step: int, anchor_only: bool = False) -> dict[str, float]:
@@ -66,7 +68,7 @@ class Validation:
         errors = evaluate_policy(batches, self._act, self.spec, self.normaliser)
         errors = gathered(errors, eval_frames(data, split))
         if dist.get_rank() == 0:
-            append_episodes(self.folder, per_episode(errors, step=step, split=split))
+            append_episodes(self.home, per_episode(errors, step=step, split=split))
         return summarise(errors, anchor=self.spec.data.anchor_domain, prefix=split)
 
     def baselines(self, split: EvalSplit) -> dict[str, float]:
@@ -144,14 +146,14 @@ def gathered(errors: pd.DataFrame, frames: list[SampleKey]) -> pd.DataFrame:
     return whole.set_index(list(KEYS)).loc[order].reset_index()
 
 
-def append_episodes(folder: Path, rows: pd.DataFrame) -> None:
+def append_episodes(run: Run, rows: pd.DataFrame) -> None:
     """Add rows to val_episodes.parquet; rows of the same step and split are replaced.
 
     Raises ValueError for a file that is damaged.
     """
-    path = folder / "val_episodes.parquet"
+    path = run.episodes_file
     if path.exists():
-        old = _read_episodes(path)
+        old = read_episodes(run)
         again = (old["step"] == rows["step"].iloc[0]) & (old["split"] == rows["split"].iloc[0])
         rows = pd.concat([old[~again], rows], ignore_index=True)
     temporary = path.with_suffix(".tmp")
@@ -163,13 +165,3 @@ def append_episodes(folder: Path, rows: pd.DataFrame) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _read_episodes(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (ValueError, OSError) as error:  # pyarrow's are ValueErrors
-        raise ValueError(
-            f"{path} is damaged ({error}); delete it and submit again: the run goes on from its "
-            "last checkpoint, the errors by episode of earlier steps are lost"
-        ) from None

@@ -24,6 +24,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from scaling.runs.folder import Run
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 TARGETS = {"tiny": 1.05, "50m": 1.05}
 STARTUP_CPU_S = 10.0
@@ -298,10 +300,10 @@ def against_trainer(
             spec,
             engine,
             Batches(batches),
-            log=RunLog(folder, num_steps=spec.num_steps, attempt=1),
+            log=RunLog(Run(folder), num_steps=spec.num_steps, attempt=1),
             validation=None,
             cache=Features(features) if features is not None else None,
-            folder=folder,
+            home=Run(folder),
             watchdog=watchdog,
         )
         with suppress(Enough):

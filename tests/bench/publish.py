@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from scaling.cost import describe
-from scaling.runs.records import final_points, read_points, thin
+from scaling.runs.curves import final_points, read_points, thin
+from scaling.runs.folder import Run
 from scaling.spec import RunSpec, SeedConfig
 from scaling.study import load_study
 from scaling.tracking.client import connect
@@ -64,8 +65,9 @@ def bare(uri: str, specs: list[RunSpec], folder: Path) -> int:
     experiment = found.experiment_id if found else client.create_experiment("bare")
     for spec in specs:
         points, _ = read_points(folder / spec.run_id / "metrics.jsonl")
-        done = json.loads((folder / spec.run_id / "DONE").read_text())
-        points = thin([*points, *final_points(done)], {}, num_steps=spec.num_steps)
+        done = Run.of(folder, spec.run_id).done()
+        assert done is not None
+        points = thin([*points, *final_points(done, time_s=0.0)], {}, num_steps=spec.num_steps)
         run = client.create_run(experiment)
         metrics = [Metric(p.metric, p.value, p.time_ms, p.step) for p in points]
         for start in range(0, len(metrics), 1000):

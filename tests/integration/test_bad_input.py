@@ -158,8 +158,8 @@ def test_other_bytes_than_declared(tmp_path: Path, dataset: Path, make_run) -> N
 
 
 def test_checkpoint_of_another_architecture(tmp_path: Path, make_run) -> None:
+    from scaling.runs.checkpoints import file_sha256
     from scaling.sizes import SIZES
-    from scaling.training.checkpoint import file_sha256
     from xvla.model import XVLA
     from xvla.pretrained import save_pretrained
 

@@ -91,7 +91,7 @@ def killed_run(run_yaml: Path, start_ranks, *, seed: int, kills: int) -> None:
 
 
 def assert_as_undisturbed(run_yaml: Path, whole: Path) -> None:
-    from scaling.runs.records import read_points, thin
+    from scaling.runs.curves import read_points, thin
 
     assert losses(run_yaml) == losses(whole)
     assert_same_weights(run_yaml, whole, STEPS)

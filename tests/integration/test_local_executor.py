@@ -15,7 +15,8 @@ from jobs.local.executor import submit
 from jobs.local.launch import train_command
 from jobs.status import run_state
 from scaling.memory import checkpoint_bytes
-from scaling.runs.folder import read_json
+from scaling.runs.files import read_json
+from scaling.runs.folder import Run
 from scaling.sizes import SIZES
 from scaling.spec import EngineConfig, ResourceConfig, RunSpec, SeedConfig
 
@@ -102,10 +103,10 @@ def test_a_run_killed_under_the_fork_server_ends_as_undisturbed(tmp_path, small_
     summary = submit(specs, tmp_path)
     thread.join()
     assert (summary["done"], summary["preempted"]) == (1, 1)
-    assert run_state(killed).reason == "killed by signal 9"
+    assert run_state(Run(killed)).reason == "killed by signal 9"
     again = submit(specs, tmp_path)
     assert (again["submitted"], again["done"]) == (1, 1)
-    assert run_state(killed).attempts == 2
+    assert run_state(Run(killed)).attempts == 2
     for run_dir in (killed, other):
         assert result(run_dir) == result(undisturbed / run_dir.name)
         assert losses(run_dir) == losses(undisturbed / run_dir.name)
@@ -119,7 +120,7 @@ def test_a_stop_signal_saves_and_the_next_submission_goes_on(tmp_path, small_run
     summary = submit([spec], tmp_path)
     thread.join()
     assert summary["interrupted"]
-    assert run_state(run_dir).state == "preempted"
+    assert run_state(Run(run_dir)).state == "preempted"
     attempt = read_json(run_dir / "attempts" / "0001.json") or {}
     assert attempt["reason"] == "signal"
     latest = (run_dir / "checkpoints" / "latest").read_text().strip()
@@ -140,7 +141,7 @@ def test_two_ranks_run_stop_and_resume(tmp_path, small_run):
     thread.join()
     assert (summary["preempted"], summary["failed"]) == (1, 0)
     assert submit([spec], tmp_path)["done"] == 1
-    assert run_state(run_dir).attempts == 2
+    assert run_state(Run(run_dir)).attempts == 2
 
 
 def test_the_plan_prices_checkpoints_as_they_are(small_run, undisturbed):

@@ -11,6 +11,7 @@ import pytest
 from jobs.cluster import Cluster
 from jobs.slurm.executor import submit
 from jobs.status import run_state
+from scaling.runs.folder import Run
 from scaling.spec import RunSpec
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the tests beside this file
@@ -103,12 +104,14 @@ def finish(tmp_path) -> Callable[..., None]:
         folders = [tmp_path / spec.run_id for spec in specs]
 
         def through() -> bool:
-            states = {run_state(folder).state for folder in folders}
+            states = {run_state(Run(folder)).state for folder in folders}
             return states <= {"done", "failed", "cancelled"}
 
         wait_until(through, timeout_s=timeout_s)
         for folder in folders:
-            assert run_state(folder).state == "done", (folder / "train.log").read_text()[-3000:]
+            assert run_state(Run(folder)).state == "done", (folder / "train.log").read_text()[
+                -3000:
+            ]
 
     return wait
 

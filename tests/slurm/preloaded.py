@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jobs.local.launch import Child, ForkServer
 from jobs.local.signals import send
-from scaling.runs.folder import process_alive
+from scaling.runs.process import process_alive
 
 CLIENT = Path(__file__).with_name("preloaded_client.py")
 POLL_S = 0.05

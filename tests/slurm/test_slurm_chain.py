@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from slurm_helpers import wait_until
 
-from jobs.slurm.chain import chain_commands
-from jobs.slurm.chain_state import chain_state
+from jobs.slurm.chain import chain_state
 from jobs.slurm.executor import submit
 from jobs.status import study_status
+from scaling.cli.study import chain_commands
 from scaling.study import load_study
 
 pytestmark = pytest.mark.slurm

@@ -11,8 +11,9 @@ from slurm_helpers import attempts, log_of, small_run, step_of, wait_until
 
 from jobs.control import retry
 from jobs.slurm.executor import submit
-from jobs.slurm.task import read_lives
+from jobs.slurm.lives import read_lives
 from jobs.status import run_state
+from scaling.runs.folder import Run
 from scaling.spec import ResourceConfig
 
 pytestmark = pytest.mark.slurm
@@ -34,7 +35,7 @@ def test_a_time_limit_saves_requeues_and_goes_on_exactly(
     assert tries[0]["reason"] == "signal"
     assert tries[1]["first_step"] == tries[0]["last_step"]  # not one step lost
     assert tries[-1]["reason"] == "done"
-    assert len({life["job_id"] for life in read_lives(run_dir)}) == 1  # requeued, not new
+    assert len({life["job_id"] for life in read_lives(Run(run_dir))}) == 1  # requeued, not new
     same_as_undisturbed(spec, run_dir)
 
 
@@ -47,7 +48,7 @@ def test_preemption_by_requeue_and_by_cancel(
     undisturbed.begin(spec)
     run_dir = start(spec, replace(dev, partition=partition), steps=300)
     slurm.occupy()
-    wait_until(lambda: run_state(run_dir).state in ("queued", "preempted"))
+    wait_until(lambda: run_state(Run(run_dir)).state in ("queued", "preempted"))
     finish(spec)
     tries = attempts(run_dir)
     assert len(tries) == 2
@@ -59,7 +60,7 @@ def test_a_node_crash_under_two_ranks(slurm, start, finish):
     spec = replace(small_run(num_steps=NUM_STEPS), resources=ResourceConfig(nodes=2))
     run_dir = start(spec, steps=300)
     slurm.do("kill-node", "node2")
-    wait_until(lambda: run_state(run_dir).state != "running")
+    wait_until(lambda: run_state(Run(run_dir)).state != "running")
     slurm.do("start-node", "node2")
     finish(spec)
     tries = attempts(run_dir)
@@ -98,11 +99,11 @@ def test_out_of_memory_says_so_and_is_not_tried_again_until_asked(
     run_dir = start(spec, replace(dev, mem_gib_per_rank=0.1))
     wait_until(lambda: (run_dir / "FAILED").exists())
     wait_until(lambda: not slurm.jobs(), timeout_s=60)
-    status = run_state(run_dir)
+    status = run_state(Run(run_dir))
     assert status.state == "failed"
     assert status.reason is not None
     assert "out of memory" in status.reason
-    assert len(read_lives(run_dir)) == 1
+    assert len(read_lives(Run(run_dir))) == 1
     assert retry([spec], tmp_path) == [spec.run_id]
     assert submit([spec], tmp_path, dev)["submitted"] == 1
     finish(spec)
@@ -115,10 +116,10 @@ def test_three_attempts_without_a_new_step_are_enough(slurm, tmp_path, dev):
     submit([spec], tmp_path, replace(dev, setup=killer))
     run_dir = tmp_path / spec.run_id
     wait_until(lambda: (run_dir / "FAILED").exists())
-    status = run_state(run_dir)
+    status = run_state(Run(run_dir))
     assert status.reason is not None
     assert "no checkpoint beyond step 0 in 3 attempts" in status.reason
-    assert len(read_lives(run_dir)) == 3
+    assert len(read_lives(Run(run_dir))) == 3
 
 
 @pytest.mark.parametrize("accounting", ["absent", "empty"])
@@ -131,7 +132,7 @@ def test_without_accounting_the_files_decide(
     run_dir = start(spec, steps=300)
     slurm.call("scancel", "-u", "0")
     wait_until(lambda: not slurm.jobs(), timeout_s=60)
-    wait_until(lambda: run_state(run_dir).state == "preempted", timeout_s=90)
+    wait_until(lambda: run_state(Run(run_dir)).state == "preempted", timeout_s=90)
     assert submit([spec], tmp_path, dev)["submitted"] == 1
     finish(spec)
 

@@ -13,9 +13,10 @@ from slurm_helpers import attempts, losses, result, small_run
 
 from jobs.local.executor import submit as run_here
 from jobs.slurm.executor import submit
-from jobs.slurm.task import read_lives
+from jobs.slurm.lives import read_lives
 from jobs.status import study_status
-from scaling.runs.folder import process_alive
+from scaling.runs.folder import Run
+from scaling.runs.process import process_alive
 from scaling.spec import RunSpec
 
 pytestmark = pytest.mark.slurm
@@ -98,4 +99,4 @@ def test_a_study_with_kills_ends_as_undisturbed(slurm, preloaded, tmp_path, dev,
         assert losses(ours) == losses(undisturbed)
         assert result(ours) == result(undisturbed)
         lives = 2 if spec.run_id in killed else 1
-        assert len(attempts(ours)) == len(read_lives(ours)) == lives
+        assert len(attempts(ours)) == len(read_lives(Run(ours))) == lives

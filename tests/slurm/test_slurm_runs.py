@@ -11,8 +11,9 @@ from slurm_helpers import attempts, small_run, step_of, wait_until
 
 from jobs.control import cancel, retry
 from jobs.slurm.executor import submit
-from jobs.slurm.task import read_lives
+from jobs.slurm.lives import read_lives
 from jobs.status import run_state, study_status
+from scaling.runs.folder import Run
 from scaling.spec import ResourceConfig
 
 pytestmark = pytest.mark.slurm
@@ -33,7 +34,7 @@ def most_at_once(folders: list[Path]) -> int:
     """Return how many runs were in the cluster's hands at the same time, to the millisecond."""
     changes = []
     for folder in folders:
-        (life,) = read_lives(folder)
+        (life,) = read_lives(Run(folder))
         changes += [(life["time"], 1), ((folder / "DONE").stat().st_mtime, -1)]
     return max(accumulate(change for _, change in sorted(changes)))
 
@@ -67,7 +68,7 @@ def test_cancel_stops_a_running_and_a_waiting_run_and_retry_takes_both_up_again(
     actions = {item["run_id"]: item["action"] for item in cancel(specs, tmp_path)}
     assert actions == {running.name: "stopping", waiting.name: "removed from the queue"}
     wait_until(lambda: not slurm.jobs(), timeout_s=60)
-    assert [run_state(folder).state for folder in (running, waiting)] == ["cancelled"] * 2
+    assert [run_state(Run(folder)).state for folder in (running, waiting)] == ["cancelled"] * 2
     assert not (waiting / "attempts").exists()
     assert attempts(running)[0]["end"] is not None
     assert submit(specs, tmp_path, dev, retry_failed=False)["submitted"] == 0
@@ -85,7 +86,7 @@ def test_scancel_by_hand_is_seen_and_the_run_goes_on_when_asked(
     run_dir = start(spec, steps=300)
     slurm.call("scancel", "-u", "0")
     wait_until(lambda: not slurm.jobs(), timeout_s=60)
-    wait_until(lambda: run_state(run_dir).state in ("cancelled", "preempted"), timeout_s=60)
+    wait_until(lambda: run_state(Run(run_dir)).state in ("cancelled", "preempted"), timeout_s=60)
     assert submit([spec], tmp_path, dev)["submitted"] == 1
     finish(spec)
     assert attempts(run_dir)[1]["first_step"] >= 150
@@ -110,4 +111,4 @@ def test_what_slurm_refuses_is_one_line_and_leaves_nothing(slurm, tmp_path, dev,
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith("; nothing was submitted")
     assert not slurm.jobs()
-    assert run_state(tmp_path / spec.run_id).state == "planned"
+    assert run_state(Run(tmp_path / spec.run_id)).state == "planned"

@@ -17,8 +17,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "scaling": ("xvla", "scaling"),
     "sweeps": ("sweeps", "scaling.spec", "scaling.study", "scaling.branch", "scaling.sizes",
                "scaling.flops", "scaling.recipes", "xvla.config"),
-    "jobs": ("jobs", "scaling.spec", "scaling.runs", "scaling.study", "scaling.config", "scaling.flops",
-             "scaling.memory"),
+    "jobs": ("jobs", "scaling.spec", "scaling.runs", "scaling.study", "scaling.config",
+             "scaling.flops", "scaling.memory"),
     "analysis": ("analysis",),
 }  # fmt: skip
 # Rooms: a folder and those of our packages that it may not know.

@@ -1,12 +1,12 @@
 """The exported tables: exact columns, states read from folders, replayed steps counted once."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from scaling.runs.rollouts import read_yaml
 from scaling.runs.table import CURVE_COLUMNS, RUN_COLUMNS, export_study
 
 ROW = {
@@ -32,7 +32,7 @@ def write_run(folder, *, done=True):
     (folder / "run.yaml").write_text("init:\n  checkpoint: runs/aaaa/checkpoints/step_0000100\n")
     (folder / "env.json").write_text(json.dumps({"code_digest": "c0ffee"}))
     for number, hours in ((1, 0.5), (2, 0.25)):
-        record = {"gpu_hours": hours}
+        record = {"gpu_hours": hours, "start": 1.0, "end": 2.0, "reason": "signal"}
         (folder / "attempts" / f"{number:04d}.json").write_text(json.dumps(record))
     head = {"num_samples_seen": 640, "time": 1.0, "attempt": 1}
     lines = [
@@ -74,7 +74,7 @@ def test_runs_have_the_contracts_columns_first_and_in_order(exported):
 
 def test_states_come_from_the_folders(exported):
     result, runs, _ = exported
-    assert list(runs["state"]) == ["done", "running", "failed", "planned"]
+    assert list(runs["state"]) == ["done", "preempted", "failed", "planned"]
     assert (result["num_runs"], result["num_done"]) == (4, 1)
 
 
@@ -106,7 +106,10 @@ def test_a_run_given_twice_is_refused(tmp_path):
 
 
 def test_a_damaged_run_yaml_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "run.yaml"
-    path.write_text("init: [1, 2\n")
-    with pytest.raises(ValueError, match=r"run\.yaml is damaged .*delete it"):
-        read_yaml(path)
+    write_run(tmp_path / "a")
+    (tmp_path / "a" / "run.yaml").write_text("init: [1, 2\n")
+    rows = [ROW | {"run_id": "a"}]
+    found = export_study(rows, tmp_path, tmp_path / "out")
+    assert found["states"] == {"unknown": 1}
+    (problem,) = found["problems"]
+    assert re.search(r"a/run\.yaml is damaged .*delete it", problem)

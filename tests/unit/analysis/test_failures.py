@@ -31,7 +31,7 @@ def write_finetuned(runs_dir, run_id, parent, *, done=True):
     checkpoint = runs_dir / parent / "checkpoints" / "step_0000100"
     (folder / "run.yaml").write_text(f"stage: finetune\ninit:\n  checkpoint: {checkpoint}\n")
     if done:
-        (folder / "DONE").write_text("{}")
+        (folder / "DONE").write_text('{"step": 10, "metrics": {}}')
 
 
 def test_counts_are_a_runs_own_or_those_of_its_finetuned_runs_together(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cluster import Cluster
-from jobs.slurm.chain_state import chain_state
+from jobs.slurm.chain import chain_state
 from jobs.slurm.executor import submit
 from jobs.slurm.task import FAILURE, GO, wait
 
@@ -76,10 +76,10 @@ def test_a_chain_is_put_behind_what_runs_already(tmp_path, make_spec, fake_slurm
     assert "--dependency=afterany:1\n" in (submission / "then-0.sbatch").read_text()
     assert submit(specs, tmp_path, DEV, then=THEN)["chain"] == []  # asked twice, not there twice
     fake_slurm.end("1_0", "1_1")
-    (tmp_path / specs[0].run_id / "DONE").write_text("{}")
+    (tmp_path / specs[0].run_id / "DONE").write_text('{"step": 10, "metrics": {}}')
     (tmp_path / specs[1].run_id / "FAILED").write_text('{"reason": "diverged"}')
     assert wait(submission) == FAILURE
-    (tmp_path / specs[1].run_id / "DONE").write_text("{}")
+    (tmp_path / specs[1].run_id / "DONE").write_text('{"step": 10, "metrics": {}}')
     assert wait(submission) == GO
 
 
@@ -98,7 +98,7 @@ def test_a_chain_behind_done_runs_starts_at_once(tmp_path, make_spec, fake_slurm
     spec = make_spec()
     submit([spec], tmp_path, DEV)
     fake_slurm.end("1_0")
-    (tmp_path / spec.run_id / "DONE").write_text("{}")
+    (tmp_path / spec.run_id / "DONE").write_text('{"step": 10, "metrics": {}}')
     summary = submit([spec], tmp_path, DEV, then=[["fit", "s"]])
     script = (Path(summary["submission"]) / "then-0.sbatch").read_text()
     assert "--dependency" not in script

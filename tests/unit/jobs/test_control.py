@@ -7,11 +7,12 @@ import time
 
 import pytest
 
-from jobs import queue
 from jobs.control import cancel, find_run, logs, select
-from jobs.prepare import prepare
+from jobs.handover import prepare
+from jobs.local import queue
 from jobs.status import study_status
-from scaling.runs.folder import this_host, write_json
+from scaling.runs.files import write_json
+from scaling.runs.process import this_host
 
 
 @pytest.fixture
@@ -23,8 +24,8 @@ def three(tmp_path):
 
 
 def test_a_run_is_found_by_its_first_digits(three):
-    assert find_run("f", three).name == "f00000000000"
-    assert find_run("abc", three).name == "abc000000000"
+    assert find_run("f", three).run_id == "f00000000000"
+    assert find_run("abc", three).run_id == "abc000000000"
 
 
 @pytest.mark.parametrize(

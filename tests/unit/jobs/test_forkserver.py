@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from jobs.local.launch import LOST, ForkServer
-from scaling.runs.folder import process_alive, read_json
+from scaling.runs.files import read_json
+from scaling.runs.process import process_alive
 
 
 @pytest.fixture

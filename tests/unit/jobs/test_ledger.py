@@ -10,7 +10,7 @@ from jobs.ledger import ledger, render_ledger
 from jobs.prune import prune, render_pruned
 from jobs.slurm.commands import Job
 from scaling.branch import branched
-from scaling.runs.folder import write_json
+from scaling.runs.files import write_json
 from scaling.spec import ScheduleConfig
 
 
@@ -26,7 +26,7 @@ def test_replayed_steps_are_not_useful(tmp_path, make_spec):
     spec = make_spec()
     run_dir = tmp_path / spec.run_id
     write_attempts(run_dir, (0, 3600, 0, 100), (4000, 4000 + 1800, 80, 130), (6000, 6900, 130, 150))
-    (run_dir / "DONE").write_text("{}")
+    (run_dir / "DONE").write_text('{"step": 10, "metrics": {}}')
     book = ledger([spec, make_spec(1)], tmp_path)
     assert book["unit"] == "CPU-rank-hours"
     assert book["useful"] == pytest.approx(0.8 + 0.5 + 0.25)
@@ -63,7 +63,7 @@ def test_waiting_is_counted_before_every_life(tmp_path, make_spec):
     run_dir = tmp_path / spec.run_id
     now = time.time()
     write_attempts(run_dir, (now - 7000, now - 4000, 0, 50), (now - 1000, now, 50, 100))
-    (run_dir / "DONE").write_text("{}")
+    (run_dir / "DONE").write_text('{"step": 10, "metrics": {}}')
     folder = tmp_path / "_slurm" / "s"
     folder.mkdir(parents=True)
     (folder / "submission.json").write_text(json.dumps({"time": now - 9000, "arrays": []}))
@@ -102,7 +102,7 @@ def test_a_branch_does_not_queue_while_its_trunk_trains(tmp_path, make_spec):
     write_attempts(tmp_path / trunk.run_id, (now - 8000, now - 2000, 0, 40))
     write_attempts(tmp_path / branch.run_id, (now - 1400, now, 18, 20))
     for spec in (trunk, branch):
-        (tmp_path / spec.run_id / "DONE").write_text("{}")
+        (tmp_path / spec.run_id / "DONE").write_text('{"step": 10, "metrics": {}}')
     folder = tmp_path / "_slurm" / "s"
     folder.mkdir(parents=True)
     (folder / "submission.json").write_text(json.dumps({"time": now - 9000, "arrays": []}))
@@ -136,7 +136,7 @@ def test_prune_keeps_the_newest_and_what_others_started_from(tmp_path, make_spec
     spec, child, busy = make_spec(0), make_spec(1), make_spec(2)
     run_dir = tmp_path / spec.run_id
     make_checkpoints(run_dir, 10, 20, 30)
-    (run_dir / "DONE").write_text("{}")
+    (run_dir / "DONE").write_text('{"step": 10, "metrics": {}}')
     make_checkpoints(tmp_path / busy.run_id, 10, 20)
     parent = run_dir / "checkpoints" / "step_0000010"
     folder = tmp_path / child.run_id

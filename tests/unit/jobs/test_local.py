@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from jobs import control
+from jobs.handover import prepare
 from jobs.local import executor as local
 from jobs.local.detach import submit_detached
 from jobs.local.executor import submit
 from jobs.local.launch import train_command
-from jobs.prepare import prepare
 from jobs.status import run_state, study_status
-from scaling.runs.folder import read_json
+from scaling.runs.files import read_json
+from scaling.runs.folder import Run
 
 FAKE_TRAINER = str(Path(__file__).with_name("fake_trainer.py"))
 
@@ -122,10 +123,10 @@ def test_failed_runs_are_left_alone_or_retried_as_asked(tmp_path, make_spec, fak
     assert (kept["submitted"], kept["skipped_failed"]) == (0, 1)
     tried = submit([spec], tmp_path, progress=False, command=fake_command)
     assert (tried["submitted"], tried["failed"]) == (1, 1)
-    assert run_state(tmp_path / spec.run_id).attempts == 2
+    assert run_state(Run(tmp_path / spec.run_id)).attempts == 2
     assert control.retry([spec], tmp_path) == [spec.run_id]
     assert control.retry([spec], tmp_path) == []
-    assert run_state(tmp_path / spec.run_id).state == "preempted"
+    assert run_state(Run(tmp_path / spec.run_id)).state == "preempted"
 
 
 def test_a_killed_run_resumes_to_the_undisturbed_result(tmp_path, make_spec, fake_command):
@@ -133,7 +134,7 @@ def test_a_killed_run_resumes_to_the_undisturbed_result(tmp_path, make_spec, fak
     summary = submit([killed, other], tmp_path, progress=False, command=fake_command)
     assert (summary["done"], summary["preempted"]) == (1, 1)
     assert sorted(row["state"] for row in summary["runs"]) == ["done", "preempted"]
-    status = run_state(tmp_path / killed.run_id)
+    status = run_state(Run(tmp_path / killed.run_id))
     assert (status.state, status.reason) == ("preempted", "killed by signal 9")
     attempt = read_json(tmp_path / killed.run_id / "attempts" / "0001.json")
     assert (attempt["reason"], attempt["last_step"]) == ("killed", 8)
@@ -158,7 +159,9 @@ def test_a_stop_signal_leaves_all_runs_resumable(
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["interrupted"]
     assert (summary["preempted"], summary["done"], summary["failed"]) == (2, 0, 0)
-    assert [run_state(tmp_path / s.run_id).state for s in specs] == ["preempted"] * 2 + ["planned"]
+    assert [run_state(Run(tmp_path / s.run_id)).state for s in specs] == ["preempted"] * 2 + [
+        "planned"
+    ]
     submit(specs, tmp_path, progress=False, command=fake_command)
     for spec in specs:
         assert steps_of(tmp_path, spec) == list(range(1, 41))
@@ -172,7 +175,7 @@ def test_a_second_stop_signal_kills(tmp_path, make_spec, slow_command, wait_for)
     wait_for(lambda: len(steps_of(tmp_path, spec)) > 12)
     os.kill(pid, signal.SIGINT)
     os.waitpid(pid, 0)
-    assert run_state(tmp_path / spec.run_id).reason == "killed by signal 9"
+    assert run_state(Run(tmp_path / spec.run_id)).reason == "killed by signal 9"
 
 
 def test_runs_in_other_hands_are_skipped(tmp_path, make_spec, slow_command, wait_for):
@@ -255,7 +258,7 @@ def test_a_failed_run_can_be_resubmitted_in_the_background(
     """The default background program, over a stand-in for the module that it starts."""
     spec = make_spec(0, "silent")
     submit([spec], tmp_path, progress=False, command=fake_command)
-    assert run_state(tmp_path / spec.run_id).state == "failed"
+    assert run_state(Run(tmp_path / spec.run_id)).state == "failed"
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, jobs.local.executor as local\n"
         f"local.train_command = lambda spec, path: [sys.executable, '-S', {FAKE_TRAINER!r},\n"
@@ -264,7 +267,7 @@ def test_a_failed_run_can_be_resubmitted_in_the_background(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     result = submit_detached([spec], tmp_path)
     assert (result["submitted"], result["skipped_failed"]) == (1, 0)
-    wait_for(lambda: run_state(tmp_path / spec.run_id).state == "done")
+    wait_for(lambda: run_state(Run(tmp_path / spec.run_id)).state == "done")
     wait_for(lambda: not list((tmp_path / "_local" / "queue").glob("*.json")))
     assert not list((tmp_path / "_local").glob("request-*"))
 
@@ -376,7 +379,9 @@ def test_without_a_fork_server_runs_start_by_command(tmp_path, make_spec, monkey
     def start(command, log, environment):
         started.append(command)
         run_dir = log.parent
-        script = f"open({str(run_dir / 'DONE')!r}, 'w').write('{{}}')"
+        script = (
+            f"open({str(run_dir / 'DONE')!r}, 'w').write('{{\"step\": 10, \"metrics\": {{}}}}')"
+        )
         return real_start([sys.executable, "-S", "-c", script], log, environment)
 
     real_start = local.start_command

@@ -149,7 +149,7 @@ def test_a_finished_run_prices_the_others(tmp_path, gpu_spec):
     folder = tmp_path / gpu_spec.run_id
     folder.mkdir()
     metrics = {"compute/flops": 1e20, "compute/gpu_hours": 200.0}
-    (folder / "DONE").write_text(json.dumps({"metrics": metrics}))
+    (folder / "DONE").write_text(json.dumps({"step": 10, "metrics": metrics}))
     first, second = plan([gpu_spec, other], tmp_path, describe)["runs"]
     assert first["state"] == "done"
     assert first["gpu_hours"] == first["gpu_hours_low"] == first["gpu_hours_high"] == 200.0
@@ -248,7 +248,7 @@ def test_a_finished_branch_prices_by_what_it_trained(tmp_path, axis):
     branch = axis[1]
     (tmp_path / branch.run_id).mkdir()
     metrics = {"compute/flops": 4e22, "compute/gpu_hours": 10.0}
-    (tmp_path / branch.run_id / "DONE").write_text(json.dumps({"metrics": metrics}))
+    (tmp_path / branch.run_id / "DONE").write_text(json.dumps({"step": 10, "metrics": metrics}))
     rows = plan(axis, tmp_path, by_steps)["runs"]
     assert [row["gpu_hours"] for row in rows] == pytest.approx([200, 10, 5, 2.5])
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.prepare import prepare
+from jobs.handover import prepare
 from scaling.spec import load_spec
 
 
@@ -45,7 +45,7 @@ def test_speed_is_refreshed_and_the_first_study_keeps_its_labels(tmp_path, make_
 def test_a_done_run_is_left_as_it_was(tmp_path, make_spec):
     spec = make_spec()
     prepare([spec], tmp_path)
-    (tmp_path / spec.run_id / "DONE").write_text("{}")
+    (tmp_path / spec.run_id / "DONE").write_text('{"step": 10, "metrics": {}}')
     prepare([replace(spec, engine=replace(spec.engine, threads=2))], tmp_path)
     assert load_spec(tmp_path / spec.run_id / "run.yaml") == spec
 

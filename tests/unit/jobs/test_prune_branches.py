@@ -27,13 +27,13 @@ def trunk_done(tmp_path, family):
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text("{}")
     (run_dir / "checkpoints" / "latest").write_text("step_0000040")
-    (run_dir / "DONE").write_text("{}")
+    (run_dir / "DONE").write_text('{"step": 10, "metrics": {}}')
     return run_dir / "checkpoints"
 
 
 def finish(runs, spec):
     (runs / spec.run_id).mkdir(exist_ok=True)
-    (runs / spec.run_id / "DONE").write_text("{}")
+    (runs / spec.run_id / "DONE").write_text('{"step": 10, "metrics": {}}')
 
 
 def left(folder):
@@ -77,7 +77,7 @@ def test_a_parent_under_a_long_path_with_spaces_is_kept(tmp_path, make_spec, sty
         (folder / f"step_{step:07d}").mkdir(parents=True)
         (folder / f"step_{step:07d}" / "manifest.json").write_text("{}")
     (folder / "latest").write_text("step_0000020")
-    (runs / parent.run_id / "DONE").write_text("{}")
+    (runs / parent.run_id / "DONE").write_text('{"step": 10, "metrics": {}}')
     used = str(folder / "step_0000010")
     init = replace(child.init, checkpoint=used, checkpoint_sha256="0" * 64)
     replace(child, init=init).save(runs / child.run_id / "run.yaml")

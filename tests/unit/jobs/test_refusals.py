@@ -149,7 +149,7 @@ def test_a_run_made_by_other_code_is_said_and_kept(
     run_id = json.loads(capsys.readouterr().out)["runs"][0]["run_id"]
     done = folder / "runs" / run_id
     done.mkdir(parents=True)
-    (done / "DONE").write_text("{}")
+    (done / "DONE").write_text('{"step": 10, "metrics": {}}')
     (done / "env.json").write_text('{"code_digest": "0123456789ab"}')
     assert main(["submit", "sweeps.demo", *where, "--json", *WORDS]) == 0
     captured = capsys.readouterr()

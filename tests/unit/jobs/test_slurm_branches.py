@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from jobs import trunks
 from jobs.cluster import Cluster, load_cluster
-from jobs.queue import read_queues
+from jobs.queue import read_held
+from jobs.slurm import trunks
 from jobs.slurm.executor import submit
 from jobs.slurm.sbatch import make_arrays, render_array
 from jobs.slurm.submissions import note_resubmitted
 from jobs.status import run_state, study_status
 from scaling.branch import branched
-from scaling.runs.folder import write_failed, write_json
+from scaling.runs.files import write_json
+from scaling.runs.folder import Run
 from scaling.spec import ResourceConfig, ScheduleConfig, SeedConfig
 
 DEV = Cluster(name="dev", gpus_per_node=8, max_gpus=16, max_cpu_ranks=4, time_limit="10")
@@ -55,7 +56,7 @@ def save_points(runs: Path, trunk) -> None:
 
 def finish(runs: Path, trunk, fake) -> None:
     save_points(runs, trunk)
-    (runs / trunk.run_id / "DONE").write_text("{}")
+    (runs / trunk.run_id / "DONE").write_text('{"step": 10, "metrics": {}}')
     fake.end("1_0")
 
 
@@ -108,7 +109,7 @@ def test_a_trunk_handed_over_before_is_waited_for(tmp_path, families, fake_slurm
 def test_a_failed_trunk_goes_out_with_its_branches_or_they_do_not(tmp_path, families, fake_slurm):
     *branches, trunk = specs = families()
     (tmp_path / trunk.run_id).mkdir()
-    write_failed(tmp_path / trunk.run_id, "diverged")
+    Run(tmp_path / trunk.run_id).write_failed("diverged")
     with pytest.raises(ValueError, match=f"cannot start: trunk {trunk.run_id} failed .* diverged;"):
         submit(branches, tmp_path, DEV)
     assert fake_slurm.calls("sbatch") == []
@@ -148,8 +149,8 @@ def test_a_task_whose_trunk_goes_on_elsewhere_goes_behind_it(tmp_path, started, 
     note_resubmitted(script.parent, run_id=trunk.run_id, task="7_0")
     assert look() == 3
     assert fake_slurm.calls("sbatch")[-1][1:3] == ["--array=0", "--dependency=afterany:7_0"]
-    assert read_queues(tmp_path, fresh=True).jobs[branch.run_id].id == "3_0"
-    assert run_state(tmp_path / branch.run_id).state == "queued"
+    assert read_held(tmp_path, fresh=True)[branch.run_id].job_id == "3_0"
+    assert run_state(Run(tmp_path / branch.run_id)).state == "queued"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_a_task_whose_trunk_goes_on_elsewhere_goes_behind_it(tmp_path, started, 
     [
         (("FAILED", {"reason": "loss is nan"}), "failed before step 9: loss is nan; submit to"),
         (("FAILED", {"reason": "cancelled"}), "was cancelled before step 9"),
-        (("DONE", {}), "is past step 9 and did not keep it"),
+        (("DONE", {"step": 40, "metrics": {}}), "is past step 9 and did not keep it"),
     ],
 )
 def test_a_task_whose_trunk_is_lost_says_so(tmp_path, started, fake_slurm, marker, reason):
@@ -165,7 +166,7 @@ def test_a_task_whose_trunk_is_lost_says_so(tmp_path, started, fake_slurm, marke
     (tmp_path / trunk.run_id / marker[0]).write_text(json.dumps(marker[1]))
     fake_slurm.end("1_0")
     assert look() == 3
-    status = run_state(tmp_path / branch.run_id)
+    status = run_state(Run(tmp_path / branch.run_id))
     assert reason in str(status.reason)
     assert look() == 0  # with its marker `begin` turns it away
 

@@ -132,7 +132,7 @@ def test_a_dry_run_here_says_the_same_and_writes_nothing(call, fake_slurm, tmp_p
         call(study.submit, on="local", then="fit")
     done = call(plan.plan)["runs"][0]["run_id"]
     (tmp_path / "runs" / done).mkdir(parents=True)
-    (tmp_path / "runs" / done / "DONE").write_text("{}")
+    (tmp_path / "runs" / done / "DONE").write_text('{"step": 10, "metrics": {}}')
     here, there = (call(study.submit, on=name, dry_run=True) for name in ("local", "dev"))
     assert here.keys() == there.keys()
     for key in ("study", "submitted", "skipped_done", "gpu_hours", "dry_run"):
@@ -151,7 +151,7 @@ def test_other_code_is_shown(call, fake_slurm, tmp_path, capsys):
     run_id = call(plan.plan)["runs"][0]["run_id"]
     folder = tmp_path / "runs" / run_id
     folder.mkdir(parents=True)
-    (folder / "DONE").write_text("{}")
+    (folder / "DONE").write_text('{"step": 10, "metrics": {}}')
     (folder / "env.json").write_text('{"code_digest": "0123456789ab"}')
     words = {"study": "sweeps.demo", "overrides": [], "runs": str(tmp_path / "runs"),
              "json": True, "parallel": 0, "detach": False, "on": "dev"}  # fmt: skip

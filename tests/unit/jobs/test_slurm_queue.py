@@ -12,6 +12,7 @@ from jobs.slurm.commands import SlurmError, expand_tasks, parse_sacct, parse_squ
 from jobs.slurm.executor import submit
 from jobs.slurm.queue import read_slurm
 from jobs.status import run_state
+from scaling.runs.folder import Run
 
 DEV = Cluster(name="dev", time_limit="10")
 
@@ -35,9 +36,9 @@ def open_attempt(run_dir, **heartbeat):
 
 def settled(run_dir):
     """The state after squeue has left the task out twice."""
-    run_state(run_dir)
+    run_state(Run(run_dir))
     time.sleep(0.25)
-    return run_state(run_dir)
+    return run_state(Run(run_dir))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_one_squeue_serves_many_runs_for_half_a_minute(tmp_path, make_spec, fake
     submit(specs, tmp_path, DEV)
     before = len(fake_slurm.calls("squeue"))
     for spec in specs:
-        assert run_state(tmp_path / spec.run_id).state == "queued"
+        assert run_state(Run(tmp_path / spec.run_id)).state == "queued"
     assert len(fake_slurm.calls("squeue")) == before + 1
 
 
@@ -101,16 +102,16 @@ def test_threads_that_ask_at_once_get_one_answer(tmp_path, make_spec, fake_slurm
 def test_a_job_that_runs_but_has_not_spoken(one):
     run_dir, fake = one
     fake.set(jobs={"1_0": ["RUNNING", "None"]})
-    status = run_state(run_dir)
+    status = run_state(Run(run_dir))
     assert (status.state, status.job_id) == ("running", "1_0")
 
 
 def test_an_odd_state_is_alive(one):
     run_dir, fake = one
     fake.set(jobs={"1_0": ["STAGE_OUT_FUTURE", "None"]})
-    assert run_state(run_dir).state == "running"
+    assert run_state(Run(run_dir)).state == "running"
     fake.set(jobs={"1_0": ["REQUEUE_HOLD", "JobHeldUser"]})
-    status = run_state(run_dir)
+    status = run_state(Run(run_dir))
     assert (status.state, status.reason) == ("queued", "JobHeldUser")
 
 
@@ -126,7 +127,7 @@ def test_an_empty_reply_is_not_dead(one):
 def test_a_job_without_a_trace_was_never_started(one):
     run_dir, fake = one
     fake.set(squeue="", sacct=None)
-    assert run_state(run_dir).state == "unknown"  # one empty reply decides nothing
+    assert run_state(Run(run_dir)).state == "unknown"  # one empty reply decides nothing
     status = settled(run_dir)
     assert status.state == "planned"
     assert "ended without starting" in status.reason
@@ -134,9 +135,9 @@ def test_a_job_without_a_trace_was_never_started(one):
 
 def test_a_silent_squeue_keeps_what_was_known(one):
     run_dir, fake = one
-    assert run_state(run_dir).state == "queued"
+    assert run_state(Run(run_dir)).state == "queued"
     fake.set(down=True)
-    assert run_state(run_dir).state == "queued"
+    assert run_state(Run(run_dir)).state == "queued"
     with pytest.raises(SlurmError, match="no controller"):
         read_slurm(run_dir.parent, fresh=True)
 
@@ -156,7 +157,7 @@ def test_a_silent_squeue_keeps_what_was_known(one):
 def test_ends_that_left_no_marker(one, ended, state, reason):
     run_dir, fake = one
     fake.set(squeue="", sacct=f"1_0|{ended}")
-    status = run_state(run_dir)
+    status = run_state(Run(run_dir))
     assert status.state == state
     assert reason in status.reason
 
@@ -165,37 +166,37 @@ def test_a_requeued_run_waits_although_its_attempt_is_open(one):
     run_dir, fake = one
     open_attempt(run_dir, time=time.time() - 1)
     fake.set(jobs={"1_0": ["PENDING", "BeginTime"]})
-    assert run_state(run_dir).state == "queued"
+    assert run_state(Run(run_dir)).state == "queued"
 
 
 def test_markers_beat_the_queue(one):
     run_dir, fake = one
-    (run_dir / "DONE").write_text("{}")
+    (run_dir / "DONE").write_text('{"step": 10, "metrics": {}}')
     fake.set(jobs={"1_0": ["RUNNING", "None"]})
-    assert run_state(run_dir).state == "done"
+    assert run_state(Run(run_dir)).state == "done"
 
 
 def test_a_failure_is_final_when_its_job_has_gone(one):
     run_dir, fake = one
     (run_dir / "FAILED").write_text('{"reason": "RuntimeError: peer"}')
     fake.set(jobs={"1_0": ["RUNNING", "None"]})
-    status = run_state(run_dir)
+    status = run_state(Run(run_dir))
     assert (status.state, status.reason) == ("running", "ending: RuntimeError: peer")
     fake.set(squeue="")
-    assert run_state(run_dir).state == "failed"
+    assert run_state(Run(run_dir)).state == "failed"
     (run_dir / "FAILED").write_text('{"reason": "cancelled"}')
     fake.set(jobs={"1_0": ["RUNNING", "None"]})
-    assert run_state(run_dir).state == "cancelled"
+    assert run_state(Run(run_dir)).state == "cancelled"
 
 
 def test_a_finished_submission_is_not_read_again(one):
     run_dir, fake = one
-    (run_dir / "DONE").write_text("{}")
+    (run_dir / "DONE").write_text('{"step": 10, "metrics": {}}')
     fake.set(squeue="")
-    run_state(run_dir)
+    run_state(Run(run_dir))
     assert list((run_dir.parent / "_slurm").glob("*/closed"))
     before = len(fake.calls("squeue"))
-    run_state(run_dir)
+    run_state(Run(run_dir))
     assert len(fake.calls("squeue")) == before
 
 

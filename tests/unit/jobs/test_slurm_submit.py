@@ -7,13 +7,13 @@ import pytest
 
 from jobs.cluster import Cluster, known_clusters, load_cluster
 from jobs.control import cancel
-from jobs.queue import read_queues
-from jobs.slurm.chain import chain_commands
+from jobs.queue import read_held
 from jobs.slurm.commands import SlurmUnreachableError
 from jobs.slurm.executor import submit
 from jobs.slurm.sbatch import make_arrays, one_at_a_time, render_array
 from jobs.status import study_status
-from scaling.runs.folder import write_failed
+from scaling.cli.study import chain_commands
+from scaling.runs.folder import Run
 from scaling.spec import ResourceConfig
 
 DEV = Cluster(name="dev", gpus_per_node=8, max_gpus=16, max_cpu_ranks=2, time_limit="10")
@@ -50,11 +50,11 @@ def test_submitting_twice_submits_nothing_twice(tmp_path, make_spec, fake_slurm)
 def test_a_task_that_left_the_queue_is_submitted_again(tmp_path, make_spec, fake_slurm):
     specs = [make_spec(seed) for seed in range(3)]
     submit(specs, tmp_path, DEV)
-    (tmp_path / specs[0].run_id / "DONE").write_text("{}")
+    (tmp_path / specs[0].run_id / "DONE").write_text('{"step": 10, "metrics": {}}')
     fake_slurm.end("1_0", "1_2")
     again = submit(specs, tmp_path, DEV)
     assert (again["submitted"], again["skipped_done"], again["skipped_running"]) == (1, 1, 1)
-    assert read_queues(tmp_path).jobs[specs[2].run_id].id == "2_0"
+    assert read_held(tmp_path)[specs[2].run_id].job_id == "2_0"
 
 
 def test_arrays_split_at_the_maximum_size(tmp_path, make_spec, fake_slurm):
@@ -93,7 +93,7 @@ def test_a_refusal_leaves_nothing_half_submitted(tmp_path, make_spec, fake_slurm
     specs = [make_spec(0), replace(make_spec(1), size="0.9b")]
     failed = make_spec(2)
     (tmp_path / failed.run_id).mkdir(parents=True)
-    write_failed(tmp_path / failed.run_id, "diverged")
+    Run(tmp_path / failed.run_id).write_failed("diverged")
     fake_slurm.set(refuse="invalid partition specified: gpuu", refuse_after=1)
     with pytest.raises(ValueError, match=r"cluster dev: sbatch: invalid partition .* nothing was"):
         submit([*specs, failed], tmp_path, DEV)
@@ -176,7 +176,7 @@ def test_a_dry_run_writes_nothing(tmp_path, make_spec, fake_slurm):
 def test_a_dry_run_refuses_and_lists_what_submit_would(tmp_path, make_spec, fake_slurm):
     specs = [make_spec(seed) for seed in range(3)]
     (tmp_path / specs[0].run_id).mkdir()
-    write_failed(tmp_path / specs[0].run_id, "diverged")
+    Run(tmp_path / specs[0].run_id).write_failed("diverged")
     options = {"price": lambda todo: 100.0 * len(todo), "then": [["fit", "s"], ["report", "s"]]}
     refusals = []
     for dry_run in (True, False):

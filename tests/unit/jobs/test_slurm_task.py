@@ -12,6 +12,7 @@ from jobs.slurm.executor import submit
 from jobs.slurm.submissions import read_submission
 from jobs.slurm.task import FAILURE, GO, NOTHING, begin, end, read_lives, wait
 from jobs.status import run_state
+from scaling.runs.folder import Run
 
 DEV = Cluster(name="dev", time_limit="10")
 
@@ -30,7 +31,7 @@ def task(tmp_path, make_spec, fake_slurm, monkeypatch):
 
 def finish(task, code):
     run_dir, submission, _ = task
-    return end(run_dir, submission, array=0, code=code)
+    return end(Run(run_dir), submission, array=0, code=code)
 
 
 def checkpoint(run_dir, step):
@@ -49,17 +50,17 @@ def say(run_dir, text):
 
 def test_done_and_cancelled_runs_do_not_start(task):
     run_dir, submission, _ = task
-    assert begin(run_dir, submission) == GO
+    assert begin(Run(run_dir), submission) == GO
     (run_dir / "FAILED").write_text('{"reason": "cancelled"}')
-    assert begin(run_dir, submission) == NOTHING
-    (run_dir / "DONE").write_text("{}")
-    assert begin(run_dir, submission) == NOTHING
-    assert len(read_lives(run_dir)) == 1
+    assert begin(Run(run_dir), submission) == NOTHING
+    (run_dir / "DONE").write_text('{"step": 10, "metrics": {}}')
+    assert begin(Run(run_dir), submission) == NOTHING
+    assert len(read_lives(Run(run_dir))) == 1
 
 
 def test_a_stopped_run_requeues_its_own_task_alone(task):
     run_dir, submission, fake = task
-    begin(run_dir, submission)
+    begin(Run(run_dir), submission)
     assert finish(task, 85) == 85
     assert ["requeue", "1_0"] in fake.calls("scontrol")
     assert fake["jobs"]["1_0"] == ["PENDING", "BeginTime"]
@@ -68,15 +69,15 @@ def test_a_stopped_run_requeues_its_own_task_alone(task):
 def test_status_sees_a_requeue_at_once(task):
     run_dir, submission, fake = task
     fake.set(jobs={"1_0": ["RUNNING", "None"]})
-    assert run_state(run_dir).state == "running"
-    begin(run_dir, submission)
+    assert run_state(Run(run_dir)).state == "running"
+    begin(Run(run_dir), submission)
     finish(task, 85)
-    assert run_state(run_dir).state == "queued"
+    assert run_state(Run(run_dir)).state == "queued"
 
 
 def test_where_requeue_is_refused_the_one_run_is_submitted_anew(task):
     run_dir, submission, fake = task
-    begin(run_dir, submission)
+    begin(Run(run_dir), submission)
     fake.set(requeue_refused="Requested operation is presently disabled")
     assert finish(task, 85) == 85
     assert "--array=0" in fake.calls("sbatch")[-1]
@@ -87,7 +88,7 @@ def test_where_requeue_is_refused_the_one_run_is_submitted_anew(task):
 
 def test_what_slurm_requeued_itself_is_left_alone(task):
     run_dir, submission, fake = task
-    begin(run_dir, submission)
+    begin(Run(run_dir), submission)
     fake.set(show_job="JobId=1 JobState=PENDING Requeue=1")
     assert finish(task, 85) == 85
     assert ["requeue", "1_0"] not in fake.calls("scontrol")
@@ -96,7 +97,7 @@ def test_what_slurm_requeued_itself_is_left_alone(task):
 
 def test_scancel_by_hand_is_not_undone(task):
     run_dir, submission, fake = task
-    begin(run_dir, submission)
+    begin(Run(run_dir), submission)
     output = submission / "slurm-1_0.out"
     output.write_text("error: *** JOB 1 ON node1 CANCELLED AT 2026-11-22T12:06:17 ***\n")
     fake.set(show_job="JobId=1 JobState=COMPLETING Requeue=1")
@@ -107,7 +108,7 @@ def test_scancel_by_hand_is_not_undone(task):
 
 def test_a_preemption_is_not_taken_for_scancel(task):
     run_dir, submission, fake = task
-    begin(run_dir, submission)
+    begin(Run(run_dir), submission)
     end_of = "CANCELLED AT 2026-11-22T12:06:17 DUE TO PREEMPTION"
     (submission / "slurm-1_0.out").write_text(f"error: *** JOB 1 ON node1 {end_of} ***\n")
     assert finish(task, 85) == 85
@@ -116,7 +117,7 @@ def test_a_preemption_is_not_taken_for_scancel(task):
 
 def test_an_error_is_written_with_its_last_words(task):
     run_dir, submission, fake = task
-    begin(run_dir, submission)
+    begin(Run(run_dir), submission)
     say(run_dir, "ModuleNotFoundError: No module named 'torch'")
     assert finish(task, 1) == FAILURE
     assert reason(run_dir) == "ModuleNotFoundError: No module named 'torch'"
@@ -125,7 +126,7 @@ def test_an_error_is_written_with_its_last_words(task):
 
 def test_out_of_memory_says_so_and_stops(task):
     run_dir, submission, _ = task
-    begin(run_dir, submission)
+    begin(Run(run_dir), submission)
     say(run_dir, "slurmstepd: error: StepId=1.0 exceeded memory limit (3000 > 2048), being killed")
     assert finish(task, 137) == FAILURE
     assert reason(run_dir).startswith("out of memory; lower engine.micro_batch_size")
@@ -134,44 +135,44 @@ def test_out_of_memory_says_so_and_stops(task):
 def test_old_words_are_not_held_against_a_new_life(task):
     run_dir, submission, _ = task
     say(run_dir, "error: exceeded memory limit")
-    begin(run_dir, submission)
+    begin(Run(run_dir), submission)
     assert finish(task, 137) == 85
 
 
 def test_three_lives_without_a_new_step_are_enough(task):
     run_dir, submission, _ = task
     for _ in range(2):
-        assert begin(run_dir, submission) == GO
+        assert begin(Run(run_dir), submission) == GO
         assert finish(task, 137) == 85
-    begin(run_dir, submission)
+    begin(Run(run_dir), submission)
     say(run_dir, "Bus error")
     assert finish(task, 135) == FAILURE
     assert reason(run_dir).startswith("no checkpoint beyond step 0 in 3 attempts; save more often")
     assert "Bus error" in reason(run_dir)
-    assert begin(run_dir, submission) == NOTHING
+    assert begin(Run(run_dir), submission) == NOTHING
 
 
 def test_a_new_step_starts_the_count_again(task):
     run_dir, submission, _ = task
     for step in (0, 0, 10, 10, 20):
         checkpoint(run_dir, step)
-        assert begin(run_dir, submission) == GO
+        assert begin(Run(run_dir), submission) == GO
         assert finish(task, 137) == 85
 
 
 def test_lives_that_could_not_say_how_they_ended_count_too(task, monkeypatch):
     run_dir, submission, _ = task
     for restart in ("1", "2", "3"):
-        assert begin(run_dir, submission) == GO
+        assert begin(Run(run_dir), submission) == GO
         monkeypatch.setenv("SLURM_RESTART_COUNT", restart)
-    assert begin(run_dir, submission) == NOTHING
+    assert begin(Run(run_dir), submission) == NOTHING
     assert "in 3 attempts" in reason(run_dir)
 
 
 def test_a_lost_peer_is_no_fault_of_the_run(task, make_spec):
     run_dir, submission, fake = task
     make_spec(ranks=2).save(run_dir / "run.yaml")
-    begin(run_dir, submission)
+    begin(Run(run_dir), submission)
     say(run_dir, "RuntimeError: [gloo/transport/tcp/pair.cc] Connection closed by peer [10.0.0.2]")
     (run_dir / "FAILED").write_text('{"reason": "RuntimeError: Connection closed by peer"}')
     assert finish(task, 1) == 85
@@ -181,18 +182,19 @@ def test_a_lost_peer_is_no_fault_of_the_run(task, make_spec):
 
 def test_a_restart_by_slurm_forgives_what_the_crash_left(task, monkeypatch):
     run_dir, submission, _ = task
-    begin(run_dir, submission)
+    begin(Run(run_dir), submission)
     (run_dir / "FAILED").write_text('{"reason": "RuntimeError: peer"}')
-    assert begin(run_dir, submission) == NOTHING
+    assert begin(Run(run_dir), submission) == NOTHING
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert begin(run_dir, submission) == GO
+    assert begin(Run(run_dir), submission) == GO
     assert not (run_dir / "FAILED").exists()
 
 
 def test_the_chain_starts_when_all_runs_are_done(task, monkeypatch):
     run_dir, submission, _ = task
     monkeypatch.setattr(slurm_task, "POLL_S", 0.1)
-    done = threading.Timer(0.5, lambda: (run_dir / "DONE").write_text("{}"))
+    marker = '{"step": 10, "metrics": {}}'
+    done = threading.Timer(0.5, lambda: (run_dir / "DONE").write_text(marker))
     done.start()
     began = time.monotonic()
     assert wait(submission) == GO

@@ -7,9 +7,10 @@ import time
 import pytest
 from rich.console import Console
 
-from jobs import queue
+from jobs.local import queue
 from jobs.status import render_status, run_state, study_status
-from scaling.runs.folder import process_alive, this_host
+from scaling.runs.folder import Run
+from scaling.runs.process import process_alive, this_host
 
 DEAD_PID = 2**22 + 1  # above the kernel's largest
 
@@ -19,7 +20,7 @@ def folder(tmp_path):
     """A run folder with run.yaml only."""
     run_dir = tmp_path / "0123456789ab"
     (run_dir / "attempts").mkdir(parents=True)
-    (run_dir / "run.yaml").touch()
+    (run_dir / "run.yaml").write_text("study: sweeps.fake\nresources: {}\n")
     return run_dir
 
 
@@ -40,14 +41,14 @@ def attempt(folder, number=1, *, end=None, reason=None, pid=None, host=None, **m
 
 
 def test_a_missing_or_fresh_folder_is_planned(tmp_path, folder):
-    assert run_state(tmp_path / "ffffffffffff").state == "planned"
-    assert run_state(folder).state == "planned"
+    assert run_state(Run(tmp_path / "ffffffffffff")).state == "planned"
+    assert run_state(Run(folder)).state == "planned"
 
 
 def test_a_living_process_is_running_with_its_numbers(folder):
     beat(folder)
     attempt(folder)
-    status = run_state(folder)
+    status = run_state(Run(folder))
     assert (status.state, status.step, status.num_steps) == ("running", 7, 10)
     assert (status.samples_per_s, status.eta_s, status.val_l1) == (3.5, 2.0, 0.5)
     assert (status.attempts, status.pid, status.reason) == (1, os.getpid(), None)
@@ -58,7 +59,7 @@ def test_a_late_heartbeat_of_a_living_process_is_reported(folder):
     assert process_alive(1, seen_at=time.time() - 90)
     beat(folder, age_s=90, pid=1)
     attempt(folder, pid=1, start=time.time() - 100)
-    status = run_state(folder)
+    status = run_state(Run(folder))
     assert status.state == "running"
     assert status.reason == "no heartbeat for 90 s"
 
@@ -66,26 +67,26 @@ def test_a_late_heartbeat_of_a_living_process_is_reported(folder):
 def test_a_pid_given_to_a_younger_process_is_not_ours(folder):
     beat(folder, age_s=10**6)
     attempt(folder, start=time.time() - 10**6 - 5)
-    assert run_state(folder).state == "preempted"
+    assert run_state(Run(folder)).state == "preempted"
 
 
 def test_markers_come_before_a_fresh_heartbeat(folder):
     beat(folder)
     attempt(folder)
     put(folder / "FAILED", reason="disk full", step=3, time=0)
-    status = run_state(folder)
+    status = run_state(Run(folder))
     assert (status.state, status.reason) == ("failed", "disk full")
     put(folder / "FAILED", reason="cancelled", step=3, time=0)
-    assert run_state(folder).state == "cancelled"
+    assert run_state(Run(folder)).state == "cancelled"
     put(folder / "DONE", step=10, metrics={"val/l1": 0.125})
-    status = run_state(folder)
+    status = run_state(Run(folder))
     assert (status.state, status.step, status.val_l1) == ("done", 10, 0.125)
 
 
 def test_a_dead_process_is_preempted(folder):
     beat(folder, pid=DEAD_PID)
     attempt(folder, pid=DEAD_PID)
-    status = run_state(folder)
+    status = run_state(Run(folder))
     assert (status.state, status.reason) == ("preempted", "killed")
     assert status.samples_per_s is None
 
@@ -102,7 +103,7 @@ def test_a_dead_process_is_preempted(folder):
 def test_a_closed_attempt_decides(folder, reason, state, shown):
     beat(folder, pid=DEAD_PID)
     attempt(folder, end=time.time(), reason=reason, pid=DEAD_PID)
-    status = run_state(folder)
+    status = run_state(Run(folder))
     assert (status.state, status.reason) == (state, shown)
 
 
@@ -110,20 +111,20 @@ def test_a_closed_attempt_in_a_living_process_is_not_running(folder):
     """scaling.train called within a longer-lived process: the attempt has ended all the same."""
     beat(folder)
     attempt(folder, end=time.time(), reason="signal")
-    assert run_state(folder).state == "preempted"
+    assert run_state(Run(folder)).state == "preempted"
 
 
 def test_a_new_attempt_that_is_still_loading_is_running(folder):
     attempt(folder, end=time.time() - 100, reason="killed", pid=DEAD_PID)
     beat(folder)
-    assert run_state(folder).state == "running"
+    assert run_state(Run(folder)).state == "running"
 
 
 def test_an_old_heartbeat_does_not_speak_for_a_new_attempt(folder):
     beat(folder, pid=DEAD_PID, age_s=50)
     attempt(folder, 1, end=time.time() - 40, reason="killed", pid=DEAD_PID)
     attempt(folder, 2)
-    status = run_state(folder)
+    status = run_state(Run(folder))
     assert (status.state, status.attempts) == ("running", 2)
 
 
@@ -131,10 +132,10 @@ def test_another_host_is_known_by_its_heartbeat_alone(folder):
     began = time.time() - 1000
     attempt(folder, host="node-7", pid=DEAD_PID, job_id=42, start=began)
     beat(folder, host="node-7", pid=DEAD_PID)
-    status = run_state(folder)
+    status = run_state(Run(folder))
     assert (status.state, status.job_id) == ("running", "42")
     beat(folder, host="node-7", pid=DEAD_PID, age_s=400)
-    status = run_state(folder)
+    status = run_state(Run(folder))
     assert status.state == "unknown"
     assert "node-7 for 400 s" in str(status.reason)
 
@@ -143,21 +144,24 @@ def test_half_written_files_do_not_break_the_status(folder):
     (folder / "heartbeat.json").write_text('{"time": 1')
     (folder / "attempts" / "0001.json").write_text("")
     (folder / "FAILED").write_text("")
-    status = run_state(folder)
-    assert (status.state, status.reason) == ("failed", "no reason was written")
+    status = run_state(Run(folder))
+    assert status.state == "failed"
+    assert (
+        status.reason
+        == f"no reason was written: {folder}/FAILED is empty; `scaling submit` tries again"
+    )
 
 
 def test_waiting_runs_are_queued_while_their_executor_lives(folder):
     path = queue.queue_path(folder.parent)
     queue.write_queue(path, [folder.name])
-    assert run_state(folder).state == "queued"
+    assert run_state(Run(folder)).state == "queued"
     queue.write_queue(path, [], active={folder.name: 77})
-    status = run_state(folder)
+    status = run_state(Run(folder))
     assert (status.state, status.pid, status.phase) == ("running", 77, "start")
     queue.write_queue(path, [folder.name], pid=DEAD_PID)
-    assert run_state(folder).state == "planned"
-    with queue.claiming(folder.parent):
-        pass
+    assert run_state(Run(folder)).state == "planned"
+    queue.forget_dead(folder.parent)
     assert not path.exists()
 
 
@@ -206,8 +210,8 @@ def test_a_thousand_runs_take_less_than_two_seconds(tmp_path):
         beat(run_dir, pid=DEAD_PID)
         put(run_dir / "DONE", step=10, metrics={"val/l1": 0.1})
         folders.append(run_dir)
-    queued = queue.read_queues(tmp_path)
+    held = queue.read_queues(tmp_path)
     began = time.process_time()
-    states = {run_state(run_dir, queued=queued).state for run_dir in folders}
+    states = {run_state(Run(run_dir), held=held).state for run_dir in folders}
     assert states == {"done"}
     assert time.process_time() - began < 2.0

@@ -10,11 +10,13 @@ from dataclasses import replace
 import pytest
 
 from jobs.local.executor import submit
-from jobs.queue import Queued
+from jobs.slurm.trunks import dependency
 from jobs.status import run_state, study_status
-from jobs.trunks import SILENT_S, dependency, outlook
+from jobs.trunks import SILENT_S, outlook
 from scaling.branch import branched
-from scaling.runs.folder import read_json, write_failed, write_json
+from scaling.runs.files import read_json, write_json
+from scaling.runs.folder import Run
+from scaling.runs.state import Hold
 from scaling.spec import ScheduleConfig
 
 # Saves the steps named, waits for a file if one is named, then is the fake trainer.
@@ -74,7 +76,7 @@ def states(specs, runs):
 
 
 def reasons(specs, runs):
-    return [run_state(runs / spec.run_id).reason for spec in specs]
+    return [run_state(Run(runs / spec.run_id)).reason for spec in specs]
 
 
 def submit_in_process(specs, runs, command, **more):
@@ -163,7 +165,7 @@ def test_a_cancelled_branch_is_not_started(tmp_path, family, saving, wait_for):
     gate = tmp_path / "go"
     pid = submit_in_process([trunk, first, second], tmp_path, saving(str(gate), saves=False))
     wait_for(lambda: states([trunk], tmp_path) == ["running"])
-    write_failed(tmp_path / first.run_id, "cancelled")
+    Run(tmp_path / first.run_id).write_failed("cancelled")
     for step in trunk.engine.keep_steps:
         (tmp_path / trunk.run_id / "checkpoints" / f"step_{step:07d}").mkdir(parents=True)
     gate.touch()
@@ -177,13 +179,13 @@ def test_what_a_branch_is_told(tmp_path, family):
     folder.mkdir()
 
     def look(**held):
-        return outlook(branch, tmp_path, queued=Queued(**held))
+        return outlook(branch, tmp_path, held=held)
 
     assert (look().state, look().reason) == (
         "left", f"trunk {trunk.run_id} is planned; submit both again"
     )  # fmt: skip
-    assert look(waiting=frozenset({trunk.run_id})).state == "waiting"
-    (folder / "DONE").write_text("{}")
+    assert look(**{trunk.run_id: Hold(executor="local", state="queued")}).state == "waiting"
+    write_json(folder / "DONE", {"step": 100, "metrics": {}})
     assert look().state == "lost"
     assert (
         f"is past step {branch.init.trunk_step} and did not keep it; delete its folder"
@@ -192,7 +194,7 @@ def test_what_a_branch_is_told(tmp_path, family):
     (tmp_path / branch.run_id / "checkpoints").mkdir(parents=True)
     (tmp_path / branch.run_id / "checkpoints" / "latest").write_text("step_0000019")
     assert look().state == "ready"  # it goes on from its own
-    assert outlook(trunk, tmp_path, queued=Queued()).state == "ready"
+    assert outlook(trunk, tmp_path, held={}).state == "ready"
 
 
 def test_a_late_heartbeat_on_another_host_is_waited_for_an_hour(tmp_path, family):
@@ -201,11 +203,11 @@ def test_a_late_heartbeat_on_another_host_is_waited_for_an_hour(tmp_path, family
     beat.parent.mkdir()
     write_json(beat, {"time": time.time() - 61, "host": "elsewhere", "pid": 1, "step": 3})
     assert states([trunk], tmp_path) == ["unknown"]
-    assert outlook(branch, tmp_path, queued=Queued()).state == "waiting"
+    assert outlook(branch, tmp_path, held={}).state == "waiting"
     assert dependency([branch], tmp_path, within=()) == ""  # not refused: the task looks again
     long_ago = time.time() - SILENT_S - 1
     os.utime(beat, (long_ago, long_ago))
-    assert outlook(branch, tmp_path, queued=Queued()).state == "left"
+    assert outlook(branch, tmp_path, held={}).state == "left"
 
 
 def test_a_trunk_past_the_step_is_not_waited_for(tmp_path, family):
@@ -216,7 +218,7 @@ def test_a_trunk_past_the_step_is_not_waited_for(tmp_path, family):
     folder.mkdir(parents=True)
     (folder / "latest").write_text(f"step_{short.init.trunk_step + 1:07d}")
     held = {trunk.run_id}
-    found = [outlook(spec, tmp_path, queued=Queued(), held=held) for spec in (long, short)]
+    found = [outlook(spec, tmp_path, held={}, ours=held) for spec in (long, short)]
     assert [item.state for item in found] == ["waiting", "lost"]
     assert f"is past step {short.init.trunk_step} and did not keep it" in found[1].reason
 

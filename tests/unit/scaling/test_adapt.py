@@ -5,6 +5,7 @@ import json
 import pytest
 
 from scaling.adaptation import finetune_result, finetune_spec
+from scaling.runs.folder import Run
 from sweeps._mixtures import paper_run, simulated_run
 
 
@@ -50,14 +51,14 @@ def test_unknown_domain() -> None:
 def test_result_is_the_contract(tmp_path) -> None:
     spec = adapted(simulated_run("tiny"))
     with pytest.raises(ValueError, match="is not done"):
-        finetune_result(spec, tmp_path, parent="p")
+        finetune_result(spec, Run(tmp_path), parent="p")
     first = {"step": 0, "val/l1": 0.5, "val/l1_sem": 0.05}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(first) + "\n")
     metrics = {"val/l1": 0.1, "val/l1_sem": 0.01, "test/l1": 0.2, "baseline/hold/val/l1": 0.3}
-    (tmp_path / "DONE").write_text(json.dumps({"metrics": metrics}))
+    (tmp_path / "DONE").write_text(json.dumps({"step": 300, "metrics": metrics}))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "latest").write_text("step_0000300")
-    result = finetune_result(spec, tmp_path, parent="abc")
+    result = finetune_result(spec, Run(tmp_path), parent="abc")
     assert {
         "run_id", "domain", "val_l1_before", "val_l1_after", "val_l1_sem_before",
         "val_l1_sem_after", "checkpoint", "parent",

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from scaling.best import best, open_checkpoint, resolve, study_of, words_of
+from scaling.best import best, resolve, study_of, words_of
 from scaling.cli.arguments import study_runs
 from scaling.cli.checkpoints import plan_finetuning
+from scaling.runs.checkpoints import open_checkpoint
 from scaling.search.controller import Task
 from scaling.search.runs import RUNS, RunList, search_folder
 from scaling.spec import RunSpec

@@ -138,7 +138,7 @@ def test_a_branch_waits_for_its_trunk(tmp_path: Path) -> None:
     trunk.save(tmp_path / trunk.run_id / "run.yaml")
     with pytest.raises(ValueError, match=f"has not saved step {branch.init.trunk_step} yet"):
         branch_point(branch, tmp_path)
-    (tmp_path / trunk.run_id / "DONE").write_text("{}")
+    (tmp_path / trunk.run_id / "DONE").write_text('{"step": 10, "metrics": {}}')
     with pytest.raises(ValueError, match="did not keep step"):
         branch_point(branch, tmp_path)
     (tmp_path / trunk.run_id / "checkpoints" / f"step_{branch.init.trunk_step:07d}").mkdir(

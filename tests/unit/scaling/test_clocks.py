@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from scaling.runs.folder import birth, close_attempt, process_alive
-from scaling.runs.log import HEARTBEAT_EVERY_S, Attempt, RunLog
+from scaling.runs.attempts import AttemptFile, close_attempt
+from scaling.runs.folder import Run
+from scaling.runs.log import HEARTBEAT_EVERY_S, RunLog
+from scaling.runs.process import birth, process_alive
 
 HOUR = 3600.0
 real_time, real_monotonic = time.time, time.monotonic
@@ -35,7 +37,7 @@ def read(path: Path) -> dict:
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
 def test_the_heartbeat_goes_on_at_its_pace(tmp_path: Path, clocks, jump: float) -> None:
-    log = RunLog(tmp_path, num_steps=10, attempt=1)
+    log = RunLog(Run(tmp_path), num_steps=10, attempt=1)
     log.beat(1, "train")
     clocks.jump = jump
     log.beat(2, "train")
@@ -51,7 +53,7 @@ def test_the_heartbeat_goes_on_at_its_pace(tmp_path: Path, clocks, jump: float) 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
 def test_an_attempt_takes_as_long_as_it_takes(tmp_path: Path, clocks, jump: float) -> None:
-    attempt = Attempt(tmp_path, num_gpus=2)
+    attempt = AttemptFile(Run(tmp_path), num_gpus=2)
     attempt.open(0)
     clocks.passed, clocks.jump = 100.0, jump
     attempt.close(reason="done", last_step=9)
@@ -62,25 +64,25 @@ def test_an_attempt_takes_as_long_as_it_takes(tmp_path: Path, clocks, jump: floa
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
 def test_a_killed_attempt_ends_with_its_last_heartbeat(tmp_path: Path, clocks, jump) -> None:
-    attempt = Attempt(tmp_path, num_gpus=2)
-    log = RunLog(tmp_path, num_steps=10, attempt=attempt.number)
+    attempt = AttemptFile(Run(tmp_path), num_gpus=2)
+    log = RunLog(Run(tmp_path), num_steps=10, attempt=attempt.number)
     attempt.open(0)
     clocks.passed, clocks.jump = 50.0, jump
     log.beat(7, "train")
-    Attempt(tmp_path, num_gpus=2).open(4)
+    AttemptFile(Run(tmp_path), num_gpus=2).open(4)
     record = read(tmp_path / "attempts" / "0001.json")
     assert (record["reason"], record["last_step"]) == ("killed", 7)
     assert record["gpu_hours"] == pytest.approx(2 * 50 / 3600, rel=0.03)
-    Attempt(tmp_path, num_gpus=2)  # the second was killed before a heartbeat of its own
+    AttemptFile(Run(tmp_path), num_gpus=2)  # the second was killed before a heartbeat of its own
     record = read(tmp_path / "attempts" / "0002.json")
     assert (record["last_step"], record["seconds"]) == (None, 0.0)
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
 def test_the_executor_closes_by_the_boot_clock(tmp_path: Path, clocks, jump: float) -> None:
-    Attempt(tmp_path).open(0)
+    AttemptFile(Run(tmp_path)).open(0)
     clocks.jump = jump
-    close_attempt(tmp_path, reason="killed", num_gpus=8)
+    close_attempt(Run(tmp_path), reason="killed", num_gpus=8)
     assert read(tmp_path / "attempts" / "0001.json")["seconds"] < 1.0
 
 

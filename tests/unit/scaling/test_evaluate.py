@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scaling.runs.folder import Run
 from scaling.training.evaluate import clustered_mean, frame_errors, per_episode, summarise
 from scaling.training.validation import append_episodes, rank_parts
 
@@ -90,7 +91,7 @@ def test_two_ranks_cut_many_frames_into_the_batches_of_one() -> None:
 def test_rows_of_a_step_are_replaced_and_a_damaged_table_is_named(tmp_path) -> None:
     for step, l1 in ((4, 1.0), (8, 2.0), (8, 3.0)):
         rows = per_episode(table(), step=step, split="val").assign(l1=l1)
-        append_episodes(tmp_path, rows)
+        append_episodes(Run(tmp_path), rows)
     path = tmp_path / "val_episodes.parquet"
     kept = pd.read_parquet(path)
     assert kept.groupby("step")["l1"].unique().to_dict() == {4: [1.0], 8: [3.0]}
@@ -99,4 +100,4 @@ def test_rows_of_a_step_are_replaced_and_a_damaged_table_is_named(tmp_path) -> N
     with pytest.raises(
         ValueError, match=r"val_episodes.parquet is damaged .* delete it and submit"
     ):
-        append_episodes(tmp_path, rows)
+        append_episodes(Run(tmp_path), rows)

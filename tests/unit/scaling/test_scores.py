@@ -70,7 +70,7 @@ def test_success_after_adaptation_counts_where_there_are_rollouts(capsys, runs) 
     text = (folder / specs[0].run_id / "run.yaml").read_text().replace("pretrain", "finetune")
     text = text.replace("checkpoint: ''", f"checkpoint: {parent}", 1)
     (tuned / "run.yaml").write_text(text)
-    (tuned / "DONE").write_text("{}")
+    (tuned / "DONE").write_text('{"step": 10, "metrics": {}}')
     (tuned / "rollout.json").write_text('{"episodes": 10, "successes": 8}')
     assert main(words) == 0
     table = pd.read_parquet(json.loads(capsys.readouterr().out)["runs"]).set_index("run_id")

@@ -27,7 +27,7 @@ def test_an_outage_in_the_middle_is_waited_out(tmp_path: Path, monkeypatch, caps
     executor, spec = make_executor(tmp_path)
     handed_over, down = [], False
 
-    def submit(specs, runs_dir, cluster) -> None:
+    def submit(specs, runs_dir, cluster, **order) -> None:
         if down:
             raise SlurmUnreachableError("cluster dev: squeue: no controller; nothing was submitted")
         handed_over.extend(spec.run_id for spec in specs)
@@ -49,7 +49,7 @@ def test_an_outage_in_the_middle_is_waited_out(tmp_path: Path, monkeypatch, caps
 def test_a_refusal_is_an_error(tmp_path: Path, monkeypatch, worked_before) -> None:
     executor, spec = make_executor(tmp_path)
 
-    def submit(specs, runs_dir, cluster) -> None:
+    def submit(specs, runs_dir, cluster, **order) -> None:
         if not accepting:
             raise ValueError("cluster dev: sbatch: invalid partition specified: moon")
 

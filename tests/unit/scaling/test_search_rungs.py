@@ -9,10 +9,11 @@ import pytest
 
 from scaling.cli.arguments import declared
 from scaling.cli.search import search
+from scaling.runs.folder import step_name
 from scaling.search.controller import Executor, Score, Task
 from scaling.search.look import rung_steps
 from scaling.spec import RunSpec
-from scaling.training.checkpoint import _prune, step_name
+from scaling.training.checkpoint import _prune
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the module beside this file
 

@@ -69,7 +69,7 @@ def test_adapted_success_counts_rollouts_of_finetuned_runs(tmp_path: Path) -> No
         folder = tmp_path / child.run_id
         folder.mkdir()
         child.save(folder / "run.yaml")
-        (folder / "DONE").write_text("{}")
+        (folder / "DONE").write_text('{"step": 10, "metrics": {}}')
         rollout = {"domain": "sim_panda", "episodes": 10, "successes": successes}
         (folder / "rollout.json").write_text(json.dumps(rollout))
     found = adapted_success(spec, tmp_path)

@@ -10,15 +10,9 @@ from pathlib import Path
 import pytest
 
 from scaling.cli.arguments import publish as publish_kindly
-from scaling.runs.records import (
-    MAX_POINTS,
-    Point,
-    file_state,
-    final_points,
-    read_json,
-    read_points,
-    thin,
-)
+from scaling.runs.curves import MAX_POINTS, Point, final_points, read_points, thin
+from scaling.runs.files import read_json
+from scaling.runs.folder import Done
 from scaling.spec import RunSpec
 from scaling.tracking import publish as tracking
 from scaling.tracking.client import TrackingError, connect, page, shown
@@ -99,22 +93,8 @@ def test_thinning_live_picks_the_points_of_thinning_once(block: int) -> None:
 
 
 def test_final_points_carry_the_step_of_done() -> None:
-    done = {"step": 7, "time": 2.0, "metrics": {"val/l1": 0.5, "note": None}}
-    assert final_points(done) == [Point("val/l1", 7, 2000, 0.5)]
-
-
-def test_states_by_files(tmp_path: Path) -> None:
-    assert file_state(tmp_path) == "planned"
-    (tmp_path / "run.yaml").write_text("")
-    assert file_state(tmp_path) == "queued"
-    (tmp_path / "metrics.jsonl").write_text("")
-    assert file_state(tmp_path) == "running"
-    (tmp_path / "FAILED").write_text('{"reason": "error: x"}')
-    assert file_state(tmp_path) == "failed"
-    (tmp_path / "FAILED").write_text('{"reason": "cancelled"}')
-    assert file_state(tmp_path) == "cancelled"
-    (tmp_path / "DONE").write_text("{}")
-    assert file_state(tmp_path) == "done"
+    done = Done(step=7, time=2.0, metrics={"val/l1": 0.5, "note": None})
+    assert final_points(done, time_s=9.0) == [Point("val/l1", 7, 2000, 0.5)]
 
 
 def test_a_broken_json_file_is_named(tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
-"""Reads what a run leaves in its folder: marker files, attempts and the lines of metrics.jsonl."""
+"""Curves of a run: the lines of metrics.jsonl as points, and the few of them that are published."""
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scaling.runs.files import json_lines
+from scaling.runs.folder import Done, Run
+
 MAX_POINTS = 200  # points published of one metric's curve; the whole file is kept beside it
 NOT_METRICS = frozenset({"step", "num_samples_seen", "time", "attempt"})
-CANCELLED = "cancelled"
 
 
 class Point(NamedTuple):
@@ -20,43 +21,12 @@ class Point(NamedTuple):
     value: float
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file, or None when there is no file.
-
-    Raises ValueError naming the file when it is not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}); delete it and retry the run"
-        ) from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds {type(value).__name__}, not a JSON object")
-    return value
-
-
-def read_attempts(run_dir: Path) -> list[dict[str, Any]]:
-    """Return the attempts of a run, oldest first."""
-    records = (read_json(path) for path in sorted((run_dir / "attempts").glob("*.json")))
-    return [record for record in records if record]
-
-
-def file_state(run_dir: Path) -> str:
-    """Return planned, queued, running, done, failed or cancelled, judged by files alone.
-
-    A killed process leaves "running": whether one still lives is for `scaling status` to say.
-    """
-    if (run_dir / "DONE").exists():
-        return "done"
-    failed = read_json(run_dir / "FAILED")
-    if failed is not None:
-        return CANCELLED if failed.get("reason") == CANCELLED else "failed"
-    if any((run_dir / "attempts").glob("*.json")) or (run_dir / "metrics.jsonl").exists():
-        return "running"
-    return "queued" if (run_dir / "run.yaml").exists() else "planned"
+def metric_lines(run: Run) -> list[dict[str, Any]]:
+    """Return the whole lines of metrics.jsonl, as written; what is no metric line is left out."""
+    if not run.metrics_file.exists():
+        return []
+    lines = json_lines(run.metrics_file.read_bytes())
+    return [line for line in lines if line is not None and isinstance(line.get("step"), int)]
 
 
 def read_points(path: Path, offset: int = 0) -> tuple[list[Point], int]:
@@ -73,18 +43,17 @@ def read_points(path: Path, offset: int = 0) -> tuple[list[Point], int]:
         block = stream.read()
     block = block[: block.rfind(b"\n") + 1]
     points: list[Point] = []
-    for line in block.splitlines():
+    for line in json_lines(block):
         try:
-            points.extend(_line_points(json.loads(line)))
+            points.extend(_line_points(line or {}))
         except (ValueError, KeyError, TypeError):
             logging.getLogger(__name__).warning("%s: skipped a line that is no metric line", path)
     return points, start + len(block)
 
 
-def final_points(done: Mapping[str, Any]) -> list[Point]:
-    """Return the final metrics of a DONE file as points."""
-    stamp = {"step": done["step"], "time": done["time"]}
-    return _line_points({**done.get("metrics", {}), **stamp})
+def final_points(done: Done, *, time_s: float) -> list[Point]:
+    """Return the final metrics of a run as points; `time_s`: when, where DONE does not say."""
+    return _line_points({**done.metrics, "step": done.step, "time": done.time or time_s})
 
 
 def thin(points: Iterable[Point], last: Mapping[str, int], *, num_steps: int) -> list[Point]:
