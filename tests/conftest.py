@@ -1,9 +1,14 @@
 """Markers that skip with a reason, and the paths that tests share."""
 
 import importlib.util
+import io
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -67,3 +72,44 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 def repository() -> Path:
     """Root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture
+def num_calls() -> Callable[[Callable[[], object]], int]:
+    """Return a function that counts the calls that `work()` makes in this thread, C's included.
+
+    What a piece of work costs, on however slow or busy a machine.
+    """
+
+    def count(work: Callable[[], object]) -> int:
+        calls = 0
+
+        def note(_frame: FrameType, event: str, _argument: object) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        before = sys.getprofile()
+        sys.setprofile(note)
+        try:
+            work()
+        finally:
+            sys.setprofile(before)
+        return calls
+
+    return count
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Return a list that grows by each file that this process opens with `open` or a Path."""
+    paths: list[Path] = []
+    real = io.open
+
+    def noted(file: Any, *words: Any, **named: Any) -> Any:
+        if not isinstance(file, int):
+            paths.append(Path(os.fsdecode(file)))
+        return real(file, *words, **named)
+
+    monkeypatch.setattr("builtins.open", noted)
+    monkeypatch.setattr(io, "open", noted)
+    return paths

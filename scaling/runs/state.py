@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from scaling.runs.attempts import Attempt, attempt_files, read_attempt
 from scaling.runs.files import DamagedFileError
-from scaling.runs.folder import CANCELLED, KILLED, Heartbeat, Run
+from scaling.runs.folder import CANCELLED, KILLED, Done, Heartbeat, Run
 from scaling.runs.process import process_alive, this_host
 
 State = Literal[
@@ -83,14 +83,19 @@ def run_status(run: Run, hold: Hold | None = None) -> RunStatus:
 
 
 def _from_files(run: Run, hold: Hold | None) -> RunStatus:
-    beat, files, damage = run.heartbeat(), attempt_files(run), run.damage()
-    attempt, torn = None, None
+    beat, files = run.heartbeat(), attempt_files(run)
+    done, attempt, damage, torn = None, None, None, None
+    try:
+        done = run.done()
+        run.check_spec()
+    except DamagedFileError as error:
+        damage = str(error)
     try:
         attempt = read_attempt(files[-1]) if files else None
     except DamagedFileError as error:
         torn = str(error)
     known = _known(run, beat, attempt, count=len(files))
-    marked = None if damage else _from_markers(run, known)
+    marked = None if damage else _from_markers(run, known, done)
     if marked is None:
         found = _from_processes(known, beat, attempt, hold)
         problem = damage or torn
@@ -119,9 +124,8 @@ def _known(run: Run, beat: Heartbeat, attempt: Attempt | None, *, count: int) ->
     )
 
 
-def _from_markers(run: Run, known: RunStatus) -> RunStatus | None:
+def _from_markers(run: Run, known: RunStatus, done: Done | None) -> RunStatus | None:
     """Return the state that DONE or FAILED gives; DONE counts for more."""
-    done = run.done()
     if done is not None:
         value = done.metrics.get("val/l1", known.val_l1)
         return replace(known, state="done", step=done.step, val_l1=value)

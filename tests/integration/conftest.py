@@ -41,7 +41,7 @@ class Ranks:
                 self.codes[rank] = child.poll()
         return None in self.codes
 
-    def wait(self, timeout_s: float = 240) -> list[int | None]:
+    def wait(self, timeout_s: float = 600) -> list[int | None]:
         """Return the exit codes, negative for a signal; kill and fail when the time is over."""
         deadline = time.monotonic() + timeout_s
         while self.running():
@@ -51,7 +51,7 @@ class Ranks:
             time.sleep(0.02)
         return self.codes
 
-    def wait_for(self, reached: Callable[[], bool], timeout_s: float = 240) -> None:
+    def wait_for(self, reached: Callable[[], bool], timeout_s: float = 600) -> None:
         """Return once `reached()` holds; fail where the ranks end before."""
         deadline = time.monotonic() + timeout_s
         while not reached():

@@ -2,12 +2,14 @@
 
 import errno
 import importlib
+import math
 import os
 import signal
 import time
 
 import torch
 
+import scaling.branch
 import scaling.training.attempt
 import scaling.training.checkpoint
 import scaling.training.trainer
@@ -27,6 +29,12 @@ def main(argv: list[str]) -> int:
         rank, step = (int(number) for number in where.split(":"))
         if kind == "small":
             scaling.training.attempt.memory_available = lambda *_, **__: 2**20
+            return train(argv)
+        if kind == "patient":  # a silent trunk is waited for for ever
+            scaling.branch.PATIENCE_S = math.inf
+            return train(argv)
+        if kind in ("SIGTERM", "SIGUSR1"):
+            _signal_in_step(kind, rank, step)
             return train(argv)
         if kind == "nangrad":
             _spoil_gradient(rank, step)
@@ -79,6 +87,19 @@ def _spoil_gradient(rank: int, step: int) -> None:
         return update(self)
 
     trainer._optimizer_step = spoiled
+
+
+def _signal_in_step(name: str, rank: int, step: int) -> None:
+    """Have a rank get a signal, once, in the step after `step`."""
+
+    def struck(spec, pair):
+        if not struck_at:
+            struck_at.append(step)
+            os.kill(os.getpid(), signal.Signals[name])
+        return pair
+
+    struck_at: list[int] = []
+    scaling.training.trainer.step_noise = _at(rank, step, struck)
 
 
 def _signal_in_evaluation(rank: int, number: int) -> None:

@@ -119,7 +119,7 @@ def free_port() -> int:
 
 
 def await_health(uri: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and server.poll() is None:
         try:
             with urllib.request.urlopen(f"{uri}/health", timeout=2):

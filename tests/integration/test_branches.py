@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,12 +95,10 @@ ORPHAN = (*WSD, "init.trunk=abcdefabcdef", "init.trunk_step=4")
 def test_a_signal_to_one_rank_ends_the_waiting_of_both(make_run, start_ranks) -> None:
     two = ("engine.zero_stage=2", "resources.processes_per_node=2")
     run_yaml = make_run(*ORPHAN, *two)
-    ranks = start_ranks(run_yaml)
+    ranks = start_ranks(run_yaml, fault="patient:-1:0")  # nothing but the signal ends the waiting
     ranks.wait_for((run_yaml.parent / "heartbeat.json").exists)
-    began = time.monotonic()
     ranks.signal(signal.SIGTERM, [1])
     assert ranks.wait() == [85, 85], ranks.output
-    assert time.monotonic() - began < 20  # not the minute for which a silent trunk is waited for
     attempt = json.loads((run_yaml.parent / "attempts" / "0001.json").read_text())
     assert (attempt["reason"], attempt["first_step"]) == ("signal", None)
     assert not (run_yaml.parent / "FAILED").exists()

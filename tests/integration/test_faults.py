@@ -84,7 +84,7 @@ def killed_run(run_yaml: Path, start_ranks, *, seed: int, kills: int) -> None:
         time.sleep(draw.uniform(0, 0.1))
         struck = draw.choice([[0], [1], [0, 1]])
         ranks.signal(signal.SIGKILL, struck)
-        codes = ranks.wait(60)
+        codes = ranks.wait()
         assert [codes[rank] for rank in struck] == [-signal.SIGKILL] * len(struck), codes
         assert saved(run_yaml)[-1:] >= before[-1:]
     assert start_ranks(run_yaml).wait() == [0, 0]
@@ -170,15 +170,11 @@ def test_a_signal_waits_for_a_staged_save(make_run, start_ranks) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_to_one_rank_stops_both_in_time(make_run, start_ranks, whole, number) -> None:
+def test_a_signal_to_one_rank_stops_both_in_its_step(make_run, start_ranks, whole, number) -> None:
+    """The lead that is asked of Slurm has to hold one step and one save, on any machine."""
     run_yaml = make_run(*TWO, f"num_steps={STEPS}", "engine.save_every=0")
-    ranks = start_ranks(run_yaml, fault="slow:-1:0")
-    ranks.wait_for(lambda: len(losses(run_yaml)) >= 2)
-    began = time.monotonic()
-    ranks.signal(number, [1])
-    assert ranks.wait() == [85, 85]
-    assert time.monotonic() - began < 60  # half the least lead that is asked of Slurm
-    assert 0 < saved(run_yaml)[0] < STEPS
+    assert start_ranks(run_yaml, fault=f"{number.name}:1:5").wait() == [85, 85]
+    assert saved(run_yaml) == [6]
     assert start_ranks(run_yaml).wait() == [0, 0]
     assert_as_undisturbed(run_yaml, whole)
 
@@ -231,9 +227,9 @@ def test_a_gradient_of_nan_is_neither_saved_nor_skipped(
 
 
 def test_a_hung_rank_ends_with_the_stack_of_each(make_run, start_ranks) -> None:
-    run_yaml = make_run(*TWO, f"num_steps={STEPS}", "engine.hang_timeout_s=25")
+    run_yaml = make_run(*TWO, f"num_steps={STEPS}", "engine.hang_timeout_s=60")
     ranks = start_ranks(run_yaml, fault="hang:1:6")
-    assert ranks.wait(120) == [1, 1]
+    assert ranks.wait() == [1, 1]
     stacks = [
         "\n".join(line for line in ranks.output.splitlines() if line.startswith(f"[rank{rank}]: "))
         for rank in (0, 1)
@@ -242,7 +238,7 @@ def test_a_hung_rank_ends_with_the_stack_of_each(make_run, start_ranks) -> None:
     assert "in _hang" in stacks[1], stacks[1]  # where rank 1 sleeps
     assert re.search("in (_agree|step|backward)", stacks[0]), stacks[0]  # rank 0 waits
     failed = json.loads((run_yaml.parent / "FAILED").read_text())
-    assert "no progress for 25 s after step 6 (train)" in failed["reason"]
+    assert "no progress for 60 s after step 6 (train)" in failed["reason"]
     assert saved(run_yaml)[-1] == 4
 
 

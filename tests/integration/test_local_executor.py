@@ -51,10 +51,10 @@ def small_run(tmp_path_factory, made_data) -> Callable[..., RunSpec]:
 
 
 def when(condition: Callable[[], object], act: Callable[[], object]) -> threading.Thread:
-    """Start a thread that acts once the condition holds (within four minutes)."""
+    """Start a thread that acts once the condition holds (within ten minutes)."""
 
     def watch() -> None:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
             if condition():
                 act()

@@ -44,7 +44,7 @@ def test_marks_name_their_runs_and_find_their_rows(tmp_path: Path) -> None:
          "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND",
          "--enable-logging=stderr", "--window-size=1200,2000",
          f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=180, check=True,
+        capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     assert not re.findall(r".*CONSOLE.*", seen.stderr)
     found = re.search(r'data-told="([^"]*)"', seen.stdout)

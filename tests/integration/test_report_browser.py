@@ -101,7 +101,7 @@ def browse(page: Path, profile: Path, *what: str) -> subprocess.CompletedProcess
         *what,
         page.as_uri(),
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def test_out_of_memory_says_so_and_is_not_tried_again_until_asked(
     spec = small_run()
     run_dir = start(spec, replace(dev, mem_gib_per_rank=0.1))
     wait_until(lambda: (run_dir / "FAILED").exists())
-    wait_until(lambda: not slurm.jobs(), timeout_s=60)
+    wait_until(lambda: not slurm.jobs())
     status = run_state(Run(run_dir))
     assert status.state == "failed"
     assert status.reason is not None
@@ -131,8 +131,8 @@ def test_without_accounting_the_files_decide(
     spec = small_run(num_steps=NUM_STEPS)
     run_dir = start(spec, steps=300)
     slurm.call("scancel", "-u", "0")
-    wait_until(lambda: not slurm.jobs(), timeout_s=60)
-    wait_until(lambda: run_state(Run(run_dir)).state == "preempted", timeout_s=90)
+    wait_until(lambda: not slurm.jobs())
+    wait_until(lambda: run_state(Run(run_dir)).state == "preempted")
     assert submit([spec], tmp_path, dev)["submitted"] == 1
     finish(spec)
 

@@ -59,9 +59,9 @@ def fake_command() -> Callable[[RunSpec, Path], list[str]]:
 
 @pytest.fixture
 def wait_for() -> Callable[..., None]:
-    """Return a function that waits until a condition holds, and fails after 90 s."""
+    """Return a function that waits until a condition holds, and fails after 300 s."""
 
-    def wait(condition: Callable[[], object], *, timeout_s: float = 90.0) -> None:
+    def wait(condition: Callable[[], object], *, timeout_s: float = 300.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, "the condition did not come true in time"

@@ -1,9 +1,10 @@
 """A stand-in for scaling.train that writes the same files in milliseconds, without torch.
 
 `fake_trainer.py RUN_YAML BEHAVIOUR NUM_STEPS STEP_S` (the last three also as one variable
-FAKE_TRAINER); behaviour: ok, crash (raises), fail, silent (dies without a
-marker), lie (code 0 without DONE), suicide (kill -9 of itself half-way, once), stubborn (ignores
-SIGTERM). The metric is a digest chain over the steps, so a wrong resume shows in DONE.
+FAKE_TRAINER); behaviour: ok, crash (raises), fail, silent (dies without a marker), lie (code 0
+without DONE), suicide (kill -9 of itself half-way, once), stubborn (ignores SIGTERM), gated (waits
+for a file `go` after step 3). The metric is a digest chain over the steps, so a wrong resume shows
+in DONE.
 """
 
 import fcntl
@@ -56,6 +57,8 @@ def _train(folder: Path, behaviour: str, num_steps: int, step_s: float) -> int:
             _write(folder / "FAILED", {"reason": reason, "step": step, "time": time.time()})
             _close_attempt(folder, number, f"error: {reason}", step)
             return 1
+        if behaviour == "gated" and step == 3:
+            _await(folder / "go")
         if behaviour == "suicide" and number == 1 and step == 8:
             os.kill(os.getpid(), signal.SIGKILL)
         stopping = bool(stops) and behaviour != "stubborn"
@@ -70,6 +73,13 @@ def _train(folder: Path, behaviour: str, num_steps: int, step_s: float) -> int:
     metrics = {"val/l1": 0.25, "chain": chain}
     _write(folder / "DONE", {"step": step, "time": time.time(), "metrics": metrics})
     return 0
+
+
+def _await(path: Path) -> None:
+    """Wait for a file, not for ever: the tests would not end."""
+    give_up = time.monotonic() + 300
+    while not path.exists() and time.monotonic() < give_up:
+        time.sleep(0.01)
 
 
 def _open_attempt(folder: Path) -> tuple[int, int, str]:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from jobs.control import cancel, find_run, logs, select
+from jobs.control import PROGRESS_EVERY_S, cancel, find_run, logs, select
 from jobs.handover import prepare
 from jobs.local import queue
 from jobs.status import study_status
@@ -112,8 +112,15 @@ def test_the_log_is_printed_and_followed_to_the_end(tmp_path, make_spec):
 
 
 def test_a_followed_run_that_prints_nothing_says_how_far_it_is(tmp_path, make_spec, monkeypatch):
-    monkeypatch.setattr("jobs.control.FOLLOW_EVERY_S", 0.02)
-    monkeypatch.setattr("jobs.control.PROGRESS_EVERY_S", 0.1)
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        if now[0] > 5 * PROGRESS_EVERY_S:
+            path.unlink()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     spec = make_spec()
     prepare([spec], tmp_path)
     folder, path = tmp_path / spec.run_id, queue.queue_path(tmp_path)
@@ -121,11 +128,8 @@ def test_a_followed_run_that_prints_nothing_says_how_far_it_is(tmp_path, make_sp
     beat = {"step": 4, "num_steps": 10, "samples_per_s": 32.0, "phase": "train", "val_l1": 0.5}
     (folder / "heartbeat.json").write_text(json.dumps(beat))
     queue.write_queue(path, [spec.run_id])
-    timer = threading.Timer(0.6, path.unlink)
-    timer.start()
     out = io.StringIO()
     logs(spec, tmp_path, follow=True, stream=out)
-    timer.join()
     first, *told = out.getvalue().splitlines()
     assert first == "starts"
     assert [line.partition("] ")[2] for line in told] == ["step 4/10 32 samples/s val l1 0.5000"]

@@ -81,8 +81,9 @@ def test_closing_lets_children_save_and_leave(server, tmp_path, wait_for):
 
 
 def test_a_killed_server_is_noticed(server, tmp_path, wait_for):
-    child = start(server, tmp_path, "run", "ok 20 0.01")
+    child = start(server, tmp_path, "run", "ok 1000 0.01")
     os.kill(server._process.pid, signal.SIGKILL)
+    os.kill(child.pid, signal.SIGKILL)  # only now: a living server would tell of its end
     found = []
     wait_for(lambda: (c := child.poll()) is not None and (found.append(c) or True))
     assert found == [LOST]
@@ -110,7 +111,7 @@ def test_what_imports_print_does_not_reach_the_protocol(tmp_path):
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        timeout=90,
+        timeout=300,
         check=True,
     )
     messages = [json.loads(line) for line in result.stdout.splitlines()]

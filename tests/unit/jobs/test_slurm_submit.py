@@ -38,6 +38,16 @@ def test_one_array_holds_the_runs_of_a_shape(tmp_path, make_spec, fake_slurm):
     assert manifest == [spec.run_id for spec in specs]
 
 
+def test_a_longer_array_takes_no_more_commands(tmp_path, make_spec, fake_slurm):
+    commands = []
+    for number in (2, 20):
+        fake_slurm.set(calls=[])
+        submit([make_spec(seed) for seed in range(number)], tmp_path / str(number), DEV)
+        commands.append([words[0] for words in fake_slurm["calls"]])
+    assert commands[0] == commands[1]
+    assert commands[0].count("sbatch") == 1
+
+
 def test_submitting_twice_submits_nothing_twice(tmp_path, make_spec, fake_slurm):
     specs = [make_spec(seed) for seed in range(3)]
     submit(specs, tmp_path, DEV)

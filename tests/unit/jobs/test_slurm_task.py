@@ -1,8 +1,6 @@
 """The node's side: who may start, what follows an end, and when to stop trying."""
 
 import json
-import threading
-import time
 
 import pytest
 
@@ -192,13 +190,16 @@ def test_a_restart_by_slurm_forgives_what_the_crash_left(task, monkeypatch):
 
 def test_the_chain_starts_when_all_runs_are_done(task, monkeypatch):
     run_dir, submission, _ = task
-    monkeypatch.setattr(slurm_task, "POLL_S", 0.1)
-    marker = '{"step": 10, "metrics": {}}'
-    done = threading.Timer(0.5, lambda: (run_dir / "DONE").write_text(marker))
-    done.start()
-    began = time.monotonic()
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 3:
+            (run_dir / "DONE").write_text('{"step": 10, "metrics": {}}')
+
+    monkeypatch.setattr(slurm_task.time, "sleep", sleep)
     assert wait(submission) == GO
-    assert time.monotonic() - began > 0.4
+    assert slept == [slurm_task.POLL_S] * 3
 
 
 def test_the_chain_stops_when_a_run_failed(task, capsys):

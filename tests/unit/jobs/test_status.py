@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections import Counter
 
 import pytest
 from rich.console import Console
@@ -22,6 +23,13 @@ def folder(tmp_path):
     (run_dir / "attempts").mkdir(parents=True)
     (run_dir / "run.yaml").write_text("study: sweeps.fake\nresources: {}\n")
     return run_dir
+
+
+@pytest.fixture
+def frozen(monkeypatch):
+    """The wall clock stands still, so that what is told of an age is exact."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
 
 
 def put(path, **content):
@@ -54,7 +62,7 @@ def test_a_living_process_is_running_with_its_numbers(folder):
     assert (status.attempts, status.pid, status.reason) == (1, os.getpid(), None)
 
 
-def test_a_late_heartbeat_of_a_living_process_is_reported(folder):
+def test_a_late_heartbeat_of_a_living_process_is_reported(folder, frozen):
     # Process 1 is older than its heartbeat, as it has to be: else its pid was given away.
     assert process_alive(1, seen_at=time.time() - 90)
     beat(folder, age_s=90, pid=1)
@@ -128,7 +136,7 @@ def test_an_old_heartbeat_does_not_speak_for_a_new_attempt(folder):
     assert (status.state, status.attempts) == ("running", 2)
 
 
-def test_another_host_is_known_by_its_heartbeat_alone(folder):
+def test_another_host_is_known_by_its_heartbeat_alone(folder, frozen):
     began = time.time() - 1000
     attempt(folder, host="node-7", pid=DEAD_PID, job_id=42, start=began)
     beat(folder, host="node-7", pid=DEAD_PID)
@@ -200,18 +208,23 @@ def test_the_table_shows_reasons_as_they_are(tmp_path, make_spec):
     assert "1 failed" in shown
 
 
-def test_a_thousand_runs_take_less_than_two_seconds(tmp_path):
-    """The reading itself; ids are computed once by whoever expanded the study."""
-    folders = []
-    for index in range(1000):
-        run_dir = tmp_path / f"{index:012x}"
+def test_a_state_takes_four_small_files_and_the_queues_are_read_once(tmp_path, make_spec, opened):
+    """What grows with a run is left alone: its metrics, its log and its earlier attempts."""
+    specs = [make_spec(seed) for seed in range(20)]
+    for spec in specs:
+        run_dir = tmp_path / spec.run_id
         (run_dir / "attempts").mkdir(parents=True)
-        attempt(run_dir, end=1.0, reason="done")
+        for number in (1, 2, 3):
+            attempt(run_dir, number, end=1.0, reason="done")
         beat(run_dir, pid=DEAD_PID)
         put(run_dir / "DONE", step=10, metrics={"val/l1": 0.1})
-        folders.append(run_dir)
-    held = queue.read_queues(tmp_path)
-    began = time.process_time()
-    states = {run_state(Run(run_dir), held=held).state for run_dir in folders}
-    assert states == {"done"}
-    assert time.process_time() - began < 2.0
+        for name in ("metrics.jsonl", "train.log", "run.yaml"):
+            (run_dir / name).write_text("study: s\nresources: {}\n")
+    waiting = queue.queue_path(tmp_path)
+    queue.write_queue(waiting, [])
+    opened.clear()
+    assert study_status(specs, tmp_path)["counts"] == {"done": 20}
+    names = Counter(path.name for path in opened if path.is_relative_to(tmp_path))
+    assert names == {
+        "0003.json": 20, "heartbeat.json": 20, "DONE": 20, "run.yaml": 20, waiting.name: 1
+    }  # fmt: skip

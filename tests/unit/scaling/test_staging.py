@@ -43,7 +43,7 @@ def gate(monkeypatch) -> threading.Event:
     opened, finish = threading.Event(), checkpoint._finish
 
     def finish_later(*args) -> None:
-        assert opened.wait(30)
+        assert opened.wait(300)
         finish(*args)
 
     monkeypatch.setattr(checkpoint, "_finish", finish_later)

@@ -1,6 +1,7 @@
 """The global order of samples: a pure function of seed and position."""
 
-import time
+import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,38 @@ from xvla.data.mixture import BLOCK, SampleOrder, ScatteredOrder
 
 WEIGHTS = {"a": 0.4, "b": 0.15, "c": 0.07}
 SIZES = {"a": 1000, "b": 37, "c": 411}
+
+
+class Draws(list[tuple[str, Any]]):
+    """The (method, first argument) of each draw from a generator that `keyed` has made."""
+
+    def keyed(self, *words: Any, **named: Any) -> Any:
+        """Make a generator whose draws are noted here."""
+        return _Noted(keyed_generator(*words, **named), self)
+
+    def num(self, method: str) -> int:
+        """Return how often a method was called."""
+        return sum(name == method for name, _ in self)
+
+
+class _Noted:
+    def __init__(self, generator: np.random.Generator, draws: Draws) -> None:
+        self._generator, self._draws = generator, draws
+
+    def __getattr__(self, name: str) -> Any:
+        def draw(first: Any, *words: Any, **named: Any) -> Any:
+            self._draws.append((name, first))
+            return getattr(self._generator, name)(first, *words, **named)
+
+        return draw
+
+
+@pytest.fixture
+def draws(monkeypatch: pytest.MonkeyPatch) -> Draws:
+    """Return what the order of samples draws."""
+    found = Draws()
+    monkeypatch.setattr("xvla.data.mixture.keyed_generator", found.keyed)
+    return found
 
 
 def _order(seed: int = 0) -> SampleOrder:
@@ -63,11 +96,17 @@ def test_a_domain_keeps_its_own_order_when_others_join() -> None:
     np.testing.assert_array_equal(start[domain == 1][:100], alone)
 
 
-def test_seek_far_ahead_is_quick() -> None:
-    begin = time.perf_counter()
-    domain, start = _order().samples(100_000_000, 64)
-    assert time.perf_counter() - begin < 20  # about 1 s on an idle core
+def test_seeking_far_ahead_draws_counts_and_shuffles_one_block(draws: Draws) -> None:
+    order, blocks = _order(), 1000
+    domain, start = order.samples(blocks * BLOCK + 5, 64)
     assert len(domain) == len(start) == 64
+    assert draws.num("multinomial") == blocks + 1  # a draw for each block before, not 4096
+    assert draws.num("permutation") < 10  # its block, and the passes that it falls into
+    draws.clear()
+    order.samples(blocks * BLOCK + 69, 64)
+    assert draws.num("multinomial") == 0  # the block is kept
+    order.samples((blocks + 1) * BLOCK, 64)
+    assert draws.num("multinomial") == 2  # the sum over the blocks before is kept
 
 
 def test_mistakes() -> None:
@@ -113,11 +152,15 @@ def test_scattered_order_looks_shuffled() -> None:
     assert ((counts - 100) ** 2 / 100).sum() < 150
 
 
-def test_large_domains_take_no_memory_and_no_time() -> None:
-    begin = time.process_time()
+def test_large_domains_take_no_memory_and_no_shuffling(draws: Draws) -> None:
+    tracemalloc.start()
     order = SampleOrder({"a": 0.9, "b": 0.1}, {"a": 90_000_000, "b": 7}, 0)
     domain, start = order.samples(1_000_000, 64)
-    assert time.process_time() - begin < 2
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2**20  # a table of the start frames is 720 MB
+    shuffled = [np.size(first) for name, first in draws if name == "permutation"]
+    assert max(shuffled) <= BLOCK
     assert start[domain == 0].max() > 10_000_000
     np.testing.assert_array_equal(order.samples(1_000_010, 5)[1], start[10:15])
 
