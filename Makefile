@@ -53,6 +53,7 @@ checks: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tests/no_clocks.py
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
