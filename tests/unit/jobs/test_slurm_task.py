@@ -1,6 +1,8 @@
 """The node's side: who may start, what follows an end, and when to stop trying."""
 
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -197,7 +199,9 @@ def test_the_chain_starts_when_all_runs_are_done(task, monkeypatch):
         if len(slept) == 3:
             (run_dir / "DONE").write_text('{"step": 10, "metrics": {}}')
 
-    monkeypatch.setattr(slurm_task.time, "sleep", sleep)
+    # Not time.sleep itself: subprocess waits by it, too.
+    clock = SimpleNamespace(sleep=sleep, strftime=time.strftime)
+    monkeypatch.setattr(slurm_task, "time", clock)
     assert wait(submission) == GO
     assert slept == [slurm_task.POLL_S] * 3
 
