@@ -1,0 +1,118 @@
+"""Two training steps through `scaling train`: losses bit for bit, and the files a run leaves."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from golden_files import REPOSITORY, WRITING, check_json, read_golden
+
+STEPS = ("num_steps=2", "engine.eval_every=1", "engine.save_every=1")
+# The blind run has no images; the sighted one reads them through the shipped encoder.
+RUNS = {
+    "blind": STEPS,
+    "sighted": (
+        *STEPS,
+        "data.blind=False",
+        "init.encoder=simulated",
+        "engine.cache_features=False",
+    ),
+}
+CLOCKS = ("time", "attempt", "throughput/samples_per_s", "throughput/samples_per_s_per_device",
+          "data_wait_percent", "memory/peak_active_gib", "mfu_percent")  # fmt: skip
+FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+_finished: dict[str, Path] = {}
+
+
+@pytest.fixture
+def trained(make_run: Callable[..., Path]) -> dict[str, Path]:
+    """Return the folders of the two finished runs, trained side by side by the first caller."""
+    if not _finished:
+        paths = {name: make_run(*words, folder=name) for name, words in RUNS.items()}
+        started = {name: _start(path) for name, path in paths.items()}
+        for name, process in started.items():
+            text, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, f"{name} run: {text[-2000:]}"
+        _finished.update({name: path.parent for name, path in paths.items()})
+    return _finished
+
+
+def test_two_steps_lose_what_they_always_lost(trained: dict[str, Path]) -> None:
+    found = {name: _numbers(folder) for name, folder in trained.items()}
+    machine = _machine()
+    same = WRITING or read_golden("training.json")["machine"] == machine
+    # A sum of float32 is added up in another order by other vector units or another torch, so only
+    # the machine that wrote the golden has every bit of it.
+    document = {"machine": machine if same else read_golden("training.json")["machine"]}
+    check_json("training.json", document | found, rel=0.0 if same else 1e-5)
+
+
+def test_a_finished_run_leaves_the_files_it_always_left(trained: dict[str, Path]) -> None:
+    check_json("run_files.json", {name: _outline(folder) for name, folder in trained.items()})
+
+
+def _start(run_yaml: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "scaling", "train", str(run_yaml)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def _numbers(folder: Path) -> dict[str, Any]:
+    """Return what a run learned, less what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        for name in CLOCKS:
+            line.pop(name, None)
+    return {"lines": lines, "final": json.loads((folder / "DONE").read_text())["metrics"]}
+
+
+def _machine() -> dict[str, Any]:
+    """Return what the last bit of a sum depends on: the processor, torch and numpy."""
+    words: dict[str, str] = {}
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            words.setdefault(key.strip(), value.strip())
+    flags = words.get("flags", "").split()
+    return {
+        "processor": [words.get(name, "") for name in ("model name", "cpu family", "model")],
+        "flags": [flag for flag in FLAGS if flag in flags],
+        "versions": {name: version(name) for name in ("torch", "numpy", "deepspeed")},
+    }
+
+
+def _outline(folder: Path) -> dict[str, Any]:
+    """Return the names of a run's files, and the keys or columns of each that has any."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _keys_in(path) for path in files}
+
+
+def _keys_in(path: Path) -> Any:
+    if path.suffix == ".parquet":
+        table = pd.read_parquet(path)
+        return {column: str(kind) for column, kind in table.dtypes.items()}
+    if path.suffix == ".jsonl":
+        return [list(json.loads(line)) for line in path.read_text().splitlines()]
+    if path.suffix == ".json" or path.name == "DONE":
+        return _keys(json.loads(path.read_text()))
+    return path.read_text() if path.name == "latest" else None
+
+
+def _keys(value: Any) -> Any:
+    """Return a document with the type of each leaf in its place."""
+    if isinstance(value, dict):
+        return {key: _keys(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_keys(item) for item in value[:1]]
+    return type(value).__name__
