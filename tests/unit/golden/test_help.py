@@ -4,7 +4,7 @@ import re
 import sys
 
 import pytest
-from golden_files import ASSETS, WRITING, call_done, check_text
+from golden_files import ASSETS, WRITING, call_done, check_names, check_text
 
 HELP = ASSETS / "help"
 MADE_WITH = HELP / "python.txt"
@@ -37,7 +37,8 @@ def test_no_verb_came_or_went() -> None:
             path.unlink()
         MADE_WITH.write_text(_python() + "\n")
         return
-    assert {_name(words) for words in COMMANDS} == {path.stem for path in HELP.glob("scaling*")}
+    goldens = [path.stem for path in HELP.glob("scaling*")]
+    check_names("commands", goldens, [_name(words) for words in COMMANDS])
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=_name)

@@ -1,7 +1,7 @@
 """The runs of every study at every scale: their ids, axes, counts and prices, in order."""
 
 import pytest
-from golden_files import ASSETS, WRITING, call, call_json, check_json
+from golden_files import ASSETS, WRITING, call, call_json, check_json, check_names
 
 PLANS = ASSETS / "plans"
 
@@ -31,8 +31,8 @@ def test_no_study_or_scale_came_or_went() -> None:
         for path in PLANS.glob("*.json"):
             path.unlink()
         return
-    goldens = {path.stem for path in PLANS.glob("*.json")}
-    assert {f"{study}-{scale}" for study, scale in FOUND} == goldens
+    goldens = [path.stem for path in PLANS.glob("*.json")]
+    check_names("studies", goldens, [f"{study}-{scale}" for study, scale in FOUND])
 
 
 @pytest.mark.parametrize(("study", "scale"), FOUND)
