@@ -58,6 +58,9 @@ def call(*words: str) -> Said:
     return Said(code, out.getvalue(), err.getvalue())
 
 
+MLFLOW = re.compile(r"\S*bin>?/mlflow ui")
+
+
 def call_done(*words: str) -> str:
     """Run one command, which must succeed, and return what it printed."""
     said = call(*words)
@@ -75,7 +78,8 @@ def scrub(value: Any, places: Mapping[str, Path | str]) -> Any:
     if isinstance(value, str):
         for name, place in sorted(places.items(), key=lambda item: -len(str(item[1]))):
             value = value.replace(str(place), f"<{name}>")
-        return value
+        # The command is said relative to the current folder where it lies below it.
+        return MLFLOW.sub("<bin>/mlflow ui", value)
     if isinstance(value, Mapping):
         return {scrub(key, places): scrub(item, places) for key, item in value.items()}
     if isinstance(value, list | tuple):
