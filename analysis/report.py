@@ -125,6 +125,7 @@ def build_report(
         "figures": [path for drawn in figures for path in drawn.paths.values()],
     }
     text = _page(document, (runs, clean), figures, facts)
+    out.mkdir(parents=True, exist_ok=True)  # a study without figures has not made it yet
     (out / "report.html").write_text(text, encoding="utf-8")
     _write_record(document | {"extra": facts}, out / "record.json")
     return document

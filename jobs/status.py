@@ -51,7 +51,7 @@ def study_status(specs: Iterable[RunSpec], runs_dir: str | Path) -> dict[str, An
         study = study or spec.study
         status = run_state(Run.of(runs_dir, spec.run_id), held)
         row = asdict(status)
-        for name in ("pid", "host", "phase"):
+        for name in ("pid", "host", "phase", "damaged"):
             del row[name]
         row["num_steps"] = spec.num_steps
         rows.append({"run_id": row.pop("run_id"), "axes": dict(spec.axes), **row})

@@ -27,9 +27,9 @@ def main(argv: list[str] | None = None) -> int:
         print(__doc__)
         return EXIT_DONE if arguments else _complain("no run.yaml given")
     try:
-        declared = load_spec(arguments[0])
-        spec = _with_engine(declared, arguments[1:])
         run = Run(Path(arguments[0]).resolve().parent)
+        run.check_spec()
+        spec = _with_engine(load_spec(arguments[0]), arguments[1:])
         with _owned(run):
             return _advance(spec, run)
     except ValueError as error:

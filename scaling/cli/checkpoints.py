@@ -45,14 +45,15 @@ def lineage(arguments: Namespace) -> int:
 
 def finetune(arguments: Namespace) -> int:
     """Adapt a checkpoint to a new domain and print l1 before and after."""
-    from jobs.local.executor import submit as run_here
+    from jobs.cluster import load_cluster
+    from jobs.executor import Order, executor_of
     from scaling.adaptation import finetune_result
 
     folder = runs_folder(arguments)
     spec, parent = plan_finetuning(arguments, folder)
-    summary = run_here(
-        [spec], folder, parallel=spec.resources.world_size, progress=not arguments.json
-    )
+    here = load_cluster("local")
+    order = Order(parallel=spec.resources.world_size, progress=not arguments.json)
+    summary = executor_of(here).submit([spec], folder, here, order)
     if summary["done"] < summary["submitted"]:
         raise RuntimeError(f"run {spec.run_id} did not finish; see `scaling logs {spec.run_id}`")
     publish([spec], folder, quiet=arguments.json)

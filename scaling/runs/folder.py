@@ -1,7 +1,7 @@
 """The noun run: the folder `<runs>/<run id>/`. The names of its files stand here, and only here."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -305,11 +305,6 @@ def run_of_checkpoint(path: str | Path) -> Run | None:
     """Return the run whose step folder a path is (`<run>/checkpoints/<step>`), None for another."""
     path = Path(path)
     return Run(path.parents[1]) if path.parent.name == CHECKPOINTS else None
-
-
-def damaged_runs(runs: Iterable[Run]) -> list[str]:
-    """Return what is wrong with those runs that have a damaged file."""
-    return [line for run in runs if (line := run.damage())]
 
 
 def _damaged_spec(path: Path, said: str) -> DamagedFileError:

@@ -144,7 +144,7 @@ def _describe(run_id: str, tree: _Tree) -> dict[str, Any]:
         "step": status.step if is_done else None,
         "val_l1": status.val_l1 if is_done else None,
     }
-    if run.damage():
+    if status.damaged:
         node["reason"] = status.reason
     if link := tree.links.get(run_id):
         start = {"run_id": link.parent, "step": link.step}

@@ -49,7 +49,10 @@ class Hold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
-    """Where a run stands. Times in seconds; None where nothing is known."""
+    """Where a run stands. Times in seconds; None where nothing is known.
+
+    `damaged`: a file cannot be read, and `reason` is what is wrong with it and what to do.
+    """
 
     run_id: str
     state: State
@@ -64,6 +67,7 @@ class RunStatus:
     pid: int | None = None
     host: str | None = None
     phase: str | None = None
+    damaged: bool = False
 
 
 def run_status(run: Run, hold: Hold | None = None) -> RunStatus:
@@ -101,7 +105,7 @@ def _from_files(run: Run, hold: Hold | None) -> RunStatus:
         problem = damage or torn
         if problem is None or found.state in ("running", "queued"):
             return found
-        return replace(found, state="unknown", reason=problem)
+        return replace(found, state="unknown", reason=problem, damaged=True)
     if marked.state == "failed" and hold is not None and hold.is_live:
         return _ending(marked, hold)
     return marked

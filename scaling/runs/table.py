@@ -12,10 +12,10 @@ import pandas as pd
 from scaling.runs.attempts import total_gpu_hours
 from scaling.runs.curves import NOT_METRICS, metric_lines
 from scaling.runs.files import DamagedFileError
-from scaling.runs.folder import Run, damaged_runs
+from scaling.runs.folder import Run
 from scaling.runs.rollouts import COLUMNS as COUNT_COLUMNS
 from scaling.runs.rollouts import parent_checkpoint, success_counts
-from scaling.runs.state import Hold, run_status
+from scaling.runs.state import Hold, RunStatus, run_status
 
 RUN_COLUMNS = (
     "run_id",
@@ -83,11 +83,12 @@ def export_study(
     if len(set(ids)) < len(ids):
         raise ValueError("a run_id is given more than once: export each run of a study once")
     folders = [Run.of(runs_dir, str(run_id)) for run_id in ids]
-    problems = damaged_runs(folders)
     counts = success_counts(runs_dir)
     held = held or {}
+    stand = [run_status(run, held.get(run.run_id)) for run in folders]
+    problems = [status.reason for status in stand if status.damaged]
     found = [
-        read_run(row, run, held.get(run.run_id)) for row, run in zip(rows, folders, strict=True)
+        read_run(row, run, status) for row, run, status in zip(rows, folders, stand, strict=True)
     ]
     runs = run_table([row | counts.get(str(row["run_id"]), {}) for row in found])
     curves = curve_table(folders)
@@ -114,10 +115,9 @@ def _write(table: pd.DataFrame, path: Path) -> None:
     part.replace(path)
 
 
-def read_run(row: Mapping[str, Any], run: Run, hold: Hold | None = None) -> dict[str, Any]:
+def read_run(row: Mapping[str, Any], run: Run, status: RunStatus) -> dict[str, Any]:
     """Add to a row what the run's folder tells: state, hours, digest, parent, final metrics."""
-    state = run_status(run, hold).state
-    final = final_metrics(run, state)
+    final = final_metrics(run, status.state)
     metrics = {plain_name(k): v for k, v in final.items()}
     kept = {k: v for k, v in metrics.items() if k.startswith(FINAL_PREFIXES)}
     kept |= {short: kept[long] for long, short in SHORT_NAMES.items() if long in kept}
@@ -125,7 +125,7 @@ def read_run(row: Mapping[str, Any], run: Run, hold: Hold | None = None) -> dict
         **dict.fromkeys((*RUN_COLUMNS, *COUNT_COLUMNS)),
         **kept,
         **dict(row),
-        "state": state,
+        "state": status.state,
         "gpu_hours": total_gpu_hours(run),
         "code_digest": run.environment().get("code_digest"),
         "parent_checkpoint": row.get("parent_checkpoint")

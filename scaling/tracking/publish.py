@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.runs.folder import Run, damaged_runs
+from scaling.runs.folder import Run
 from scaling.spec import RunSpec
 from scaling.tracking.client import connect, page, shown, store_errors
 from scaling.tracking.ledger import Ledger
@@ -50,8 +50,8 @@ def publish(
     adds them. A report beside the runs goes to the parent run. `follow` goes on until every run has
     ended. Returns {"tracking_uri", "runs", "new_runs", "values", "planned", "unfinished", "pages":
     {study: address of its run table (for a database: while the line of `ui_command` runs)}} and,
-    where files are damaged, "problems": a line each. Raises TrackingError when the store is away
-    (while following: in the first round only).
+    where files of runs just published are damaged, "problems": a line each. Raises TrackingError
+    when the store is away (while following: in the first round only).
     """
     runs, folder = list(specs), Path(runs_dir)
     total = _publish_once(runs, folder, tracking_uri, describe=describe, progress=progress)
@@ -140,7 +140,6 @@ def _publish_once(
         if _has_started(Run.of(runs_dir, run_id)):
             studies.setdefault(study, {})[run_id] = spec
     started = [Run.of(runs_dir, run_id) for runs in studies.values() for run_id in runs]
-    problems = damaged_runs(started)
     total: dict[str, Any] = {
         "tracking_uri": shown(tracking_uri),
         "runs": len(started),
@@ -149,7 +148,6 @@ def _publish_once(
         "planned": len(wanted) - len(started),
         "unfinished": 0,
         "pages": {},
-        **({"problems": problems} if problems else {}),
     }
     if not studies:
         return total
@@ -216,6 +214,8 @@ def _publish_study(
         here[key] = outcome.status
         total["values"] += outcome.num_values
         total["new_runs"] += outcome.new
+        if outcome.problem:
+            total.setdefault("problems", []).append(outcome.problem)
     total["unfinished"] += sum(status not in ENDED for status in here.values())
     statuses = {**sweep.statuses, **here}
     mirror_status(client, sweep.parent, _sweep_status(statuses.values()))

@@ -58,12 +58,13 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one call of `publish_run` did."""
+    """What one call of `publish_run` did; `problem`: a damaged file of the run, and the cure."""
 
     mlflow_id: str
     status: str
     new: bool
     num_values: int
+    problem: str | None = None
 
 
 def publish_run(sweep: Sweep, spec: RunSpec, folder: Run, *, describe: Describe | None) -> Outcome:
@@ -85,7 +86,13 @@ def publish_run(sweep: Sweep, spec: RunSpec, folder: Run, *, describe: Describe 
         now["files"] = [found.state, now["offset"]]
     _log(client, run, points, params=params, tags={**tags, PUBLISHED: canonical_json(now)})
     mirror_status(client, run, status, end_time_s=_end_time(folder, found))
-    return Outcome(mlflow_id=run.info.run_id, status=status, new=new, num_values=len(points))
+    return Outcome(
+        mlflow_id=run.info.run_id,
+        status=status,
+        new=new,
+        num_values=len(points),
+        problem=found.reason if found.damaged else None,
+    )
 
 
 def mirror_status(
@@ -151,7 +158,11 @@ def _create(sweep: Sweep, spec: RunSpec, folder: Run, tags: Mapping[str, str]) -
 def _tags(sweep: Sweep, spec: RunSpec, folder: Run, status: RunStatus) -> dict[str, str]:
     """Return the labels that queries filter on; unlike params they may change."""
     jobs = [str(attempt.job_id) for attempt in read_attempts(folder) if attempt.job_id]
-    ended = status.reason if STATUS[status.state] in ENDED else folder.damage()
+    ended = (
+        status.reason
+        if STATUS[status.state] in ENDED
+        else (status.reason if status.damaged else None)
+    )
     return {
         "mlflow.source.name": spec.study,
         "run_key": folder.run_id,

@@ -75,7 +75,7 @@ def test_the_table_of_runs_holds_what_it_held(demo, places) -> None:
 def test_the_table_of_curves_holds_what_it_held(demo: Path) -> None:
     table = pd.read_parquet(call_json("export", STUDY, "--runs", str(demo))["curves"])
     document = {"types": {name: str(column.dtype) for name, column in table.items()}}
-    for key in ("run_id", "metric"):  # between them they name the curve that changed
+    for key in ("metric", "run_id"):  # between them they name the curve that changed
         groups = table.groupby(key, sort=False)
         document[key] = {name: _summary(rows) for name, rows in groups}
     check_json("demo-curves-table.json", document)
