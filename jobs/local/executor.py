@@ -56,7 +56,7 @@ class LocalExecutor:
         hours = price_within(order.price, ours.todo, order.max_gpu_hours)
         if order.dry_run:
             return {
-                "study": specs[0].study,
+                "study": specs[0].study if specs else "",
                 "cluster": cluster.name,
                 "submitted": len(ours.todo),
                 **ours.skipped(),

@@ -26,6 +26,9 @@ from scaling.cli.arguments import (
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from jobs.cluster import Cluster
+    from jobs.executor import Order
+
 WATCH_EVERY_S = 2.0
 STUDY_VERBS = ("sync", "export", "fit", "report", "best")  # what --then may chain
 
@@ -49,7 +52,7 @@ def submit(arguments: Namespace) -> int:
     return 1 if unfinished or summary.get("interrupted") else 0
 
 
-def _order(arguments: Namespace, folder: Path, cluster: Any) -> Any:
+def _order(arguments: Namespace, folder: Path, cluster: "Cluster") -> "Order":
     """Return what the words ask for beside the runs; raise ValueError for a word of --then."""
     from jobs.executor import Order
     from scaling.cli.publisher import published_live
@@ -107,7 +110,7 @@ def chain_commands(then: str, study: str, shared: Sequence[str]) -> list[list[st
     return commands
 
 
-def _pricer(folder: Path, cluster: Any) -> Callable[[list[Any]], float | None]:
+def _pricer(folder: Path, cluster: "Cluster") -> Callable[[list[Any]], float | None]:
     """Return what gives the GPU-hours of runs as `scaling plan` has them, None on CPU."""
     from jobs.plan import plan as make_plan
     from scaling.cost import describe
