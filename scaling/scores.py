@@ -143,6 +143,8 @@ def _horizon_errors(spec: RunSpec, checkpoint: Path, keys: "list[SampleKey]", ho
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_pretrained(checkpoint, attention=spec.engine.attention).to(device)
+    if spec.precision == "bf16":  # as the run itself evaluates
+        model = model.to(torch.bfloat16)
     state = read_state(checkpoint)
     normaliser = Normaliser.from_dict(state["normaliser"])
     maker = SampleMaker(spec.data, normaliser)
@@ -155,10 +157,7 @@ def _horizon_errors(spec: RunSpec, checkpoint: Path, keys: "list[SampleKey]", ho
         poses = maker.poses(part)
         noise = torch.from_numpy(frame_noise(part, seed=spec.seeds.eval, shape=shape))
         batch = maker.collate(part, poses).to(device)
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"),
-        ):
+        with torch.no_grad():
             chunk = model.act(batch, DENOISING_STEPS, noise.to(device)).float().cpu()
         proprio = torch.from_numpy(poses.proprio.copy())
         absolute = normaliser.decode([key[0] for key in part], proprio, chunk)

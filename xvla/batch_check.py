@@ -51,11 +51,11 @@ def _check_kind(
 
 
 def check_precision(values: dict[str, Tensor | None], weights: torch.dtype) -> None:
-    """Raise ValueError for values finer than the weights, which autocast alone brings together."""
+    """Raise ValueError for float64 at coarser weights; float32 is rounded to what they are."""
     for name, value in values.items():
         if value is None or torch.promote_types(value.dtype, weights) == weights:
             continue
-        if value.dtype == torch.float64 or not torch.is_autocast_enabled(value.device.type):
+        if value.dtype == torch.float64:
             raise ValueError(
                 f"{name} is of {value.dtype}, the model's weights are of {weights}; "
                 f"convert it with .to({weights})"

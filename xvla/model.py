@@ -1,6 +1,10 @@
 """X-VLA: the encoder, the soft-prompted transformer and the flow-matching objective in one module.
 
 Shapes: B batch, V views, L text tokens, T anchors, A action dim, P proprio dim, E encoder width.
+
+Weights in half precision compute in half precision: what enters is rounded once, here, and what is
+read out is float32 again, so noising, losses and the sampler are as exact as what they are given.
+There is no autocast: DeepSpeed switches CUDA's off around a module that it holds in bf16.
 """
 
 import torch
@@ -15,7 +19,7 @@ from xvla.batch_check import check_batch, check_draws, check_features, check_pre
 from xvla.config import ModelConfig
 from xvla.config_check import check_config
 from xvla.encoder import Features, FlorenceEncoder
-from xvla.transformer import SoftPromptedTransformer
+from xvla.transformer import Context, SoftPromptedTransformer
 
 flop_formulas.register()
 PARAMETER_GROUPS = ("vlm", "transformer_core", "soft_prompts", "action_heads")
@@ -57,13 +61,7 @@ class XVLA(nn.Module):
             action, noise = self.action_space.pad(action), self.action_space.pad(noise)
         noised = flow.add_noise(action, noise, time, prediction=self.config.prediction)
         context = self.transformer.context(vlm_features, aux_features, batch.domain_id)
-        predicted = self.transformer(
-            self._visible_action(noised),
-            self.action_space.hide_grippers(batch.proprio),
-            time,
-            context=context,
-            domain_id=batch.domain_id,
-        )
+        predicted = self._predict(noised, batch, time, context)
         if self.config.prediction == "velocity":
             velocity = self.action_space.pad(action - noise)
             real = self.action_space.real_dim
@@ -101,19 +99,16 @@ class XVLA(nn.Module):
     def _act(
         self, batch: Batch, steps: int, noise: Tensor | None, features: Features | None
     ) -> Tensor:
-        space, domain = self.action_space, batch.domain_id
+        space = self.action_space
         vlm_features, aux_features = self._features(batch, features)
         self._check_draws(batch, None, noise)
-        context = self.transformer.context(vlm_features, aux_features, domain)
-        proprio = space.hide_grippers(batch.proprio)
+        context = self.transformer.context(vlm_features, aux_features, batch.domain_id)
         if noise is None:
             shape = (len(batch), self.config.num_anchors, space.dim)
-            noise = torch.randn(shape, device=proprio.device, dtype=proprio.dtype)
+            noise = torch.randn(shape, device=batch.proprio.device, dtype=batch.proprio.dtype)
 
         def predict(x: Tensor, time: Tensor) -> Tensor:
-            return self.transformer(
-                self._visible_action(x), proprio, time, context=context, domain_id=domain
-            )
+            return self._predict(x, batch, time, context)
 
         prediction = self.config.prediction
         sampled = flow.sample(predict, space.pad(noise), steps=steps, prediction=prediction)
@@ -126,12 +121,24 @@ class XVLA(nn.Module):
             return self.encode(batch)
         check_batch(batch, self.config, with_images=False)
         check_features(features, batch, self.config)
-        return features
+        merged, aux = features
+        return merged.to(self.dtype), aux.to(self.dtype)
+
+    def _predict(self, noised: Tensor, batch: Batch, time: Tensor, context: Context) -> Tensor:
+        """Return the network's output [B, T, A] in the precision of `noised`."""
+        predicted = self.transformer(
+            self._visible_action(noised).to(self.dtype),
+            self.action_space.hide_grippers(batch.proprio).to(self.dtype),
+            time,
+            context=context,
+            domain_id=batch.domain_id,
+        )
+        return predicted.to(noised.dtype)
 
     def _check_draws(self, batch: Batch, time: Tensor | None, noise: Tensor | None) -> None:
         check_draws(time, noise, size=len(batch), config=self.config)
         given = {"proprio": batch.proprio, "action": batch.action, "time": time, "noise": noise}
-        check_precision(given, self.transformer.pos_emb.dtype)
+        check_precision(given, self.dtype)
 
     def _visible_action(self, noised: Tensor) -> Tensor:
         """Return what the network may see: padded; grippers hidden unless their velocity counts."""
@@ -139,6 +146,11 @@ class XVLA(nn.Module):
         if self.config.prediction == "velocity":
             return padded
         return self.action_space.hide_grippers(padded)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights, in which the network computes."""
+        return self.transformer.pos_emb.dtype
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """Recompute blocks in the backward pass: less memory, about a third more time."""

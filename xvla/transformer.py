@@ -169,7 +169,8 @@ class SoftPromptedTransformer(nn.Module):
     ) -> Tensor:
         """Predict [B, T, A] from noisy action [B, T, A], proprio [B, P] and time [B]."""
         steps = action.shape[1]
-        state = torch.cat([proprio, time_embedding(time, self.config.dim_time)], dim=-1)
+        embedded = time_embedding(time, self.config.dim_time).to(proprio.dtype)
+        state = torch.cat([proprio, embedded], dim=-1)
         inputs = torch.cat([action, state.unsqueeze(1).expand(-1, steps, -1)], dim=-1)
         tokens = self.action_encoder(inputs, domain_id) + self.pos_emb[:, :steps]
         parts = [tokens, context.tokens]

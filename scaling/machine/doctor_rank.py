@@ -179,14 +179,13 @@ def _engine_update(spec: RunSpec, model: Any, batches: list[Any]) -> tuple[dict[
     from deepspeed.utils import safe_get_full_grad
 
     from scaling.training.reshard import group_names
-    from scaling.training.trainer import autocast, gradient_norms, training_mode
+    from scaling.training.trainer import gradient_norms, training_mode
 
     engine = initialize(spec, model)
     _set_rates(spec, engine.optimizer)
     training_mode(spec, engine)
     for micro, (batch, moment, noise) in enumerate(batches):
-        with autocast(spec, engine.device):
-            losses = engine(batch, moment, noise)
+        losses = engine(batch, moment, noise)
         engine.backward(torch.stack(list(losses.values())).sum())
         if micro < len(batches) - 1:
             engine.step()

@@ -74,7 +74,6 @@ def measure(spec: RunSpec) -> dict[str, float]:
     from scaling.memory import activation_bytes
     from scaling.training.engine import gpu_of_rank
     from scaling.training.initial import build_model
-    from scaling.training.trainer import autocast
 
     on_gpu = spec.resources.gpus_per_node > 0
     device = gpu_of_rank(spec) if on_gpu else "cpu"
@@ -87,8 +86,7 @@ def measure(spec: RunSpec) -> dict[str, float]:
     if spec.optim.freeze_vlm:
         model.vlm.requires_grad_(False).eval()
     batch, moment, noise = draw(spec, torch.device(device), every_view=True)
-    with autocast(spec, torch.device(device)):
-        kept = saved_bytes(model, lambda: model(batch, moment, noise))
+    kept = saved_bytes(model, lambda: model(batch, moment, noise))
     return {
         "activation_bytes": kept,
         "formula_bytes": activation_bytes(spec, 1, device="gpu" if on_gpu else "cpu"),

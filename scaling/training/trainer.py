@@ -111,13 +111,12 @@ class Trainer:
             device = self.engine.device
             keys = self.loader.last_keys
             features = self.cache.lookup(keys, device) if self.cache else None
-            with autocast(self.spec, device):
-                losses = self.engine(
-                    batch.to(device),
-                    time_all[rows].to(device),
-                    noise_all[rows].to(device),
-                    features,
-                )
+            losses = self.engine(
+                batch.to(device),
+                time_all[rows].to(device),
+                noise_all[rows].to(device),
+                features,
+            )
             total = torch.stack(list(losses.values())).sum()
             self._seen.append((keys, total.detach()))
             self.engine.backward(total)
@@ -274,11 +273,6 @@ def training_mode(spec: RunSpec, engine: Any) -> None:
     engine.train()
     if spec.optim.freeze_vlm:
         engine.module.vlm.eval()
-
-
-def autocast(spec: RunSpec, device: torch.device) -> torch.autocast:
-    """Return the context in which bf16 runs compute: fp32 inputs, bf16 matrix products."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16")
 
 
 def gradient_norms(engine: Any) -> dict[str, float]:

@@ -117,10 +117,9 @@ class Validation:
     def _act(self, item: EvalBatch, noise: torch.Tensor) -> torch.Tensor:
         device = self.engine.device
         features = self.cache.lookup(item.keys, device) if self.cache else None
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
-            return self.engine.module.act(
-                item.batch.to(device), DENOISING_STEPS, noise.to(device), features
-            )
+        return self.engine.module.act(
+            item.batch.to(device), DENOISING_STEPS, noise.to(device), features
+        )
 
 
 def rank_parts(

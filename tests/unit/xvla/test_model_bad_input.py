@@ -180,17 +180,30 @@ def test_a_double_model_takes_double_batches() -> None:
     assert model.act(batch, steps=1).dtype == torch.float64
 
 
-def test_half_precision_weights_need_half_inputs_or_autocast() -> None:
+def test_half_precision_weights_take_float32_and_refuse_float64() -> None:
     model, batch = XVLA(TINY).bfloat16().eval(), make_batch(TINY)
-    message = r"proprio is of torch.float32, .* of torch.bfloat16; convert it with"
-    with pytest.raises(ValueError, match=message):
-        model(batch)
-    with pytest.raises(ValueError, match=message):
-        model.act(batch, steps=1)
+    time, noise = torch.rand(3), torch.randn_like(batch.action)
+    exact = XVLA(TINY).eval()
+    exact.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        losses, expected = model(batch, time, noise), exact(batch, time, noise)
+    for name, value in expected.items():
+        assert losses[name].dtype == torch.float32  # what is summed up is not rounded
+        assert float(losses[name]) == pytest.approx(float(value), rel=0.05)
+    assert model.act(batch, steps=1).dtype == torch.float32
     half = replace(batch, proprio=batch.proprio.bfloat16(), action=None)
     assert torch.isfinite(model.act(half, steps=1)).all()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.isfinite(model.act(batch, steps=1)).all()
+    double = replace(batch, proprio=batch.proprio.double())
+    with pytest.raises(ValueError, match=r"proprio is of torch.float64, .* convert it with"):
+        model(double)
+
+
+def test_features_in_float32_are_rounded_to_the_weights() -> None:
+    model, batch = XVLA(TINY).bfloat16().eval(), make_batch(TINY)
+    merged, aux = model.encode(batch)
+    time, noise = torch.rand(3), torch.randn_like(batch.action)
+    given = model(batch, time, noise, (merged.float(), aux.float()))
+    assert given == model(batch, time, noise, (merged, aux))
 
 
 def test_noise_may_be_as_wide_as_the_network_or_the_robot() -> None:
