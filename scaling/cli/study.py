@@ -302,7 +302,8 @@ def _warn_of_other_code(specs: list[Any], folder: Any) -> None:
         run = Run.of(folder, spec.run_id)
         if run.done_file.exists():
             made_by = run.environment().get("code_digest", now)
-            others += [f"{spec.run_id} ({made_by})"] if not same_runs(made_by, now) else []
+            if not same_runs(made_by, now, precision=spec.precision):
+                others.append(f"{spec.run_id} ({made_by})")
     if others:
         print(
             f"warning: {len(others)} done runs were made by other code than {now}: "

@@ -77,6 +77,9 @@ def test_the_training_loop_and_the_model_are_read_and_reports_are_not(repository
 
 def test_equal_digests_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SAME_RUNS", {"a": "b", "b": "c"})
-    assert same_runs("a", "c")
-    assert same_runs("b", "a")
-    assert not same_runs("a", "d")
+    monkeypatch.setattr(module, "SAME_IN_FP32", {"c": "e"})
+    assert same_runs("a", "c", precision="bf16")
+    assert same_runs("b", "a", precision="fp32")
+    assert not same_runs("a", "d", precision="fp32")
+    assert same_runs("a", "e", precision="fp32")
+    assert not same_runs("a", "e", precision="bf16")
