@@ -1,5 +1,6 @@
 """The plan of a study: what each run is, costs and already has; the `plan --json` document."""
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,10 @@ def _measured(
 ) -> dict[str, tuple[float, float]]:
     """Return (FLOPs trained, GPU-hours) of the runs that are done and used GPUs."""
     found = {}
+    there = _folders(runs_dir)
     for spec, run_id in zip(specs, ids, strict=True):
+        if run_id not in there:
+            continue
         metrics = _final_metrics(Run.of(runs_dir, run_id))
         flops, hours = metrics.get("compute/flops"), metrics.get("compute/gpu_hours")
         if flops and hours:
@@ -174,8 +178,18 @@ def _kept_steps(spec: RunSpec) -> set[int]:
 
 
 def _states(ids: list[str], runs_dir: str | Path) -> dict[str, str]:
-    held = read_held(runs_dir)
-    return {run_id: run_state(Run.of(runs_dir, run_id), held).state for run_id in ids}
+    held, there = read_held(runs_dir), _folders(runs_dir)
+    seen = [run_id for run_id in ids if run_id in there or run_id in held]
+    states = {run_id: run_state(Run.of(runs_dir, run_id), held).state for run_id in seen}
+    return dict.fromkeys(ids, "planned") | states
+
+
+def _folders(runs_dir: str | Path) -> set[str]:
+    """Return the names below a folder of runs: one look instead of one a run that is not there."""
+    try:
+        return set(os.listdir(runs_dir))
+    except OSError:
+        return set()
 
 
 def _totals(
