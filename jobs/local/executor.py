@@ -1,6 +1,5 @@
 """The local executor: keeps N runs going on this machine until the study is through."""
 
-import os
 import signal
 import sys
 import time
@@ -9,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.executor import Order
 from jobs.handover import NOT_HELD, claim, prepare, settle
 from jobs.local.launch import (
     Child,
@@ -20,11 +18,9 @@ from jobs.local.launch import (
     start_command,
     train_command,
 )
-from jobs.local.processes import stop_processes
 from jobs.local.progress import open_progress
-from jobs.local.queue import REFRESH_S, forget_dead, queue_path, read_queues, write_queue
+from jobs.local.queue import REFRESH_S, forget_dead, queue_path, write_queue
 from jobs.local.signals import send, stop_signals
-from jobs.pricing import price_within
 from jobs.queue import claiming, read_held
 from jobs.status import run_state
 from jobs.trunks import Outlook, outlook
@@ -33,68 +29,9 @@ from scaling.runs.state import Hold, RunStatus
 from scaling.spec import RunSpec
 
 if TYPE_CHECKING:
-    from jobs.cluster import Cluster
+    pass
 
 POLL_S = 0.2
-
-
-class LocalExecutor:
-    """This machine: works through the runs in this process, or in one in the background."""
-
-    exclusive = True  # two of them would both begin at GPU 0
-
-    def submit(
-        self, specs: Sequence[RunSpec], runs_dir: Path, cluster: "Cluster", order: Order
-    ) -> dict[str, Any]:
-        """Run the specs here and return when they have ended, or start a process that does."""
-        from jobs.local.detach import submit_detached
-
-        if order.then:
-            raise ValueError("--then needs a Slurm cluster; give --on CLUSTER")
-        local_slots(specs, 1)
-        ours = claim(specs, runs_dir, retry_failed=order.retry_failed, dry_run=True)
-        hours = price_within(order.price, ours.todo, order.max_gpu_hours)
-        if order.dry_run:
-            return {
-                "study": specs[0].study if specs else "",
-                "cluster": cluster.name,
-                "submitted": len(ours.todo),
-                **ours.skipped(),
-                "gpu_hours": hours,
-                "arrays": [],
-                "chain": [],
-                "submission": None,
-                "dry_run": True,
-            }
-        parallel = order.parallel or os.cpu_count() or 1
-        if order.background is not None:
-            return submit_detached(
-                specs,
-                runs_dir,
-                parallel=parallel,
-                retry_failed=order.retry_failed,
-                command=order.background or None,
-            )
-        with order.meanwhile():
-            return submit(
-                specs,
-                runs_dir,
-                parallel=parallel,
-                retry_failed=order.retry_failed,
-                progress=order.progress,
-            )
-
-    def held(
-        self, runs_dir: Path, *, fresh: bool = False, but: Path | None = None
-    ) -> Mapping[str, Hold]:
-        """Return what the living local executors over a folder of runs have."""
-        return read_queues(runs_dir, but=but)
-
-    def cancel(
-        self, before: Sequence[RunStatus], runs_dir: Path, *, wait_s: float
-    ) -> dict[str, str]:
-        """Signal the processes of these runs on this host; those that wait find their marker."""
-        return stop_processes(before, runs_dir, wait_s=wait_s)
 
 
 @dataclass(slots=True, kw_only=True)

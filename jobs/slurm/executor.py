@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.cluster import Cluster, check_fits, check_mounts
-from jobs.executor import Order
+from jobs.cluster import Cluster, check_fits
 from jobs.handover import claim, prepare
 from jobs.pricing import Price, price_within
 from jobs.queue import claiming, read_held
 from jobs.slurm.adopt import adopt
-from jobs.slurm.chain import chain_is_pending, chain_state
+from jobs.slurm.chain import chain_is_pending
 from jobs.slurm.commands import (
     SlurmError,
     SlurmSilenceError,
@@ -23,72 +22,12 @@ from jobs.slurm.commands import (
     sbatch,
     scancel,
 )
-from jobs.slurm.lives import read_lives
-from jobs.slurm.queue import job_of, read_holds, read_slurm
+from jobs.slurm.queue import job_of, read_slurm
 from jobs.slurm.sbatch import Array, make_arrays, one_at_a_time, render_array, render_chained
-from jobs.slurm.submissions import RECORD, new_folder, slurm_folder, write_manifests, write_record
-from scaling.runs.files import read_json_or_none
-from scaling.runs.folder import CANCELLED, SPEC, Run
-from scaling.runs.state import Hold, RunStatus
+from jobs.slurm.submissions import new_folder, slurm_folder, write_manifests, write_record
+from scaling.runs.folder import SPEC, Run
+from scaling.runs.state import Hold
 from scaling.spec import RunSpec
-
-
-class SlurmExecutor:
-    """A Slurm cluster: runs go out as job arrays, and come back into its queue by themselves."""
-
-    exclusive = False
-
-    def submit(
-        self, specs: Sequence[RunSpec], runs_dir: Path, cluster: Cluster, order: Order
-    ) -> dict[str, Any]:
-        """Hand the runs over and return at once."""
-        check_mounts(cluster, runs_dir)
-        return submit(
-            specs,
-            runs_dir,
-            cluster,
-            parallel=order.parallel,
-            price=order.price,
-            max_gpu_hours=order.max_gpu_hours,
-            then=order.then,
-            retry_failed=order.retry_failed,
-            dry_run=order.dry_run,
-        )
-
-    def held(
-        self, runs_dir: Path, *, fresh: bool = False, but: Path | None = None
-    ) -> Mapping[str, Hold]:
-        """Return the jobs of open submissions; asked now, those of a killed submission as well."""
-        if fresh:
-            adopt(runs_dir)
-        return read_holds(runs_dir, fresh=fresh)
-
-    def cancel(
-        self, before: Sequence[RunStatus], runs_dir: Path, *, wait_s: float
-    ) -> dict[str, str]:
-        """Cancel the jobs of these runs with one scancel, which does not wait."""
-        for status in before:
-            if status.state == "running":  # before the signal: a task that ends must find it
-                Run.of(runs_dir, status.run_id).write_failed(CANCELLED)
-        actions = {"queued": "removed from the queue", "running": "stopping"}
-        held = read_holds(runs_dir)
-        try:
-            scancel([job for status in before if (job := job_of(held.get(status.run_id)))])
-        except SlurmError as error:  # a task that starts nevertheless finds its marker
-            actions = dict.fromkeys(actions, f"marked cancelled, but {error}")
-        return {status.run_id: actions[status.state] for status in before}
-
-    def links(self, runs_dir: Path, study: str) -> list[dict[str, Any]]:
-        """Return the commands chained behind a study."""
-        return chain_state(runs_dir, study)
-
-    def waits(self, run_id: str, runs_dir: Path) -> list[tuple[float, float]]:
-        """Return when each life of a run was submitted and when its job began."""
-        found = []
-        for life in read_lives(Run.of(runs_dir, run_id)):
-            record = read_json_or_none(slurm_folder(runs_dir) / life["submission"] / RECORD) or {}
-            found.append((float(record.get("time") or life["time"]), float(life["time"])))
-        return found
 
 
 def submit(

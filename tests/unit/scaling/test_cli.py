@@ -203,7 +203,7 @@ def test_status_ends_with_the_chain_behind_the_study(capsys, tmp_path, monkeypat
         {"job_id": "7", "command": "fit s", "state": "failed", "reason": "no [/x]", "log": "l"},
         {"job_id": "8", "command": "report s", "state": "waiting", "reason": None, "log": "m"},
     ]
-    monkeypatch.setattr("jobs.slurm.executor.chain_state", lambda runs, study: links)
+    monkeypatch.setattr("jobs.slurm.chain.chain_state", lambda runs, study: links)
     words = ["status", "sweeps.demo", "--runs", str(tmp_path)]
     assert main(words) == 0
     shown = capsys.readouterr().out.splitlines()
