@@ -95,13 +95,13 @@ class QueueingExecutor(Protocol):
 
 
 def _local() -> Executor:
-    from jobs.local.seam import LocalExecutor
+    from jobs.local.executor import LocalExecutor
 
     return LocalExecutor()
 
 
 def _slurm() -> Executor:
-    from jobs.slurm.seam import SlurmExecutor
+    from jobs.slurm.executor import SlurmExecutor
 
     return SlurmExecutor()
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.handover import claim, prepare
-from jobs.local.executor import submit
+from jobs.local.launch import start_command
+from jobs.local.loop import submit
 from jobs.local.queue import forget_dead, local_folder, queue_path, write_queue
 from jobs.queue import claiming
 from scaling.runs.folder import Run
@@ -31,7 +31,7 @@ def submit_detached(
     """Start `submit` for these runs in the background and return at once.
 
     `command` replaces the background program (by default `python -m jobs.local.detach`); it has to
-    call `jobs.local.executor.submit` on the same runs, in the process started here, and keep
+    call `jobs.local.loop.submit` on the same runs, in the process started here, and keep
     running until it has. Runs that wait show as queued from now on, and can be cancelled. Returns
     `{"study", "submitted", "skipped_done", "skipped_running", "skipped_failed", "pid" (None:
     nothing to do), "host", "log"}`.
@@ -82,15 +82,7 @@ def _start(command: Sequence[str] | None, request: dict[str, Any], log: Path) ->
         path = log.with_name(f"request-{os.getpid()}-{time.time_ns()}.json")
         path.write_text(json.dumps(request))
         command = [sys.executable, "-m", "jobs.local.detach", str(path)]
-    with open(log, "ab") as stream:
-        process = subprocess.Popen(
-            list(command),
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return process.pid
+    return start_command(command, log, {}).pid
 
 
 if __name__ == "__main__":

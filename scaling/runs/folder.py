@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 CANCELLED = "cancelled"
 KILLED = "killed"
-SPEC, LOG = "run.yaml", "train.log"
+SPEC, LOG, METRICS, ENVIRONMENT = "run.yaml", "train.log", "metrics.jsonl", "env.json"
 ROLLOUTS = "rollout*.json"
 DONE, FAILED = "DONE", "FAILED"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, ATTEMPTS = "checkpoints", "attempts"
 MANIFEST = "manifest.json"  # of a step folder: step, and sha256 of each file
 FIRST_KEY, LAST_KEY = b"study", b"resources"  # of a RunSpec: a run.yaml with both was not cut
 
@@ -90,7 +90,7 @@ class Run:
     @property
     def environment_file(self) -> Path:
         """env.json: versions, code digest, digests of the evaluation frames."""
-        return self.folder / "env.json"
+        return self.folder / ENVIRONMENT
 
     @property
     def heartbeat_file(self) -> Path:
@@ -100,7 +100,7 @@ class Run:
     @property
     def metrics_file(self) -> Path:
         """metrics.jsonl: one object a line."""
-        return self.folder / "metrics.jsonl"
+        return self.folder / METRICS
 
     @property
     def episodes_file(self) -> Path:
@@ -130,7 +130,7 @@ class Run:
     @property
     def attempts(self) -> Path:
         """attempts/: one life of the run a file."""
-        return self.folder / "attempts"
+        return self.folder / ATTEMPTS
 
     @property
     def lives_file(self) -> Path:
@@ -157,7 +157,7 @@ class Run:
 
     def published_files(self) -> list[str]:
         """Return what a tracker shows of a run; as text, which is quick for thousands of them."""
-        names = (SPEC, "env.json", "metrics.jsonl", "attempts", DONE, FAILED)
+        names = (SPEC, ENVIRONMENT, METRICS, ATTEMPTS, DONE, FAILED)
         return [f"{self.folder}/{name}" for name in names]
 
     def exists(self) -> bool:

@@ -77,8 +77,9 @@ def run_status(run: Run, hold: Hold | None = None) -> RunStatus:
     works on it.
     """
     if not run.exists():
-        waits = hold is not None and hold.is_live
-        return RunStatus(run_id=run.run_id, state="queued" if waits else "planned")
+        if hold is None or not hold.is_live:
+            return RunStatus(run_id=run.run_id, state="planned")
+        return RunStatus(run_id=run.run_id, state="queued", job_id=hold.job_id)
     try:
         return _from_files(run, hold)
     except OSError as error:  # another user's folder, a file server that is away

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs.cluster import Cluster
-from jobs.slurm.executor import submit
+from jobs.slurm.submit import submit
 from scaling.spec import ResourceConfig, RunSpec, SeedConfig
 from scaling.study import load_study
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from jobs.local.executor import submit
+from jobs.local.loop import submit
 from scaling.branch import branched
 from scaling.cli import main
 from scaling.cost import describe

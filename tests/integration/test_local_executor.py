@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.local.executor import submit
 from jobs.local.launch import train_command
+from jobs.local.loop import submit
 from jobs.status import run_state
 from scaling.memory import checkpoint_bytes
 from scaling.runs.files import read_json

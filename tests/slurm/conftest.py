@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cluster import Cluster
-from jobs.slurm.executor import submit
+from jobs.slurm.submit import submit
 from jobs.status import run_state
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec

@@ -10,7 +10,7 @@ import pytest
 from slurm_helpers import wait_until
 
 from jobs.slurm.chain import chain_state
-from jobs.slurm.executor import submit
+from jobs.slurm.submit import submit
 from jobs.status import study_status
 from scaling.cli.study import chain_commands
 from scaling.study import load_study

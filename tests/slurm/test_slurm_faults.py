@@ -10,8 +10,8 @@ import pytest
 from slurm_helpers import attempts, log_of, small_run, step_of, wait_until
 
 from jobs.control import retry
-from jobs.slurm.executor import submit
 from jobs.slurm.lives import read_lives
+from jobs.slurm.submit import submit
 from jobs.status import run_state
 from scaling.runs.folder import Run
 from scaling.spec import ResourceConfig

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from slurm_helpers import attempts, losses, result, small_run
 
-from jobs.local.executor import submit as run_here
-from jobs.slurm.executor import submit
+from jobs.local.loop import submit as run_here
 from jobs.slurm.lives import read_lives
+from jobs.slurm.submit import submit
 from jobs.status import study_status
 from scaling.runs.folder import Run
 from scaling.runs.process import process_alive

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from slurm_helpers import Slurm, attempts, open_slurm, small_run, wait_until
 
-from jobs.slurm.executor import submit
+from jobs.slurm.submit import submit
 from scaling.spec import ResourceConfig
 
 pytestmark = pytest.mark.slurm

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from jobs.cluster import Cluster
 from jobs.slurm.adopt import adopt
-from jobs.slurm.executor import submit
 from jobs.slurm.submissions import CLOSED, RECORD, note_resubmitted, read_submission
+from jobs.slurm.submit import submit
 
 DEV = Cluster(name="dev", gpus_per_node=8, max_gpus=16, max_cpu_ranks=2, time_limit="10")
 

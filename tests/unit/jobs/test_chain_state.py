@@ -6,7 +6,7 @@ import pytest
 
 from jobs.cluster import Cluster
 from jobs.slurm.chain import chain_state
-from jobs.slurm.executor import submit
+from jobs.slurm.submit import submit
 from jobs.slurm.task import FAILURE, GO, wait
 
 DEV = Cluster(name="dev", time_limit="10")

@@ -15,10 +15,10 @@ import pytest
 
 from jobs import control
 from jobs.handover import prepare
-from jobs.local import executor as local
+from jobs.local import loop as local
 from jobs.local.detach import submit_detached
-from jobs.local.executor import submit
 from jobs.local.launch import train_command
+from jobs.local.loop import submit
 from jobs.status import run_state, study_status
 from scaling.runs.files import read_json
 from scaling.runs.folder import Run
@@ -215,7 +215,7 @@ def background(tmp_path):
     script.write_text(
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from jobs.local.executor import submit\n"
+        "from jobs.local.loop import submit\n"
         "from scaling.spec import load_spec\n"
         "while not Path(sys.argv[1], 'go').exists():\n"
         "    time.sleep(0.02)\n"
@@ -260,7 +260,7 @@ def test_a_failed_run_can_be_resubmitted_in_the_background(
     submit([spec], tmp_path, progress=False, command=fake_command)
     assert run_state(Run(tmp_path / spec.run_id)).state == "failed"
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys, jobs.local.executor as local\n"
+        "import sys, jobs.local.loop as local\n"
         f"local.train_command = lambda spec, path: [sys.executable, '-S', {FAKE_TRAINER!r},\n"
         "    str(path), 'ok', '10', '0.01']\n"
     )
@@ -286,7 +286,7 @@ def test_bars_are_drawn_on_a_terminal(tmp_path, make_spec, fake_command):
     prepare([spec], tmp_path)
     script = (
         "import sys\n"
-        "from jobs.local.executor import submit\n"
+        "from jobs.local.loop import submit\n"
         "from scaling.spec import load_spec\n"
         "submit([load_spec(sys.argv[1])], sys.argv[2], command=lambda spec, path: sys.argv[3:])\n"
     )

@@ -10,9 +10,9 @@ import pytest
 from jobs.cluster import Cluster, load_cluster
 from jobs.queue import read_held
 from jobs.slurm import trunks
-from jobs.slurm.executor import submit
 from jobs.slurm.sbatch import make_arrays, render_array
 from jobs.slurm.submissions import note_resubmitted
+from jobs.slurm.submit import submit
 from jobs.status import run_state, study_status
 from scaling.branch import branched
 from scaling.runs.files import write_json

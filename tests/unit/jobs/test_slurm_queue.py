@@ -9,8 +9,8 @@ import pytest
 from jobs.cluster import Cluster
 from jobs.slurm import queue as slurm_queue
 from jobs.slurm.commands import SlurmError, expand_tasks, parse_sacct, parse_squeue, sacct, squeue
-from jobs.slurm.executor import submit
 from jobs.slurm.queue import read_slurm
+from jobs.slurm.submit import submit
 from jobs.status import run_state
 from scaling.runs.folder import Run
 

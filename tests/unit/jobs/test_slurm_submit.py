@@ -9,8 +9,8 @@ from jobs.cluster import Cluster, known_clusters, load_cluster
 from jobs.control import cancel
 from jobs.queue import read_held
 from jobs.slurm.commands import SlurmUnreachableError
-from jobs.slurm.executor import submit
 from jobs.slurm.sbatch import make_arrays, one_at_a_time, render_array
+from jobs.slurm.submit import submit
 from jobs.status import study_status
 from scaling.cli.study import chain_commands
 from scaling.runs.folder import Run
@@ -145,7 +145,7 @@ def test_a_job_that_comes_in_late_is_found_again(tmp_path, make_spec, fake_slurm
     specs = [make_spec(seed) for seed in range(2)]
     fake_slurm.set(unheard="Batch job submission failed: Socket timed out on send/recv operation")
     with monkeypatch.context() as patched:
-        patched.setattr("jobs.slurm.executor.jobs_by_script", dict)
+        patched.setattr("jobs.slurm.submit.jobs_by_script", dict)
         with pytest.raises(SlurmUnreachableError, match="may be in the queue"):
             submit(specs, tmp_path, DEV)
     fake_slurm.set(unheard="")

@@ -8,8 +8,8 @@ import pytest
 
 from jobs.cluster import Cluster
 from jobs.slurm import task as slurm_task
-from jobs.slurm.executor import submit
 from jobs.slurm.submissions import read_submission
+from jobs.slurm.submit import submit
 from jobs.slurm.task import FAILURE, GO, NOTHING, begin, end, read_lives, wait
 from jobs.status import run_state
 from scaling.runs.folder import Run

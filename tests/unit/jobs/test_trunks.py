@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.local.executor import submit
+from jobs.local.loop import submit
 from jobs.slurm.trunks import dependency
 from jobs.status import run_state, study_status
 from jobs.trunks import SILENT_S, outlook

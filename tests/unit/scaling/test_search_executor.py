@@ -32,7 +32,7 @@ def test_an_outage_in_the_middle_is_waited_out(tmp_path: Path, monkeypatch, caps
             raise SlurmUnreachableError("cluster dev: squeue: no controller; nothing was submitted")
         handed_over.extend(spec.run_id for spec in specs)
 
-    monkeypatch.setattr("jobs.slurm.executor.submit", submit)
+    monkeypatch.setattr("jobs.slurm.submit.submit", submit)
     executor.submit([spec])
     down = True
     for _ in range(3):  # looks come every 2 s; Slurm is asked once, and the user told once
@@ -53,7 +53,7 @@ def test_a_refusal_is_an_error(tmp_path: Path, monkeypatch, worked_before) -> No
         if not accepting:
             raise ValueError("cluster dev: sbatch: invalid partition specified: moon")
 
-    monkeypatch.setattr("jobs.slurm.executor.submit", submit)
+    monkeypatch.setattr("jobs.slurm.submit.submit", submit)
     if accepting := worked_before:
         executor.submit([spec])
     accepting = False
