@@ -29,6 +29,12 @@ def _missing(marker: str) -> str | None:
     return None
 
 
+def pytest_configure() -> None:
+    """Keep tests out of the folder of runs and the tracking store that a user's shell names."""
+    for name in ("MLFLOW_TRACKING_URI", "SCALING_RUNS"):
+        os.environ.pop(name, None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose marker needs what this machine lacks."""
     for marker in item.iter_markers():

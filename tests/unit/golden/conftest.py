@@ -20,17 +20,14 @@ REPORT = ("report", "sweeps.demo", "--n-column", "num_params_policy", "--draws",
 def plain_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away what a user's surroundings change of the output."""
     monkeypatch.setenv("COLUMNS", "100")
-    for name in ("SCALING_RUNS", "SCALING_DEBUG", "FORCE_COLOR", "NO_COLOR"):
+    for name in ("SCALING_DEBUG", "FORCE_COLOR", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the demo's runs; exports and MLflow's database go beside it."""
-    folder = tmp_path_factory.mktemp("demo")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        yield unpack(folder)
+    return unpack(tmp_path_factory.mktemp("demo"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,17 +41,13 @@ def report_process(
         return
     folder = tmp_path_factory.mktemp("reported")
     words = [*REPORT, "--runs", str(unpack(folder))]
-    surroundings = {
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
-        "OMP_NUM_THREADS": "1",
-    }
     with open(folder / "printed.txt", "wb") as printed:
         process = subprocess.Popen(
             [sys.executable, "-m", "scaling", *words],
             stdout=printed,
             stderr=subprocess.STDOUT,
             cwd=REPOSITORY,
-            env=os.environ | surroundings,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
     yield process, folder
     process.kill()
