@@ -2,16 +2,16 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 
 from scaling.config import from_yaml, write_atomic
-from scaling.limits import check_limits
+from scaling.document import plain
 from xvla.config import DOMAIN_IDS, DataConfig, ModelConfig
+from xvla.limits import Config, limited
 
 # Fields of DataConfig that choose or make samples. The others only change speed and place.
 SCIENTIFIC_DATA_FIELDS = (
@@ -48,47 +48,56 @@ ADDED_LATER: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimConfig:
+class OptimConfig(Config):
     """AdamW with four parameter groups (paper, Table 9; released train.py)."""
 
-    lr: float = 1e-4
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    grad_clip: float = 1.0
-    vlm_lr_coef: float = 0.1
-    prompt_lr_coef: float = 0.1
+    section: ClassVar[str] = "optim"
+
+    lr: float = limited(1e-4, above=0)
+    betas: list[float] = limited([0.9, 0.95], least=0, below=1)
+    eps: float = limited(1e-8, above=0)
+    weight_decay: float = limited(0.01, least=0)
+    grad_clip: float = limited(1.0, least=0)
+    vlm_lr_coef: float = limited(0.1, least=0)
+    prompt_lr_coef: float = limited(0.1, least=0)
     freeze_vlm: bool = False
-    freeze_steps: int = 0
-    ema_decay: float = 0.0  # > 0: evaluate and publish a running mean of the weights
+    freeze_steps: int = limited(0, least=0)
+    # > 0: evaluate and publish a running mean of the weights
+    ema_decay: float = limited(0.0, least=0, below=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleConfig:
+class ScheduleConfig(Config):
     """Learning rate over steps; steps before `optim.freeze_steps` train prompts and heads only."""
 
+    section: ClassVar[str] = "schedule"
+
     kind: Literal["constant", "cosine", "wsd"] = "constant"
-    warmup_steps: int = 0
-    decay_fraction: float = 0.2
-    min_lr_ratio: float = 0.1
+    warmup_steps: int = limited(0, least=0)
+    decay_fraction: float = limited(0.2, least=0, most=1)
+    min_lr_ratio: float = limited(0.1, least=0, most=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeedConfig:
+class SeedConfig(Config):
     """Separate seeds for initialisation, data order with noise, and evaluation noise."""
 
-    init: int = 0
-    data: int = 0
-    eval: int = 0
+    section: ClassVar[str] = "seeds"
+
+    init: int = limited(0, least=0)
+    data: int = limited(0, least=0)
+    eval: int = limited(0, least=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InitConfig:
+class InitConfig(Config):
     """Where weights start from: a pretrained encoder and, for finetuning, a whole checkpoint.
 
     `encoder`: "none", "simulated" (the shipped stand-in) or a Florence-2 folder or hub name.
     `trunk`: the run id whose state at `trunk_step` this run goes on from (scaling.branch).
     """
+
+    section: ClassVar[str] = "init"
 
     encoder: str = "none"
     encoder_sha256: str = ""
@@ -99,36 +108,41 @@ class InitConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
+class EngineConfig(Config):
     """How fast and where: never part of the run's identity. 0 means: choose for the machine."""
 
-    zero_stage: int = 2
-    micro_batch_size: int = 0
+    section: ClassVar[str] = "engine"
+
+    zero_stage: int = limited(2, least=0, most=2)
+    micro_batch_size: int = limited(0, least=0)
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     activation_checkpointing: bool = False
     compile: bool = False
-    threads: int = 1
-    num_workers: int = 0
+    threads: int = limited(1, least=1)
+    num_workers: int = limited(0, least=0)
     cache_features: bool = True
-    log_every: int = 20
-    eval_every: int = 0
-    save_every: int = 0
-    keep_last: int = 2
-    keep_every: int = 0
+    log_every: int = limited(20, least=0)
+    eval_every: int = limited(0, least=0)
+    save_every: int = limited(0, least=0)
+    keep_last: int = limited(2, least=0)
+    keep_every: int = limited(0, least=0)
     keep_best: bool = False  # the one with the lowest val/l1 among steps saved and evaluated
-    keep_steps: list[int] = field(default_factory=list)  # saved and kept: where branches start
+    keep_steps: list[int] = limited([], least=1)  # saved and kept: where branches start
     async_save: bool = False  # train on while a checkpoint is written, for its size in memory
-    eval_batch_size: int = 64
-    hang_timeout_s: int = 1800  # without a step: stacks of all ranks, then exit 1; 0: off
+    eval_batch_size: int = limited(64, least=1)
+    # Without a step so long: stacks of all ranks, then exit 1; 0: off.
+    hang_timeout_s: int = limited(1800, least=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResourceConfig:
+class ResourceConfig(Config):
     """What a run asks of a machine; `gpus_per_node: 0` means `processes_per_node` CPU ranks."""
 
-    nodes: int = 1
-    gpus_per_node: int = 0
-    processes_per_node: int = 1
+    section: ClassVar[str] = "resources"
+
+    nodes: int = limited(1, least=1)
+    gpus_per_node: int = limited(0, least=0)
+    processes_per_node: int = limited(1, least=1)
 
     @property
     def world_size(self) -> int:
@@ -137,7 +151,7 @@ class ResourceConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunSpec:
+class RunSpec(Config):
     """One training run. `scientific()` is hashed into `run_id`; the rest are labels and speed."""
 
     study: str = ""
@@ -149,8 +163,8 @@ class RunSpec:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    global_batch_size: int = 16
-    num_steps: int = 100
+    global_batch_size: int = limited(16, least=1)
+    num_steps: int = limited(100, least=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     seeds: SeedConfig = field(default_factory=SeedConfig)
     init: InitConfig = field(default_factory=InitConfig)
@@ -191,10 +205,10 @@ class RunSpec:
         return sum(entry.num_episodes for entry in self.data.mixture)
 
     def validate(self) -> "RunSpec":
-        """Return self, or raise ValueError naming the field, its value and what is allowed."""
-        check_limits(self)
+        """Return self, or raise ValueError naming the fields that do not go together."""
+        self.model.validate()
         _check_domains(self.data)
-        _check_numbers(self)
+        _check_together(self)
         return self
 
     def to_yaml(self) -> str:
@@ -214,25 +228,6 @@ def load_spec(path: str | Path) -> RunSpec:
 def canonical_json(value: Any) -> str:
     """Return JSON with sorted keys, no spaces and floats by repr (json's own rule)."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def plain(value: Any) -> Any:
-    """Return dataclasses, lists and dicts as new dicts and lists (three times asdict's speed)."""
-    if isinstance(value, str | int | float | None):
-        return value
-    if is_dataclass(value):
-        kind: Any = type(value)
-        return {name: plain(getattr(value, name)) for name in _field_names(kind)}
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
-
-
-@cache
-def _field_names(kind: Any) -> tuple[str, ...]:
-    return tuple(item.name for item in fields(kind))
 
 
 def _without_later_defaults(science: dict[str, Any]) -> dict[str, Any]:
@@ -260,30 +255,20 @@ def _check_domains(data: DataConfig) -> None:
             f"data.anchor_domain={data.anchor_domain!r} is not in the mixture {names}; validation "
             "needs the anchor domain in every training set"
         )
-    bad = [entry for entry in data.mixture if entry.weight <= 0 or entry.num_episodes < 0]
-    if bad:
-        raise ValueError(f"data.mixture: weight must be > 0 and num_episodes >= 0, given {bad[0]}")
 
 
-def _check_numbers(spec: RunSpec) -> None:
-    if not 0 <= spec.optim.ema_decay < 1:
-        raise ValueError(f"optim.ema_decay={spec.optim.ema_decay}; allowed: 0 (off) up to below 1")
+def _check_together(spec: RunSpec) -> None:
+    if len(spec.optim.betas) != 2:
+        raise ValueError(f"optim.betas={list(spec.optim.betas)}; allowed: two numbers")
     if bool(spec.init.trunk) != (0 < spec.init.trunk_step < spec.num_steps):
         raise ValueError(
             f"init.trunk={spec.init.trunk!r} with init.trunk_step={spec.init.trunk_step} of "
             f"{spec.num_steps} steps; a branch names both, and starts before its end"
         )
-    if spec.engine.zero_stage not in (0, 1, 2):
-        raise ValueError(f"engine.zero_stage={spec.engine.zero_stage}; allowed: 0, 1, 2")
     if spec.data.num_anchors != spec.model.num_anchors:
         raise ValueError(
             f"data.num_anchors={spec.data.num_anchors} differs from "
             f"model.num_anchors={spec.model.num_anchors}; set both"
-        )
-    if spec.model.hidden_size % spec.model.num_heads:
-        raise ValueError(
-            f"model.hidden_size={spec.model.hidden_size} is not a multiple of "
-            f"model.num_heads={spec.model.num_heads}"
         )
     per_rank, rest = divmod(spec.global_batch_size, spec.resources.world_size)
     if rest or per_rank % (spec.engine.micro_batch_size or 1):

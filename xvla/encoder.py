@@ -25,7 +25,6 @@ from transformers.models.florence2.modeling_florence2 import (
 from xvla.activations import EARLY_STAGES
 from xvla.attention import AttentionKind, transformers_name
 from xvla.config import ModelConfig
-from xvla.config_check import check_config
 from xvla.linear import use_fast_linear
 from xvla.vision import embed_patches, run_block
 
@@ -37,7 +36,7 @@ class FlorenceEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig, *, attention: AttentionKind = "auto") -> None:
         super().__init__()
-        check_config(config)
+        config.validate()
         vision, text = vision_config(config), text_config(config)
         florence = Florence2Config(vision_config=vision, text_config=text)
         self.config = config

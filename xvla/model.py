@@ -17,7 +17,6 @@ from xvla.attention import attention_kind
 from xvla.batch import Batch
 from xvla.batch_check import check_batch, check_draws, check_features, check_precision
 from xvla.config import ModelConfig
-from xvla.config_check import check_config
 from xvla.encoder import Features, FlorenceEncoder
 from xvla.transformer import Context, SoftPromptedTransformer
 
@@ -30,7 +29,7 @@ class XVLA(nn.Module):
 
     def __init__(self, config: ModelConfig, *, attention: str = "auto") -> None:
         super().__init__()
-        check_config(config)
+        config.validate()
         kind = attention_kind(attention)
         self.config = config
         self.action_space = action_space(config)

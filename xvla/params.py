@@ -1,7 +1,6 @@
 """Closed-form sizes of the policy (parameters, tokens); standard library only, for planners."""
 
 from xvla.config import ModelConfig, TextConfig, VisionConfig
-from xvla.config_check import check_config
 
 NORM = 2  # weight and bias of a LayerNorm, per feature
 
@@ -53,7 +52,7 @@ def num_params(config: ModelConfig) -> dict[str, int]:
     four last parts are the optimizer's groups. The buffer of temporal positions is not counted.
     Raises ValueError for a configuration that cannot be.
     """
-    check_config(config)
+    config.validate()
     heads = _action_heads(config)
     prompts = config.num_domains * config.soft_prompt_length * config.hidden_size
     core = _transformer_core(config)

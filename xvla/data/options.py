@@ -8,10 +8,11 @@ from xvla.config import DataConfig
 from xvla.data.catalogue import Source, open_sources
 from xvla.data.frame_cache import CacheSpec, FrameCache, cache_path
 from xvla.data.sample_index import SampleIndex
+from xvla.limits import Config, limited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoaderOptions:
+class LoaderOptions(Config):
     """Options beside DataConfig.
 
     cache             folder of one-off caches, "" for none; indices in it are used.
@@ -27,14 +28,7 @@ class LoaderOptions:
     frames: Literal["video", "raw", "jpeg"] = "video"
     random_crop: bool = False
     device: str = ""
-    max_failed_share: float = 0.01
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for a share outside 0..1, or cached frames without a folder."""
-        if not 0.0 <= self.max_failed_share <= 1.0:
-            raise ValueError(f"max_failed_share = {self.max_failed_share}; allowed: 0 to 1")
-        if self.frames != "video" and not self.cache:
-            raise ValueError(f"frames = {self.frames!r} needs `cache`, the folder of frame caches")
+    max_failed_share: float = limited(0.01, least=0, most=1)
 
 
 def options_of(config: DataConfig, device: str = "") -> LoaderOptions:
@@ -63,9 +57,11 @@ def open_caches(
     """Open the caches of the mixture's domains, by name.
 
     Raises:
-        ValueError: a frame cache that is asked for is not there or is of other data.
+        ValueError: a frame cache that is asked for has no folder, is not there or is of other data.
     """
     if not options.cache:
+        if options.frames != "video":
+            raise ValueError(f"frames={options.frames!r} needs `cache`, the folder of frame caches")
         return {}, {}
     sources = open_sources(config)
     root = Path(options.cache)

@@ -12,7 +12,6 @@ from xvla.batch import Batch
 from xvla.config import DataConfig
 from xvla.data.augment import Draws
 from xvla.data.catalogue import Source, domain_id, open_sources
-from xvla.data.config_check import check_data_config
 from xvla.data.frame_cache import FrameCache
 from xvla.data.frames import STORE
 from xvla.data.images import finish
@@ -52,7 +51,6 @@ class SampleMaker:
         indices: Mapping[str, SampleIndex] | None = None,
     ) -> None:
         """Open the mixture; without a normaliser, fit it. Raises ValueError as those do."""
-        check_data_config(config)
         self.config = config
         self.sources: dict[str, Source] = {s.name: s for s in open_sources(config)}
         self.normaliser = normaliser or fit_normaliser(config)

@@ -1,10 +1,10 @@
 """The config.json of each checkpoint layout, read and written."""
 
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from typing import Any
 
 from xvla.config import ModelConfig, TextConfig, VisionConfig
-from xvla.config_check import check_config
 from xvla.layouts.fields import (
     FLORENCE,
     LEROBOT,
@@ -16,6 +16,7 @@ from xvla.layouts.fields import (
 )
 from xvla.layouts.lerobot import policy_fields
 from xvla.layouts.names import Layout
+from xvla.limits import FieldError
 from xvla.params import action_dim, proprio_dim
 
 ARCHITECTURE = "xvla"
@@ -56,13 +57,13 @@ def config_from_json(raw: dict[str, Any]) -> ModelConfig:
     cannot be.
     """
     if raw.get("architecture") == ARCHITECTURE and "model" in raw:
-        return _checked(model_config(raw["model"]), {})
+        return model_config(raw["model"]).validate()
     if raw.get("model_type") == ARCHITECTURE:
         check_fields(raw, OFFICIAL, "config.json")
-        return _checked(_from_official(raw), SHARED_FIELDS | {"num_anchors": "num_actions"})
+        return _named(_from_official, raw, SHARED_FIELDS | {"num_anchors": "num_actions"})
     if raw.get("type") == ARCHITECTURE:
         check_fields(raw, LEROBOT, "config.json")
-        return _checked(_from_lerobot(raw), SHARED_FIELDS | {"num_anchors": "chunk_size"})
+        return _named(_from_lerobot, raw, SHARED_FIELDS | {"num_anchors": "chunk_size"})
     given = raw.get("model_type") or raw.get("type") or raw.get("architecture")
     raise ValueError(
         f"config.json describes {given!r}, not X-VLA; allowed: model_type 'xvla' (authors), "
@@ -70,9 +71,16 @@ def config_from_json(raw: dict[str, Any]) -> ModelConfig:
     )
 
 
-def _checked(config: ModelConfig, names: dict[str, str]) -> ModelConfig:
-    check_config(config, names)
-    return config
+def _named(
+    read: Callable[[dict[str, Any]], ModelConfig], raw: dict[str, Any], names: dict[str, str]
+) -> ModelConfig:
+    """Read a config; an error calls our field as the file does (`names`)."""
+    try:
+        return read(raw).validate()
+    except FieldError as error:
+        part = error.section.removeprefix("model").removeprefix(".")
+        name = names.get(error.field, error.field) if not part else error.field
+        raise FieldError(part, name, error.value, error.allowed) from None
 
 
 def config_to_json(config: ModelConfig, layout: Layout) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def test_what_does_not_fit_is_refused(config: DataConfig, dataset: Dataset, tmp_
     with pytest.raises(ValueError, match="no jpeg frame cache of sim_panda at"):
         _batches(config, 1, cache=str(tmp_path / "none"), frames="jpeg")
     with pytest.raises(ValueError, match="needs `cache`"):
-        LoaderOptions(frames="jpeg")
+        _batches(config, 1, frames="jpeg")
     with pytest.raises(ValueError, match="codec 'png' is unknown"):
         CacheSpec(codec="png")  # type: ignore[arg-type]
     prepare_caches(config, tmp_path, yes=True, say=lambda _: None)

@@ -168,5 +168,5 @@ def test_a_run_is_stopped_when_it_starts_by_too_many_or_by_one_to_evaluate(
 
 
 def test_share_outside_its_range() -> None:
-    with pytest.raises(ValueError, match=r"max_failed_share = 1\.5; allowed: 0 to 1"):
+    with pytest.raises(ValueError, match=r"max_failed_share=1\.5; allowed: a number, 0 to 1"):
         LoaderOptions(max_failed_share=1.5)

@@ -17,7 +17,6 @@ from xvla.data.evaluation import eval_frames
 from xvla.data.images import IMAGENET_MEAN, IMAGENET_STD, normalise
 from xvla.data.loader import Loader, make_loader
 from xvla.data.resample import anchors
-from xvla.data.samples import SampleMaker
 from xvla.data.text import build_tokenizer
 
 DUAL_VIEWS = (*VIEWS, "observation.images.extra")
@@ -249,24 +248,20 @@ def test_mistakes(config: DataConfig) -> None:
         ("target", "deltas", "absolute, delta, delta_xyz"),
         ("augmentation", "jitter", "none, color_jitter"),
         ("proprio_norm", "z", "none, standardise"),
-        ("prediction_window_s", 0.0, "a number above 0"),
+        ("prediction_window_s", 0.0, "a number, above 0"),
         ("prediction_window_s", float("inf"), "a number"),
-        ("num_anchors", 0, "1 or more"),
-        ("start_stride", -1, "1 or more"),
-        ("start_tail_s", -1.0, "0 or more"),
-        ("text_length", 1, "2 or more"),
+        ("num_anchors", 0, "a whole number, 1 or more"),
+        ("start_stride", -1, "a whole number, 1 or more"),
+        ("start_tail_s", -1.0, "a number, 0 or more"),
+        ("text_length", 1, "a whole number, 2 or more"),
         ("batch_size", 2.5, "a whole number"),
-        ("num_workers", -1, "0 or more"),
-        ("max_failed_share", 2.0, "0 to 1"),
+        ("num_workers", -1, "a whole number, 0 or more"),
+        ("max_failed_share", 2.0, "a number, 0 to 1"),
     ],
 )
 def test_fields_that_cannot_be(config: DataConfig, field: str, value: object, allowed: str) -> None:
-    said = re.escape(f"data.{field} = {value!r}; allowed: {allowed}")
-    for split in ("train", "val"):
-        with pytest.raises(ValueError, match=said):
-            make_loader(replace(config, **{field: value}), split=split, seed=0)
-    with pytest.raises(ValueError, match=said):
-        SampleMaker(replace(config, **{field: value}))
+    with pytest.raises(ValueError, match=re.escape(f"data.{field}={value!r}; allowed: {allowed}")):
+        replace(config, **{field: value})
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
