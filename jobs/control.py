@@ -1,23 +1,33 @@
-"""Acts on runs by hand: find, select, cancel, retry, and print their logs."""
+"""Acts on runs by hand: find, select, cancel, retry."""
 
-import contextlib
-import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from jobs.executor import EXECUTORS
 from jobs.queue import read_held
-from jobs.status import beat_words, run_state
+from jobs.status import StatusRow, run_state
+from scaling.document import Document
 from scaling.runs.attempts import clear_failed
 from scaling.runs.folder import CANCELLED, Run, is_run_id
-from scaling.runs.state import Hold, RunStatus
+from scaling.runs.state import Hold, RunStatus, State
 from scaling.spec import RunSpec
 
-FOLLOW_EVERY_S = 0.5
-PROGRESS_EVERY_S = 10.0
 LABELS = ("study", "scale", "stage", "size")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled(Document):
+    """What was done about a run.
+
+    `action`: "stopped", "stopping", "removed from the queue", "nothing to cancel", "finished
+    meanwhile", or why it cannot be reached.
+    """
+
+    run_id: str
+    was: State
+    action: str
 
 
 def find_run(prefix: str, runs_dir: str | Path) -> Run:
@@ -41,39 +51,39 @@ def find_run(prefix: str, runs_dir: str | Path) -> Run:
 
 
 def select(
-    statuses: Sequence[dict[str, Any]], selector: str, specs: Iterable[RunSpec] = ()
-) -> list[dict[str, Any]]:
-    """Return the rows of `study_status(...)["runs"]` that match `key=value,key=value|value`.
+    rows: Sequence[StatusRow], selector: str, specs: Iterable[RunSpec] = ()
+) -> list[StatusRow]:
+    """Return the rows that match `key=value,key=value|value`.
 
     A key is a column of the status, an axis of the study or, where `specs` are given, one of
     study, scale, stage, size. Raises ValueError for another key or a broken selector.
     """
-    labels = {spec.run_id: {name: getattr(spec, name) for name in LABELS} for spec in specs}
-    rows = list(statuses)
+    by_id = {spec.run_id: spec for spec in specs}
+    found = list(rows)
     for part in filter(None, selector.split(",")):
         key, equals, wanted = (word.strip() for word in part.partition("="))
         if not equals or not key or not wanted:
             raise ValueError(f"selector {part!r} is not of the form key=value, e.g. state=failed")
-        seen = [labels.get(row["run_id"], {}) | row | row["axes"] for row in statuses]
-        known = sorted({name for row in seen for name in row if name != "axes"})
-        if seen and key not in known:
+        known = selector_keys(rows, labelled=bool(by_id))
+        if rows and key not in known:
             raise ValueError(f"selector key {key!r} is unknown; allowed: {', '.join(known)}")
-        rows = [
-            row
-            for row in rows
-            if _matches(labels.get(row["run_id"], {}) | row | row["axes"], key, wanted)
-        ]
-    return rows
+        found = [row for row in found if _matches(row, by_id.get(row.run_id), key, wanted)]
+    return found
+
+
+def selector_keys(rows: Iterable[StatusRow], *, labelled: bool = True) -> list[str]:
+    """Return what a selector may name of these rows."""
+    axes = {name for row in rows for name in row.axes}
+    columns = {item.name for item in fields(StatusRow)} - {"axes"}
+    return sorted(axes | columns | (set(LABELS) if labelled else set()))
 
 
 def cancel(
     specs: Iterable[RunSpec], runs_dir: str | Path, *, wait_s: float = 30.0
-) -> list[dict[str, Any]]:
+) -> list[Cancelled]:
     """Stop running runs (they save and leave) and take waiting ones out of the queue.
 
-    Waits up to `wait_s` for the processes to end. Returns one `{"run_id", "was", "action"}` for
-    each run; action is "stopped", "stopping", "removed from the queue", "nothing to cancel",
-    "finished meanwhile", or says why a run cannot be reached.
+    Waits up to `wait_s` for the processes to end.
     """
     runs_dir = Path(runs_dir)
     held = read_held(runs_dir)
@@ -89,11 +99,11 @@ def cancel(
         theirs = [status for status in live if _executor(status, held) == name]
         actions |= EXECUTORS[name]().cancel(theirs, runs_dir, wait_s=wait_s)
     return [
-        {
-            "run_id": status.run_id,
-            "was": status.state,
-            "action": actions.get(status.run_id, "nothing to cancel"),
-        }
+        Cancelled(
+            run_id=status.run_id,
+            was=status.state,
+            action=actions.get(status.run_id, "nothing to cancel"),
+        )
         for status in before
     ]
 
@@ -119,40 +129,12 @@ def retry(specs: Iterable[RunSpec], runs_dir: str | Path) -> list[str]:
     return cleared
 
 
-def logs(
-    spec_or_id: RunSpec | str,
-    runs_dir: str | Path,
-    *,
-    follow: bool = False,
-    stream: TextIO | None = None,
-) -> None:
-    """Print a run's train.log; with `follow` go on until the run ends (or Ctrl-C).
-
-    A run that trains well prints nothing, so `follow` says every 10 s how far it has come. Raises
-    ValueError for an unknown run, or one that never started (without `follow`).
-    """
-    run_id = spec_or_id.run_id if isinstance(spec_or_id, RunSpec) else spec_or_id
-    run = find_run(run_id, runs_dir)
-    out, log = stream or sys.stdout, run.log_file
-    if not log.exists() and not follow:
-        state = run_state(run).state
-        hint = "wait for its turn" if state == "queued" else "submit it first"
-        raise ValueError(f"run {run.run_id} has no log, it is {state}; {hint}")
-    with contextlib.suppress(KeyboardInterrupt):
-        position, told, due = _print_from(log, 0, out), None, time.monotonic() + PROGRESS_EVERY_S
-        while follow and run_state(run).state in ("queued", "running"):
-            time.sleep(FOLLOW_EVERY_S)
-            position = _print_from(log, position, out)
-            if time.monotonic() > due:
-                told, due = _say_progress(run, told, out), time.monotonic() + PROGRESS_EVERY_S
-        _print_from(log, position, out)
-
-
-def _matches(row: dict[str, Any], key: str, wanted: str) -> bool:
-    value = row.get(key)
+def _matches(row: StatusRow, spec: RunSpec | None, key: str, wanted: str) -> bool:
+    words = wanted.split("|")
     if key == "run_id":
-        return any(str(value).startswith(word) for word in wanted.split("|"))
-    return any(_equal(value, word) for word in wanted.split("|"))
+        return any(row.run_id.startswith(word) for word in words)
+    value = row.axes.get(key, getattr(row, key, getattr(spec, key, None)))
+    return any(_equal(value, word) for word in words)
 
 
 def _equal(value: Any, word: str) -> bool:
@@ -162,27 +144,3 @@ def _equal(value: Any, word: str) -> bool:
         except ValueError:
             return False
     return str(value).lower() == word.lower()
-
-
-def _print_from(log: Path, position: int, out: TextIO) -> int:
-    try:
-        with open(log, "rb") as stream:
-            stream.seek(position)
-            data = stream.read()
-    except FileNotFoundError:
-        return position
-    out.write(data.decode(errors="replace"))
-    out.flush()
-    return position + len(data)
-
-
-def _say_progress(run: Run, told: str | None, out: TextIO) -> str | None:
-    """Print what the heartbeat says unless it was told before; return it."""
-    beat = run.heartbeat()
-    if not beat.num_steps:
-        return told
-    said = beat_words(beat)
-    if said != told:
-        out.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] step {said}\n")
-        out.flush()
-    return said

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from scaling.runs.state import Hold, RunStatus
+from scaling.document import Document, optional
+from scaling.runs.folder import Heartbeat
+from scaling.runs.state import Hold, RunStatus, State
 
 if TYPE_CHECKING:
     from jobs.cluster import Cluster
@@ -23,6 +25,33 @@ class ExecutorAwayError(ValueError):
     """The executor does not answer now; asked again later it may."""
 
 
+class Progress(Protocol):
+    """Told of every end and, a few times a second, of the heartbeats of the runs under way."""
+
+    def finished(self, run_id: str, state: str, reason: str | None) -> None:
+        """Note the end of a run."""
+
+    def update(self, beats: Mapping[str, Heartbeat]) -> None:
+        """Show the heartbeats (with num_steps, by run id) of the active runs."""
+
+
+# Opened with the number of runs and how many of them need nothing (any more).
+OpenProgress = Callable[[int, int], AbstractContextManager[Progress]]
+
+
+class _Silent:
+    def finished(self, run_id: str, state: str, reason: str | None) -> None:
+        pass
+
+    def update(self, beats: Mapping[str, Heartbeat]) -> None:
+        pass
+
+
+def silent(num_runs: int, num_before: int) -> AbstractContextManager[Progress]:
+    """Return a progress that shows nothing."""
+    return nullcontext(_Silent())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """What a submission asks for beside its runs.
@@ -31,7 +60,7 @@ class Order:
     above `max_gpu_hours`. `then`: commands of `scaling` behind all the runs. `dry_run`: say what
     would be done. `background`: where an executor works in this process, the command that does it
     in another instead (its own where it is empty, and None: wait here); `meanwhile` is entered
-    while this process works on runs.
+    while this process works on runs, and `progress` shows how far they are.
     """
 
     parallel: int = 0
@@ -40,9 +69,102 @@ class Order:
     max_gpu_hours: float | None = None
     then: Sequence[Sequence[str]] = ()
     dry_run: bool = False
-    progress: bool = True
+    progress: OpenProgress = silent
     background: Sequence[str] | None = None
     meanwhile: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted(Document):
+    """What became of a submission: runs taken on; those left as done, held, or failed before."""
+
+    study: str
+    submitted: int
+    skipped_done: int
+    skipped_running: int
+    skipped_failed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome(Document):
+    """How a run ended that was worked on here."""
+
+    run_id: str
+    state: State
+    reason: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worked(Submitted):
+    """A submission worked through before it returned; counts are of the runs taken on."""
+
+    done: int
+    failed: int
+    preempted: int
+    cancelled: int
+    interrupted: bool
+    runs: list[Outcome]
+    seconds: float
+
+    @property
+    def is_through(self) -> bool:
+        """Whether all of its runs are done."""
+        return self.done == self.submitted and not self.interrupted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detached(Submitted):
+    """A submission that a process in the background works through (`pid` None: nothing to do)."""
+
+    pid: int | None
+    host: str
+    log: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobArray(Document):
+    """Runs that a queue has as one job; `script` is what a dry run would hand over."""
+
+    job_id: str | None
+    name: str
+    runs: int
+    nodes: int
+    gpus_per_node: int
+    limit: int
+    script: str | None = optional()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainedJob(Document):
+    """A command of `scaling` that a queue has behind the runs."""
+
+    job_id: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandedOver(Submitted):
+    """A submission that lies in a queue, or would: `gpu_hours` are None on CPU."""
+
+    cluster: str
+    gpu_hours: float | None
+    arrays: list[JobArray]
+    chain: list[ChainedJob]
+    submission: str | None
+    dry_run: bool
+
+
+LinkState = Literal["waiting", "running", "done", "failed", "cancelled", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link(ChainedJob):
+    """Where a chained command stands, and why; `log` is its output."""
+
+    state: LinkState
+    reason: str | None
+    log: str
 
 
 class Executor(Protocol):
@@ -55,11 +177,10 @@ class Executor(Protocol):
 
     def submit(
         self, specs: Sequence["RunSpec"], runs_dir: Path, cluster: "Cluster", order: Order
-    ) -> dict[str, Any]:
+    ) -> Submitted:
         """Take on every run that is not done or in other hands; asking twice starts nothing twice.
 
-        Returns "study", "submitted", "skipped_done", "skipped_running", "skipped_failed" and what
-        else there is to say. Raises ValueError for what it cannot do, ExecutorAwayError where it
+        Raises ValueError for what it cannot do, ExecutorAwayError where it
         does not answer; no marker is changed then.
         """
         ...
@@ -85,8 +206,8 @@ class Executor(Protocol):
 class QueueingExecutor(Protocol):
     """An executor whose runs wait in a queue that is not ours."""
 
-    def links(self, runs_dir: Path, study: str) -> list[dict[str, Any]]:
-        """Return the commands chained behind a study: job_id, command, state, reason, log."""
+    def links(self, runs_dir: Path, study: str) -> list[Link]:
+        """Return the commands chained behind a study."""
         ...
 
     def waits(self, run_id: str, runs_dir: Path) -> list[tuple[float, float]]:

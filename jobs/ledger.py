@@ -2,34 +2,65 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from jobs.executor import EXECUTORS, QueueingExecutor
 from jobs.queue import read_held
 from jobs.status import run_state
+from scaling.document import Document
 from scaling.runs.attempts import Attempt, read_attempts
 from scaling.runs.folder import Heartbeat, Run
+from scaling.runs.state import State
 from scaling.spec import RunSpec
 from scaling.study import is_ready
 
-ACCOUNTS = ("useful", "replayed", "failed", "queued")
 
-
-def ledger(specs: Iterable[RunSpec], runs_dir: str | Path) -> dict[str, Any]:
-    """Return device-hours by account, from the attempt files of the runs.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hours(Document):
+    """Device-hours (or seconds) by account.
 
     `useful`: spent on steps that stand; `replayed`: on steps that a later attempt had (or will
     have) to repeat, and on attempts that made none; `failed`: all attempts of runs that failed or
     were cancelled; `queued`: waited for in Slurm's queue, times the devices asked for: from the
-    end of a branch's trunk on, but behind the study's own arrays and ceilings too. `{"unit",
-    "useful", "replayed", "failed", "queued", "total" (without queued), "runs": [{"run_id", ...}]}`;
-    the unit is "GPU-hours" or, for runs on CPU, "CPU-rank-hours" ("device-hours" where both occur).
+    end of a branch's trunk on, but behind the study's own arrays and ceilings too.
     """
+
+    useful: float = 0.0
+    replayed: float = 0.0
+    failed: float = 0.0
+    queued: float = 0.0
+
+    def times(self, factor: float) -> "Hours":
+        """Return every account multiplied."""
+        return Hours(**{item.name: getattr(self, item.name) * factor for item in fields(Hours)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunHours(Hours):
+    """The hours of one run."""
+
+    run_id: str
+    state: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger(Hours):
+    """What became of a study's hours; `total` is without those queued.
+
+    The unit is "GPU-hours" or, for runs on CPU, "CPU-rank-hours" ("device-hours" where both occur).
+    """
+
+    unit: str
+    total: float
+    runs: list[RunHours]
+
+
+def ledger(specs: Iterable[RunSpec], runs_dir: str | Path) -> Ledger:
+    """Return device-hours by account, from the attempt files of the runs."""
     runs_dir = Path(runs_dir)
     held = read_held(runs_dir)
-    rows: list[dict[str, Any]] = []
+    rows: list[RunHours] = []
     units: set[str] = set()
     for spec in specs:
         run, hold = Run.of(runs_dir, spec.run_id), held.get(spec.run_id)
@@ -37,42 +68,41 @@ def ledger(specs: Iterable[RunSpec], runs_dir: str | Path) -> dict[str, Any]:
         if state == "planned":
             continue
         units.add("GPU-hours" if spec.resources.gpus_per_node else "CPU-rank-hours")
-        seconds = _seconds(run, state)
         pending_from = hold.since if hold and state == "queued" else None
-        seconds["queued"] = _queued_seconds(spec, runs_dir, pending_from)
-        hours = {name: seconds[name] * spec.resources.world_size / 3600 for name in ACCOUNTS}
-        rows.append({"run_id": spec.run_id, "state": state, **hours})
-    totals = {name: sum(float(row[name]) for row in rows) for name in ACCOUNTS}
-    return {
-        "unit": units.pop() if len(units) == 1 else "device-hours",
-        **totals,
-        "total": totals["useful"] + totals["replayed"] + totals["failed"],
-        "runs": rows,
-    }
+        queued = _queued_seconds(spec, runs_dir, pending_from)
+        hours = replace(_seconds(run, state), queued=queued).times(spec.resources.world_size / 3600)
+        rows.append(RunHours(run_id=spec.run_id, state=state, **hours.to_dict()))
+    sums = {item.name: sum(getattr(row, item.name) for row in rows) for item in fields(Hours)}
+    return Ledger(
+        unit=units.pop() if len(units) == 1 else "device-hours",
+        **sums,
+        total=sums["useful"] + sums["replayed"] + sums["failed"],
+        runs=rows,
+    )
 
 
-def render_ledger(document: dict[str, Any]) -> str:
+def render_ledger(book: Ledger) -> str:
     """Return the ledger as one line for the end of a report."""
-    total = document["total"]
-    if not document["runs"]:
+    if not book.runs:
         return "no hours spent yet"
+    accounts = {"useful": book.useful, "replayed": book.replayed, "failed": book.failed}
     parts = []
-    for name in ("useful", "replayed", "failed"):
-        share = f" ({100 * document[name] / total:.0f} %)" if total else ""
-        parts.append(f"{document[name]:,.3g} {name}{share}")
-    waited = f"waited {document['queued']:,.3g} in the queue, behind arrays of its own too"
-    return f"{document['unit']}: {', '.join(parts)}; {waited}"
+    for name, hours in accounts.items():
+        share = f" ({100 * hours / book.total:.0f} %)" if book.total else ""
+        parts.append(f"{hours:,.3g} {name}{share}")
+    waited = f"waited {book.queued:,.3g} in the queue, behind arrays of its own too"
+    return f"{book.unit}: {', '.join(parts)}; {waited}"
 
 
-def _seconds(run: Run, state: str) -> dict[str, float]:
+def _seconds(run: Run, state: State) -> Hours:
     """Return the seconds of a run's attempts by account."""
     attempts, beat = read_attempts(run), run.heartbeat()
-    result = {"useful": 0.0, "replayed": 0.0, "failed": 0.0}
+    useful, replayed, failed = 0.0, 0.0, 0.0
     for index, attempt in enumerate(attempts):
         is_last = index == len(attempts) - 1
         spent = _spent(attempt, beat, is_last=is_last)
         if state in ("failed", "cancelled"):
-            result["failed"] += spent
+            failed += spent
             continue
         if is_last and attempt.last_step is None:  # killed without a word
             attempt = replace(attempt, last_step=beat.step)
@@ -81,9 +111,9 @@ def _seconds(run: Run, state: str) -> dict[str, float]:
         if state != "done" and not (is_last and state == "running"):
             resumed.append(run.saved_step())  # where it will go on
         kept = _kept(attempt, min(resumed)) if resumed else 1.0
-        result["useful"] += spent * kept
-        result["replayed"] += spent * (1 - kept)
-    return result
+        useful += spent * kept
+        replayed += spent * (1 - kept)
+    return Hours(useful=useful, replayed=replayed, failed=failed)
 
 
 def _kept(attempt: Attempt, resumed: int) -> float:

@@ -1,7 +1,8 @@
-"""The plan of a study: what each run is, costs and already has; the `plan --json` document."""
+"""The plan of a study: what each run is, costs and already has."""
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +16,103 @@ from jobs.pricing import (
 )
 from jobs.queue import read_held
 from jobs.status import run_state
-from scaling.memory import checkpoint_bytes, gpu_table
+from scaling.cost import Cost, cost_of
+from scaling.document import Document, optional
+from scaling.memory import GpuMemory, checkpoint_bytes, gpu_table
 from scaling.memory import memory as needed_memory
 from scaling.runs.files import DamagedFileError
 from scaling.runs.folder import Run
+from scaling.runs.state import State
 from scaling.spec import RunSpec
-from scaling.study import own_steps, saving
+from scaling.study import Saving, own_steps, saving
 
-Describe = Callable[[RunSpec], dict[str, Any]]
-GPU_HOURS = ("gpu_hours", "gpu_hours_low", "gpu_hours_high")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun(Document):
+    """One run of a plan: what it is, what it asks for and costs, where it stands.
+
+    GPU fields are None on CPU; GPU-hours are likely, low and high, all three the measured ones of a
+    run that is done.
+    """
+
+    run_id: str
+    axes: dict[str, Any]
+    num_params_total: int
+    num_params_trainable: int
+    num_params_policy: int
+    num_samples_seen: int
+    num_unique_episodes: int
+    num_domains: int
+    seed: int
+    global_batch_size: int
+    num_steps: int
+    compute_flops: float
+    nodes: int
+    gpus_per_node: int
+    memory_gib_per_gpu: float | None
+    gpu_hours: float | None
+    gpu_hours_low: float | None
+    gpu_hours_high: float | None
+    state: State
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs that it holds at once."""
+        return self.nodes * self.gpus_per_node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared(Saving):
+    """What branches spare: FLOPs as shared, GPU-hours as if each run trained alone."""
+
+    compute_flops_shared: float
+    gpu_hours_alone: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals(Document):
+    """The sums of a plan; `wall_hours` with all runs at once, or under a ceiling of GPUs."""
+
+    num_runs: int
+    compute_flops: float
+    gpu_hours: float | None
+    gpu_hours_low: float | None
+    gpu_hours_high: float | None
+    wall_hours: float | None
+    disk_gib: float
+    saving: Shared | None = optional()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(Document):
+    """A study before it starts (contract: `plan --json`).
+
+    `memory_by_gpus`: one run of each size, as it would be on 1 to 64 GPUs.
+    """
+
+    schema: int = 1
+    study: str
+    scale: str
+    runs: list[PlannedRun]
+    totals: Totals
+    memory_by_gpus: list[GpuMemory] | None = optional()
 
 
 def plan(
     specs: Iterable[RunSpec],
     runs_dir: str | Path,
-    describe: Describe,
     *,
+    cost: Callable[[RunSpec], Cost] = cost_of,
     max_gpus: int | None = None,
     peak_tflops: float = 0.0,
-) -> dict[str, Any]:
-    """Return the `plan --json` document (contract); nothing is written.
+) -> Plan:
+    """Return what each run is, costs and already has; nothing is written.
 
-    `describe(spec)` gives num_params_total, num_params_trainable, num_params_policy and
-    compute_flops. GPU-hours assume 15 to 50 % MFU of GPUs with `peak_tflops` (0: A100s) until a
-    run of the plan is done on GPUs: its own then count as measured, and its rate prices the
-    others. Wall hours: the longest run (a branch goes behind its trunk), or all GPU-hours over
-    `max_gpus` where that is more. GPU fields are None on CPU. FLOPs are those of whole runs;
-    GPU-hours of a branch are those of the steps it trains itself, and with branches the totals
-    say in "saving" what that spares.
+    GPU-hours assume 15 to 50 % MFU of GPUs with `peak_tflops` (0: A100s) until a run of the plan is
+    done on GPUs: its own then count as measured, and its rate prices the others. Wall hours: the
+    longest run (a branch goes behind its trunk), or all GPU-hours over `max_gpus` where that is
+    more. FLOPs are those of whole runs; GPU-hours of a branch are those of the steps it trains
+    itself, and with branches the totals say in `saving` what that spares.
     """
     specs = list(specs)
     ids = [spec.run_id for spec in specs]
@@ -50,64 +120,66 @@ def plan(
     rate = measured_rate(list(done.values())) if done else None
     states = _states(ids, runs_dir)
     rows, disk = [], 0.0
-    known: dict[tuple[Any, ...], tuple[dict[str, Any], float | None, int]] = {}
+    known: dict[tuple[Any, ...], tuple[Cost, float | None, int]] = {}
     for spec, run_id in zip(specs, ids, strict=True):
         alike = _price_key(spec)
         if alike not in known:
-            known[alike] = describe(spec), memory_gib(spec), checkpoint_bytes(spec)
+            known[alike] = cost(spec), memory_gib(spec), checkpoint_bytes(spec)
         numbers, memory, folder_bytes = known[alike]
-        hours = done[run_id][1] if run_id in done else None
-        speed = rate or assumed_rate(spec.precision, peak_tflops=peak_tflops)
-        row = plan_row(spec, numbers, run_id=run_id, memory=memory, rate=speed, hours=hours)
-        rows.append({**row, "state": states[run_id]})
+        measured = done[run_id][1] if run_id in done else None
+        hours = _gpu_hours(spec, numbers, rate, measured, peak_tflops=peak_tflops)
+        rows.append(_planned(spec, run_id, numbers, hours, memory=memory, state=states[run_id]))
         disk += folder_bytes * num_kept(spec)
-    return {
-        "schema": 1,
-        "study": specs[0].study if specs else "",
-        "scale": specs[0].scale if specs else "",
-        "runs": rows,
-        "totals": _totals(rows, specs, disk=disk, max_gpus=max_gpus) | _shared(rows, specs),
-        # One run of each size, as it would be on 1 to 64 GPUs.
-        "memory_by_gpus": gpu_table(
-            {spec.size: spec for spec in specs if spec.resources.gpus_per_node}
-        ),
-    }
+    sizes = {spec.size: spec for spec in specs if spec.resources.gpus_per_node}
+    return Plan(
+        study=specs[0].study if specs else "",
+        scale=specs[0].scale if specs else "",
+        runs=rows,
+        totals=_totals(rows, specs, disk=disk, max_gpus=max_gpus),
+        memory_by_gpus=gpu_table(sizes),
+    )
 
 
-def plan_row(
-    spec: RunSpec,
-    numbers: dict[str, Any],
-    *,
-    run_id: str,
-    memory: float | None = None,
-    rate: Rate | None = None,
-    hours: float | None = None,
-) -> dict[str, Any]:
-    """Return one run's row without its state; `hours` are GPU-hours measured, not estimated."""
-    asked = spec.resources
-    cost: tuple[float | None, ...] = (None, None, None)
-    if asked.gpus_per_node:
-        rate = rate or assumed_rate(spec.precision)
-        own_flops = numbers["compute_flops"] * _own_share(spec)
-        cost = (hours,) * 3 if hours else gpu_hours(own_flops, rate)
-    return {
-        "run_id": run_id,
-        "axes": dict(spec.axes),
-        "num_params_total": numbers["num_params_total"],
-        "num_params_trainable": numbers["num_params_trainable"],
-        "num_params_policy": numbers["num_params_policy"],
-        "num_samples_seen": spec.num_samples_seen,
-        "num_unique_episodes": spec.num_unique_episodes,
-        "num_domains": len(spec.data.mixture),
-        "seed": spec.seeds.init,
-        "global_batch_size": spec.global_batch_size,
-        "num_steps": spec.num_steps,
-        "compute_flops": numbers["compute_flops"],
-        "nodes": asked.nodes,
-        "gpus_per_node": asked.gpus_per_node,
-        "memory_gib_per_gpu": memory,
-        **dict(zip(GPU_HOURS, cost, strict=True)),
-    }
+Hours = tuple[float | None, float | None, float | None]
+
+
+def _gpu_hours(
+    spec: RunSpec, cost: Cost, rate: Rate | None, measured: float | None, *, peak_tflops: float
+) -> Hours:
+    """Return (likely, low, high) GPU-hours of a run, all None on CPU."""
+    if not spec.resources.gpus_per_node:
+        return None, None, None
+    if measured:
+        return measured, measured, measured
+    rate = rate or assumed_rate(spec.precision, peak_tflops=peak_tflops)
+    return gpu_hours(cost.compute_flops * _own_share(spec), rate)
+
+
+def _planned(
+    spec: RunSpec, run_id: str, cost: Cost, hours: Hours, *, memory: float | None, state: State
+) -> PlannedRun:
+    likely, low, high = hours
+    return PlannedRun(
+        run_id=run_id,
+        axes=dict(spec.axes),
+        num_params_total=cost.num_params_total,
+        num_params_trainable=cost.num_params_trainable,
+        num_params_policy=cost.num_params_policy,
+        num_samples_seen=spec.num_samples_seen,
+        num_unique_episodes=spec.num_unique_episodes,
+        num_domains=len(spec.data.mixture),
+        seed=spec.seeds.init,
+        global_batch_size=spec.global_batch_size,
+        num_steps=spec.num_steps,
+        compute_flops=cost.compute_flops,
+        nodes=spec.resources.nodes,
+        gpus_per_node=spec.resources.gpus_per_node,
+        memory_gib_per_gpu=memory,
+        gpu_hours=likely,
+        gpu_hours_low=low,
+        gpu_hours_high=high,
+        state=state,
+    )
 
 
 def memory_gib(spec: RunSpec) -> float | None:
@@ -129,7 +201,7 @@ def num_kept(spec: RunSpec) -> int:
 
 
 def _price_key(spec: RunSpec) -> tuple[Any, ...]:
-    """Return what describe and memory depend on; parts that runs share count as one by identity.
+    """Return what cost and memory depend on; parts that runs share count as one by identity.
 
     Valid while the specs are held, as during one plan.
     """
@@ -177,11 +249,12 @@ def _kept_steps(spec: RunSpec) -> set[int]:
     return named | every | set(sorted(saved)[-max(1, engine.keep_last) :])
 
 
-def _states(ids: list[str], runs_dir: str | Path) -> dict[str, str]:
+def _states(ids: list[str], runs_dir: str | Path) -> dict[str, State]:
     held, there = read_held(runs_dir), _folders(runs_dir)
     seen = [run_id for run_id in ids if run_id in there or run_id in held]
     states = {run_id: run_state(Run.of(runs_dir, run_id), held).state for run_id in seen}
-    return dict.fromkeys(ids, "planned") | states
+    nothing: State = "planned"
+    return dict.fromkeys(ids, nothing) | states
 
 
 def _folders(runs_dir: str | Path) -> set[str]:
@@ -193,35 +266,46 @@ def _folders(runs_dir: str | Path) -> set[str]:
 
 
 def _totals(
-    rows: list[dict[str, Any]], specs: list[RunSpec], *, disk: float, max_gpus: int | None
-) -> dict[str, Any]:
-    priced = {row["run_id"]: row for row in rows if row["gpu_hours"] is not None}
-    sums: dict[str, float | None] = dict.fromkeys(GPU_HOURS)
-    wall = None
-    if priced:
-        sums = {name: sum(row[name] for row in priced.values()) for name in GPU_HOURS}
-        behind = {row["run_id"]: spec.init.trunk for row, spec in zip(rows, specs, strict=True)}
-        gpus = {key: row["nodes"] * row["gpus_per_node"] for key, row in priced.items()}
-        hours = {key: row["gpu_hours"] / gpus[key] for key, row in priced.items()}
-        wall = max(own + hours.get(behind[key], 0.0) for key, own in hours.items())
-        if max_gpus:
-            wall = max(wall, (sums["gpu_hours"] or 0.0) / max_gpus)
-    return {
-        "num_runs": len(rows),
-        "compute_flops": sum(row["compute_flops"] for row in rows),
-        **sums,
-        "wall_hours": wall,
-        "disk_gib": disk / GIB,
-    }
+    rows: list[PlannedRun], specs: list[RunSpec], *, disk: float, max_gpus: int | None
+) -> Totals:
+    # By run id: GPU-hours of a run that is declared twice count once.
+    priced = {row.run_id: row for row in rows if row.gpu_hours is not None}
+    hours = sum(row.gpu_hours or 0.0 for row in priced.values())
+    return Totals(
+        num_runs=len(rows),
+        compute_flops=sum(row.compute_flops for row in rows),
+        gpu_hours=hours if priced else None,
+        gpu_hours_low=sum(row.gpu_hours_low or 0.0 for row in priced.values()) if priced else None,
+        gpu_hours_high=sum(row.gpu_hours_high or 0.0 for row in priced.values())
+        if priced
+        else None,
+        wall_hours=_wall_hours(priced, specs, max_gpus) if priced else None,
+        disk_gib=disk / GIB,
+        saving=_shared(rows, specs),
+    )
 
 
-def _shared(rows: list[dict[str, Any]], specs: list[RunSpec]) -> dict[str, Any]:
-    """Return {"saving": ...}, what the branches' runs would cost alone and cost shared, if any."""
+def _wall_hours(priced: dict[str, PlannedRun], specs: list[RunSpec], max_gpus: int | None) -> float:
+    behind = {spec.run_id: spec.init.trunk for spec in specs if spec.init.trunk}
+    lasts = {key: (row.gpu_hours or 0.0) / row.num_gpus for key, row in priced.items()}
+    longest = max(own + lasts.get(behind.get(key, ""), 0.0) for key, own in lasts.items())
+    if not max_gpus:
+        return longest
+    return max(longest, sum(row.gpu_hours or 0.0 for row in priced.values()) / max_gpus)
+
+
+def _shared(rows: list[PlannedRun], specs: list[RunSpec]) -> Shared | None:
+    """Return what the branches' runs would cost alone and cost shared, None without branches."""
     found = saving(specs)
-    if not found["num_branches"]:
-        return {}
+    if not found.num_branches:
+        return None
     pairs = list(zip(rows, specs, strict=True))
-    priced = [(row, spec) for row, spec in pairs if row["gpu_hours"] is not None]
-    alone = sum(row["gpu_hours"] / _own_share(spec) for row, spec in priced) if priced else None
-    flops = sum(row["compute_flops"] * _own_share(spec) for row, spec in pairs)
-    return {"saving": {**found, "compute_flops_shared": flops, "gpu_hours_alone": alone}}
+    alone = [row.gpu_hours / _own_share(spec) for row, spec in pairs if row.gpu_hours is not None]
+    return Shared(
+        num_branches=found.num_branches,
+        samples_alone=found.samples_alone,
+        samples_shared=found.samples_shared,
+        saving_percent=found.saving_percent,
+        compute_flops_shared=sum(row.compute_flops * _own_share(spec) for row, spec in pairs),
+        gpu_hours_alone=sum(alone) if alone else None,
+    )

@@ -5,15 +5,16 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from jobs.queue import read_held
 from jobs.status import run_state
+from scaling.document import Document
 from scaling.runs.checkpoints import step_folders
+from scaling.runs.files import known
 from scaling.runs.folder import MANIFEST, Run, prepared_runs
-from scaling.spec import RunSpec
+from scaling.spec import InitConfig, RunSpec
 from scaling.study import trunk_point
 
 GIB = 2**30
@@ -32,21 +33,47 @@ class _Uses:
     points: dict[Path, set[str]] = field(default_factory=dict)
 
 
-def prune(
-    specs: Iterable[RunSpec], runs_dir: str | Path, *, really: bool = False
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OldCheckpoint(Document):
+    """A step folder that nothing will ask for again; `branch_point`: all its branches are done."""
+
+    run_id: str
+    checkpoint: str
+    gib: float
+    branch_point: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchPoint(Document):
+    """A step folder from which unfinished branches start."""
+
+    checkpoint: str
+    branches: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned(Document):
+    """The step folders deleted, or to be deleted, and those kept: paths, GiB."""
+
+    deleted: bool
+    gib: float
+    checkpoints: list[OldCheckpoint]
+    kept_for_others: list[str]
+    kept_for_branches: list[BranchPoint]
+
+
+def prune(specs: Iterable[RunSpec], runs_dir: str | Path, *, really: bool = False) -> Pruned:
     """Remove the step folders of done, failed and cancelled runs but for the newest.
 
     A checkpoint that another run started from is kept, and a trunk's branch point until its
     branches, declared in `specs` or prepared here, are done. Runs that wait or run are left alone.
-    Only lists them unless `really`. Returns `{"deleted": bool, "gib", "checkpoints": [{"run_id",
-    "checkpoint", "gib", "branch_point": bool}], "kept_for_others": [path], "kept_for_branches":
-    [{"checkpoint", "branches": [run_id]}]}`.
+    Only lists them unless `really`.
     """
     specs, runs_dir = list(specs), Path(runs_dir).resolve()
     held = read_held(runs_dir)
     uses = _uses(specs, runs_dir)
-    found, kept, points = [], [], []
+    found: list[OldCheckpoint] = []
+    kept, points = [], []
     for spec in specs:
         run = Run.of(runs_dir, spec.run_id)
         if run_state(run, held).state not in ("done", "failed", "cancelled"):
@@ -55,39 +82,44 @@ def prune(
             if any(parent == step or step in parent.parents for parent in uses.parents):
                 kept.append(str(step))
             elif branches := uses.points.get(step):
-                points.append({"checkpoint": str(step), "branches": sorted(branches)})
+                points.append(BranchPoint(checkpoint=str(step), branches=sorted(branches)))
             else:
-                about = {"gib": _gib(step), "branch_point": step in uses.points}
-                found.append({"run_id": spec.run_id, "checkpoint": str(step), **about})
+                found.append(
+                    OldCheckpoint(
+                        run_id=spec.run_id,
+                        checkpoint=str(step),
+                        gib=_gib(step),
+                        branch_point=step in uses.points,
+                    )
+                )
                 if really:
                     _remove(step)
-    return {
-        "deleted": really,
-        "gib": sum(item["gib"] for item in found),
-        "checkpoints": found,
-        "kept_for_others": kept,
-        "kept_for_branches": points,
-    }
+    return Pruned(
+        deleted=really,
+        gib=sum(item.gib for item in found),
+        checkpoints=found,
+        kept_for_others=kept,
+        kept_for_branches=points,
+    )
 
 
-def render_pruned(document: dict[str, Any]) -> str:
+def render_pruned(pruned: Pruned) -> str:
     """Return what `scaling prune` prints."""
     lines = [
-        f"{item['checkpoint']}  {item['gib']:.2f} GiB"
-        + ("  branch point, its branches are done" if item["branch_point"] else "")
-        for item in document["checkpoints"]
+        f"{item.checkpoint}  {item.gib:.2f} GiB"
+        + ("  branch point, its branches are done" if item.branch_point else "")
+        for item in pruned.checkpoints
     ]
-    lines += [f"{path}  kept: another run started from it" for path in document["kept_for_others"]]
+    lines += [f"{path}  kept: another run started from it" for path in pruned.kept_for_others]
     lines += [
-        f"{item['checkpoint']}  kept: unfinished branches start from it: "
-        f"{', '.join(item['branches'])}"
-        for item in document["kept_for_branches"]
+        f"{item.checkpoint}  kept: unfinished branches start from it: {', '.join(item.branches)}"
+        for item in pruned.kept_for_branches
     ]
-    count = len(document["checkpoints"])
-    if document["deleted"]:
-        lines.append(f"deleted {count} checkpoints, {document['gib']:.2f} GiB")
+    count = len(pruned.checkpoints)
+    if pruned.deleted:
+        lines.append(f"deleted {count} checkpoints, {pruned.gib:.2f} GiB")
     else:
-        lines.append(f"{count} checkpoints, {document['gib']:.2f} GiB; --yes deletes them")
+        lines.append(f"{count} checkpoints, {pruned.gib:.2f} GiB; --yes deletes them")
     return "\n".join(lines)
 
 
@@ -104,11 +136,10 @@ def _uses(specs: Iterable[RunSpec], runs_dir: Path) -> _Uses:
     uses = _Uses()
     branches = {spec.run_id: trunk_point(spec, runs_dir) for spec in specs if spec.init.trunk}
     for run_id, init in _prepared(runs_dir):
-        if init.get("checkpoint"):
-            uses.parents.add(Path(init["checkpoint"]).resolve())
-        if init.get("trunk"):
-            trunk = Run.of(runs_dir, init["trunk"])
-            branches[run_id] = trunk.step_folder(init["trunk_step"])
+        if init.checkpoint:
+            uses.parents.add(Path(init.checkpoint).resolve())
+        if init.trunk:
+            branches[run_id] = Run.of(runs_dir, init.trunk).step_folder(init.trunk_step)
     for run_id, point in branches.items():
         waiting = uses.points.setdefault(point, set())
         if not Run.of(runs_dir, run_id).done_file.exists():
@@ -116,7 +147,7 @@ def _uses(specs: Iterable[RunSpec], runs_dir: Path) -> _Uses:
     return uses
 
 
-def _prepared(runs_dir: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _prepared(runs_dir: Path) -> Iterator[tuple[str, InitConfig]]:
     """Yield id and `init` of every run here; only that block is parsed, as files may be many.
 
     Raises ValueError for a broken file: what that run started from is not known.
@@ -126,7 +157,7 @@ def _prepared(runs_dir: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         block = INIT.search(text)
         try:
             found = yaml.load(block.group() if block else text, Loader=_Loader) or {}
-            yield run.run_id, dict(found.get("init") or {})
+            yield run.run_id, known(InitConfig, found.get("init") or {})
         except (yaml.YAMLError, AttributeError, TypeError, ValueError):
             raise ValueError(f"cannot read `init` of {path}; nothing was deleted") from None
 

@@ -1,36 +1,43 @@
 """The states of a study's runs: what their files say, and what executors have of them."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from jobs.executor import EXECUTORS, QueueingExecutor
+from jobs.executor import EXECUTORS, Link, QueueingExecutor
 from jobs.queue import read_held
-from scaling.runs.folder import Heartbeat, Run
-from scaling.runs.state import STATES, Hold, RunStatus, State, run_status
+from scaling.document import Document
+from scaling.runs.folder import Run
+from scaling.runs.state import Hold, RunStatus, State, run_status
 from scaling.spec import RunSpec
 
-URGENT: tuple[State, ...] = (
-    "running",
-    "failed",
-    "unknown",
-    "preempted",
-    "queued",
-    "cancelled",
-    "planned",
-    "done",
-)
-COLOURS = {
-    "running": "cyan",
-    "done": "green",
-    "failed": "red",
-    "preempted": "yellow",
-    "unknown": "magenta",
-}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusRow(Document):
+    """Where a run of a study stands. Times in seconds; None where nothing is known."""
+
+    run_id: str
+    axes: dict[str, Any]
+    state: State
+    step: int | None
+    num_steps: int
+    samples_per_s: float | None
+    eta_s: float | None
+    val_l1: float | None
+    attempts: int
+    job_id: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyStatus(Document):
+    """Where the runs of a study stand (contract: `status --json`)."""
+
+    study: str
+    counts: dict[str, int]
+    runs: list[StatusRow]
 
 
 def run_state(run: Run, held: Mapping[str, Hold] | None = None) -> RunStatus:
@@ -42,102 +49,37 @@ def run_state(run: Run, held: Mapping[str, Hold] | None = None) -> RunStatus:
     return run_status(run, held.get(run.run_id))
 
 
-def study_status(specs: Iterable[RunSpec], runs_dir: str | Path) -> dict[str, Any]:
-    """Return the `status --json` document: counts of states and one row a run."""
-    held = read_held(runs_dir)
-    rows: list[dict[str, Any]] = []
-    study = ""
-    for spec in specs:
-        study = study or spec.study
-        status = run_state(Run.of(runs_dir, spec.run_id), held)
-        row = asdict(status)
-        for name in ("pid", "host", "phase", "damaged"):
-            del row[name]
-        row["num_steps"] = spec.num_steps
-        rows.append({"run_id": row.pop("run_id"), "axes": dict(spec.axes), **row})
-    return {"study": study, "counts": dict(Counter(row["state"] for row in rows)), "runs": rows}
+def study_status(specs: Iterable[RunSpec], runs_dir: str | Path) -> StudyStatus:
+    """Return where each run stands, and how many in which state."""
+    specs, held = list(specs), read_held(runs_dir)
+    rows = [status_row(spec, run_state(Run.of(runs_dir, spec.run_id), held)) for spec in specs]
+    return with_rows(specs[0].study if specs else "", rows)
 
 
-def render_status(document: dict[str, Any], *, max_rows: int | None = None) -> Table:
-    """Return the table that `scaling status` prints.
-
-    Above `max_rows` those that need a look stay: running first, then what failed or stopped.
-    """
-    counts, rows = document["counts"], document["runs"]
-    parts = [f"{counts[state]} {state}" for state in STATES if counts.get(state)]
-    if max_rows is not None and len(rows) > max_rows:
-        parts.append(f"{len(rows) - max_rows} not shown")
-        rows = sorted(rows, key=lambda row: URGENT.index(row["state"]))[:max_rows]
-    table = Table(title=document["study"] or None, caption=", ".join(parts) or "no runs")
-    for name in ("run", "axes", "state"):
-        table.add_column(name, no_wrap=name != "axes")
-    for name in ("step", "samples/s", "left", "val l1", "tries"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("reason", overflow="fold")
-    for row in rows:
-        state = row["state"]
-        colour = COLOURS.get(state)
-        table.add_row(
-            row["run_id"],
-            _escaped(" ".join(f"{key}={value}" for key, value in row["axes"].items())),
-            f"[{colour}]{state}[/]" if colour else state,
-            _progress(row["step"] or 0, row["num_steps"]),
-            _number(row["samples_per_s"], ".1f"),
-            clock(row["eta_s"]),
-            _number(row["val_l1"], ".4f"),
-            str(row["attempts"]),
-            _escaped(row["reason"]),
-        )
-    return table
+def with_rows(study: str, rows: list[StatusRow]) -> StudyStatus:
+    """Return the status of some runs of a study."""
+    return StudyStatus(study=study, counts=dict(Counter(row.state for row in rows)), runs=rows)
 
 
-def study_links(runs_dir: str | Path, study: str) -> list[dict[str, Any]]:
+def status_row(spec: RunSpec, status: RunStatus) -> StatusRow:
+    """Return the row of a run."""
+    return StatusRow(
+        run_id=status.run_id,
+        axes=dict(spec.axes),
+        state=status.state,
+        step=status.step,
+        num_steps=spec.num_steps,
+        samples_per_s=status.samples_per_s,
+        eta_s=status.eta_s,
+        val_l1=status.val_l1,
+        attempts=status.attempts,
+        job_id=status.job_id,
+        reason=status.reason,
+    )
+
+
+def study_links(runs_dir: str | Path, study: str) -> list[Link]:
     """Return the commands that executors have chained behind a study."""
     executors = [make() for make in EXECUTORS.values()]
     queueing = [item for item in executors if isinstance(item, QueueingExecutor)]
     return [link for item in queueing for link in item.links(Path(runs_dir), study)]
-
-
-def render_links(links: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a line for each link, as `scaling status` prints them."""
-    return [
-        f"then {link['command']}: {link['state']}"
-        + (f" ({link['reason']})" if link["reason"] else "")
-        + f", job {link['job_id']}"
-        for link in links
-    ]
-
-
-def clock(seconds: float | None) -> str:
-    """Return a duration as h:mm:ss or m:ss, "" for None."""
-    if seconds is None:
-        return ""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-
-
-def beat_words(beat: Heartbeat) -> str:
-    """Return a heartbeat (with num_steps) in words: steps, phase, speed, val l1, time left."""
-    parts = [f"{beat.step or 0}/{beat.num_steps}"]
-    if beat.phase and beat.phase != "train":
-        parts.append(beat.phase)
-    if beat.samples_per_s:
-        parts.append(f"{beat.samples_per_s:.0f} samples/s")
-    if beat.val_l1 is not None:
-        parts.append(f"val l1 {beat.val_l1:.4f}")
-    if beat.eta_s is not None:
-        parts.append(f"left {clock(beat.eta_s)}")
-    return " ".join(parts)
-
-
-def _progress(step: int, num_steps: int) -> str:
-    return f"{step}/{num_steps} {100 * step // num_steps:>3}%"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def _escaped(text: str | None) -> str:
-    return (text or "").replace("[", "\\[")

@@ -1,10 +1,10 @@
 """Finetuning a checkpoint on a new domain: the RunSpec of the two-step adaptation (appendix G)."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from scaling.config import with_overrides
+from scaling.document import Document
 from scaling.recipes import with_recipe
 from scaling.runs.curves import metric_lines
 from scaling.runs.folder import Run, finished_runs
@@ -46,8 +46,28 @@ def check_domain(domain: str) -> None:
         raise ValueError(f"unknown domain {domain!r}; known domains: {', '.join(DOMAIN_IDS)}")
 
 
-def finetune_result(spec: RunSpec, run: Run, *, parent: str) -> dict[str, Any]:
-    """Return the contract's `finetune --json` document, with test errors and trivial predictors.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finetuned(Document):
+    """A finished adaptation (contract: `finetune --json`).
+
+    Errors before the first update and at the end; their standard errors are None with a single
+    episode. `metrics_after` has the test split's and those of trivial predictors.
+    """
+
+    run_id: str
+    domain: str
+    val_l1_before: float
+    val_l1_after: float
+    val_l1_sem_before: float | None
+    val_l1_sem_after: float | None
+    checkpoint: str
+    parent: str
+    metrics_before: dict[str, float]
+    metrics_after: dict[str, float]
+
+
+def finetune_result(spec: RunSpec, run: Run, *, parent: str) -> Finetuned:
+    """Return what came of an adaptation.
 
     Raises ValueError when the run is not done.
     """
@@ -60,18 +80,18 @@ def finetune_result(spec: RunSpec, run: Run, *, parent: str) -> dict[str, Any]:
         for key, value in after.items()
         if key.startswith(("baseline/", "test/", "val/")) and key.count("/") <= 3
     }
-    return {
-        "run_id": spec.run_id,
-        "domain": spec.data.anchor_domain,
-        "val_l1_before": before["val/l1"],
-        "val_l1_after": after["val/l1"],
-        "val_l1_sem_before": before.get("val/l1_sem"),  # None with a single episode
-        "val_l1_sem_after": after.get("val/l1_sem"),
-        "checkpoint": str(run.checkpoints / run.latest_name()),
-        "parent": parent,
-        "metrics_before": before,
-        "metrics_after": extra,
-    }
+    return Finetuned(
+        run_id=spec.run_id,
+        domain=spec.data.anchor_domain,
+        val_l1_before=before["val/l1"],
+        val_l1_after=after["val/l1"],
+        val_l1_sem_before=before.get("val/l1_sem"),
+        val_l1_sem_after=after.get("val/l1_sem"),
+        checkpoint=str(run.checkpoints / run.latest_name()),
+        parent=parent,
+        metrics_before=before,
+        metrics_after=extra,
+    )
 
 
 def first_validation(run: Run) -> dict[str, float]:

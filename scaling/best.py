@@ -1,20 +1,22 @@
 """Chooses the best finished run of a study; turns references into verified checkpoints."""
 
+import logging
 import math
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from scaling.document import Document
 from scaling.runs.checkpoints import WEIGHTS, Checkpoint, newest_of, open_checkpoint
 from scaling.runs.files import DamagedFileError
 from scaling.runs.folder import Run, finished_runs
 from scaling.spec import RunSpec
 from scaling.tracking.registry import alias_name, lookup, model_name, register
 
+LOGGER = logging.getLogger(__name__)
 BEST = re.compile(r"best(?:-(?P<size>[^:]+))?:(?P<study>[^,]+)(?:,(?P<words>.+))?")
 NEXT_WORD = re.compile(r",(?=[\w.]+=)")  # a value may hold commas of its own
 
@@ -28,6 +30,24 @@ class _Finished:
     metrics: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best(Document):
+    """The best finished run and its verified final checkpoint (contract: `best --json`).
+
+    `version` and `alias` are None where it is not registered.
+    """
+
+    run_id: str
+    step: int
+    val_l1: float | None
+    val_l1_sem: float | None
+    checkpoint: str
+    sha256: str
+    model_name: str
+    version: str | None
+    alias: str | None
+
+
 def best(
     specs: Iterable[RunSpec],
     runs_dir: str | Path,
@@ -36,14 +56,13 @@ def best(
     split: str = "val",
     size: str | None = None,
     tracking_uri: str | None = None,
-) -> dict[str, Any]:
+) -> Best:
     """Return the finished, sighted run with the lowest `metric` and its verified final checkpoint.
 
     Ties go to the smaller model, then the smaller run id. With `tracking_uri` the checkpoint is
     registered under the study's last name part with the alias `best` and that of its size, or that
-    of `size` alone; the same checkpoint keeps its version. Keys: contract, `best --json`; `version`
-    and `alias` are null without `tracking_uri`. Raises ValueError when no run qualifies or the
-    checkpoint is missing or corrupt, TrackingError when the store is away.
+    of `size` alone; the same checkpoint keeps its version. Raises ValueError when no run qualifies
+    or the checkpoint is missing or corrupt, TrackingError when the store is away.
     """
     _check_selection(metric, split)
     chosen = _choose(_finished(specs, Path(runs_dir)), Path(runs_dir), metric, size=size)
@@ -60,17 +79,17 @@ def best(
             aliases=list(dict.fromkeys([alias, alias_name(spec.size)])),
             tracking_uri=tracking_uri,
         )
-    return {
-        "run_id": spec.run_id,
-        "step": checkpoint.step,
-        "val_l1": chosen.metrics.get("val/l1"),
-        "val_l1_sem": chosen.metrics.get("val/l1_sem"),
-        "checkpoint": str(checkpoint.path),
-        "sha256": checkpoint.sha256,
-        "model_name": model_name(spec.study),
-        "version": version,
-        "alias": alias,
-    }
+    return Best(
+        run_id=spec.run_id,
+        step=checkpoint.step,
+        val_l1=chosen.metrics.get("val/l1"),
+        val_l1_sem=chosen.metrics.get("val/l1_sem"),
+        checkpoint=str(checkpoint.path),
+        sha256=checkpoint.sha256,
+        model_name=model_name(spec.study),
+        version=version,
+        alias=alias,
+    )
 
 
 def study_of(reference: str) -> str | None:
@@ -168,7 +187,7 @@ def _finished(specs: Iterable[RunSpec], runs_dir: Path) -> list[_Finished]:
     if damaged and not found:
         raise DamagedFileError(damaged[0])
     for line in damaged:
-        print(f"warning: left out: {line}", file=sys.stderr)
+        LOGGER.warning("left out: %s", line)
     return found
 
 

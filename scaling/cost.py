@@ -1,27 +1,44 @@
 """What a RunSpec amounts to in numbers: parameters, samples, FLOPs; torch-free."""
 
+from dataclasses import dataclass
 from typing import Any
 
+from scaling.document import plain
 from scaling.flops import policy_flops, step_flops
 from scaling.spec import RunSpec
 from xvla.params import num_params
 
 
-def describe(spec: RunSpec) -> dict[str, Any]:
-    """Return parameter counts and the training FLOPs of the whole run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Parameter counts and the training FLOPs of a whole run.
 
     `num_params_trainable` leaves out a frozen VLM. FLOPs count every view of the config as
     present, so they are exact for three-view robots and an upper bound for the others. They are
     those of the released computation, so that a faster implementation does not move a law.
     """
+
+    compute_flops: float
+    num_params_policy: int
+    num_params_total: int
+    num_params_trainable: int
+
+
+def cost_of(spec: RunSpec) -> Cost:
+    """Return what a run amounts to."""
     counts = num_params(spec.model)
     frozen = counts["vlm"] if spec.optim.freeze_vlm else 0
-    return {
-        "num_params_total": counts["total"],
-        "num_params_policy": counts["policy"],
-        "num_params_trainable": counts["total"] - frozen,
-        "compute_flops": spec.num_steps * flops_per_step(spec, as_released=True),
-    }
+    return Cost(
+        num_params_total=counts["total"],
+        num_params_policy=counts["policy"],
+        num_params_trainable=counts["total"] - frozen,
+        compute_flops=spec.num_steps * flops_per_step(spec, as_released=True),
+    )
+
+
+def describe(spec: RunSpec) -> dict[str, Any]:
+    """Return `cost_of` as a dict."""
+    return plain(cost_of(spec))
 
 
 def flops_per_step(spec: RunSpec, *, as_released: bool = False) -> float:
@@ -42,7 +59,6 @@ def flops_per_step(spec: RunSpec, *, as_released: bool = False) -> float:
 
 def export_row(spec: RunSpec) -> dict[str, Any]:
     """Return the columns of runs.parquet that the spec alone decides (contract, Files)."""
-    numbers = describe(spec)
     domains = len(spec.data.mixture)
     return {
         "run_id": spec.run_id,
@@ -50,7 +66,7 @@ def export_row(spec: RunSpec) -> dict[str, Any]:
         "stage": spec.stage,
         "seed": spec.seeds.init,
         "size": spec.size,
-        **{key: numbers[key] for key in sorted(numbers)},
+        **plain(cost_of(spec)),
         "num_samples_seen": spec.num_samples_seen,
         "num_unique_episodes": spec.num_unique_episodes,
         "num_domains": domains,

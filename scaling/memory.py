@@ -4,7 +4,7 @@ Without torch, for planners. N parameters, b bytes a number (2 bf16, 4 fp32), dp
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Literal
 
 from scaling.sizes import SIZES
 from scaling.spec import ResourceConfig, RunSpec
@@ -225,10 +225,28 @@ def explain_out_of_memory(error: BaseException, spec: RunSpec) -> str | None:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuMemory:
+    """GiB on each of `gpus` GPUs at a micro-batch, by part and in all."""
+
+    size: str
+    gpus: int
+    micro_batch: int
+    weights: float
+    gradients: float
+    optimizer: float
+    buckets: float
+    activations: float
+    update: float
+    process: float
+    staging: float
+    total: float
+
+
 def gpu_table(
     specs: dict[str, RunSpec], *, gpus: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-) -> list[dict[str, Any]]:
-    """Return rows {size, gpus, micro_batch, GiB by part, total} for each model on 1 to 64 GPUs.
+) -> list[GpuMemory]:
+    """Return a row for each model on 1 to 64 GPUs.
 
     The 0.9b and the 2b are always among them, with activation checkpointing where no run says
     otherwise. The micro-batch is the run's own, or less where its global batch is.
@@ -240,7 +258,7 @@ def gpu_table(
             there = ResourceConfig(nodes=-(-count // per_node), gpus_per_node=per_node)
             micro = max(1, min(_own_micro_batch(spec), spec.global_batch_size // count))
             estimate = memory(replace(spec, resources=there), micro_batch=micro, device="gpu")
-            rows.append({"size": size, "gpus": count, "micro_batch": micro, **estimate.to_dict()})
+            rows.append(GpuMemory(size=size, gpus=count, micro_batch=micro, **estimate.to_dict()))
     return rows
 
 

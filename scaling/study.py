@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from scaling.document import Document
 from scaling.overrides import overrider
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec
@@ -184,17 +185,27 @@ def own_steps(spec: RunSpec) -> int:
     return spec.num_steps - spec.init.trunk_step
 
 
-def saving(specs: Iterable[RunSpec]) -> dict[str, Any]:
-    """Return {"num_branches", "samples_alone", "samples_shared", "saving_percent"} of the runs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saving(Document):
+    """Samples to train if every run began at zero, and with branches going on from trunks."""
+
+    num_branches: int
+    samples_alone: int
+    samples_shared: int
+    saving_percent: float
+
+
+def saving(specs: Iterable[RunSpec]) -> Saving:
+    """Return what the branches among the runs spare."""
     runs = list(specs)
     alone = sum(spec.num_samples_seen for spec in runs)
     shared = sum(own_steps(spec) * spec.global_batch_size for spec in runs)
-    return {
-        "num_branches": sum(bool(spec.init.trunk) for spec in runs),
-        "samples_alone": alone,
-        "samples_shared": shared,
-        "saving_percent": 100 * (1 - shared / alone) if alone else 0.0,
-    }
+    return Saving(
+        num_branches=sum(bool(spec.init.trunk) for spec in runs),
+        samples_alone=alone,
+        samples_shared=shared,
+        saving_percent=100 * (1 - shared / alone) if alone else 0.0,
+    )
 
 
 def is_ready(spec: RunSpec, runs_dir: Path) -> bool:

@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 MOST_LEVELS = 40  # of an axis: more are taken together
 SEED = "seed"
@@ -50,16 +50,37 @@ class Grid:
         return sum(len(cell.run_ids) for cell in self.cells)
 
 
-def make_grids(rows: Sequence[Mapping[str, Any]]) -> list[Grid]:
+class PlannedRun(Protocol):
+    """A run before it starts, as a plan has it; GPU-hours are None on CPU."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def axes(self) -> Mapping[str, Any]: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def compute_flops(self) -> float: ...
+    @property
+    def gpu_hours(self) -> float | None: ...
+    @property
+    def gpu_hours_low(self) -> float | None: ...
+    @property
+    def gpu_hours_high(self) -> float | None: ...
+
+
+def make_grids(rows: Sequence[PlannedRun]) -> list[Grid]:
     """Return the grids of a plan's rows, the largest first: one for each set of axis names.
 
     An axis with more than 40 levels is cut into 40 ranges. Seeds are an axis of their own where a
     grid has fewer than two others; elsewhere they share a cell.
     """
-    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[PlannedRun]] = defaultdict(list)
     for row in rows:
-        groups[tuple(sorted(row["axes"]))].append(row)
-    priced = bool(rows) and all(row["gpu_hours"] is not None for row in rows)
+        groups[tuple(sorted(row.axes))].append(row)
+    priced = bool(rows) and all(row.gpu_hours is not None for row in rows)
     unit: Literal["GPU-hours", "FLOPs"] = "GPU-hours" if priced else "FLOPs"
     return [_grid(group, unit) for group in sorted(groups.values(), key=len, reverse=True)]
 
@@ -83,12 +104,12 @@ def label(value: Any) -> str:
     return f"{value:.4g}"
 
 
-def _grid(rows: Sequence[Mapping[str, Any]], unit: Literal["GPU-hours", "FLOPs"]) -> Grid:
-    points = [dict(row["axes"]) for row in rows]
+def _grid(rows: Sequence[PlannedRun], unit: Literal["GPU-hours", "FLOPs"]) -> Grid:
+    points = [dict(row.axes) for row in rows]
     found = levels(points)
-    seeds = _in_order(list({row["seed"] for row in rows}))
+    seeds = _in_order(list({row.seed for row in rows}))
     if SEED not in found and len(seeds) > 1 and sum(len(v) > 1 for v in found.values()) < 2:
-        points = [{**point, SEED: row["seed"]} for point, row in zip(points, rows, strict=True)]
+        points = [{**point, SEED: row.seed} for point, row in zip(points, rows, strict=True)]
         found[SEED] = seeds
     fixed = {name: label(values[0]) for name, values in found.items() if len(values) == 1}
     varied = {name: values for name, values in found.items() if len(values) > 1}
@@ -102,18 +123,19 @@ def _grid(rows: Sequence[Mapping[str, Any]], unit: Literal["GPU-hours", "FLOPs"]
     cells: dict[tuple[tuple[int, ...], str], Cell] = {}
     for row, point in zip(rows, points, strict=True):
         at = tuple(place[_key(point[name])] for name, place in places)
-        cell = cells.setdefault((at, row["state"]), Cell(at=at, state=row["state"]))
+        cell = cells.setdefault((at, row.state), Cell(at=at, state=row.state))
         _add(cell, row, unit)
     return Grid(axes=tuple(axes), cells=tuple(cells.values()), fixed=fixed, unit=unit)
 
 
-def _add(cell: Cell, row: Mapping[str, Any], unit: str) -> None:
-    names = ("compute_flops",) * 3
+def _add(cell: Cell, row: PlannedRun, unit: str) -> None:
+    costs = (row.compute_flops,) * 3
     if unit == "GPU-hours":
-        names = ("gpu_hours", "gpu_hours_low", "gpu_hours_high")
-    cost, low, high = (row[name] for name in names)
+        hours = (row.gpu_hours, row.gpu_hours_low, row.gpu_hours_high)
+        costs = tuple(value or 0.0 for value in hours)  # type: ignore[assignment]
+    cost, low, high = costs
     cell.cost, cell.low, cell.high = cell.cost + cost, cell.low + low, cell.high + high
-    cell.run_ids.append(row["run_id"])
+    cell.run_ids.append(row.run_id)
 
 
 def _axis(name: str, values: Sequence[Any]) -> tuple[Axis, dict[Hashable, int]]:

@@ -2,9 +2,9 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from analysis.figures.grid import Grid, label, make_grids
+from analysis.figures.grid import Grid, PlannedRun, label, make_grids
 from analysis.figures.plan import draw_grid
 from analysis.figures.style import style
 from analysis.pages.page import escape, figure, hint, page, section, table
@@ -13,25 +13,83 @@ MOST_ROWS = 1000
 MOST_FIGURES, FEW_RUNS = 4, 4  # a smaller grid beside the first is told in words
 
 
-def plan_page(
-    document: dict[str, Any], head: Sequence[tuple[str, str]], memory: Sequence[dict[str, Any]]
-) -> str:
-    """Return the HTML of `scaling plan --html`; `head`: (name, text), `memory`: GiB by GPUs."""
-    totals, count = document["totals"], document["totals"]["num_runs"]
-    grids = make_grids(document["runs"])
+class Run(PlannedRun, Protocol):
+    """What the table says of a run beside what its grid does."""
+
+    @property
+    def num_params_total(self) -> int: ...
+    @property
+    def num_samples_seen(self) -> int: ...
+    @property
+    def num_unique_episodes(self) -> int: ...
+    @property
+    def num_domains(self) -> int: ...
+    @property
+    def num_gpus(self) -> int: ...
+    @property
+    def memory_gib_per_gpu(self) -> float | None: ...
+
+
+class Totals(Protocol):
+    """The sums of a plan."""
+
+    @property
+    def num_runs(self) -> int: ...
+    @property
+    def gpu_hours(self) -> float | None: ...
+    @property
+    def gpu_hours_low(self) -> float | None: ...
+    @property
+    def gpu_hours_high(self) -> float | None: ...
+    @property
+    def disk_gib(self) -> float: ...
+
+
+class Memory(Protocol):
+    """GiB on each of a number of GPUs."""
+
+    @property
+    def size(self) -> str: ...
+    @property
+    def gpus(self) -> int: ...
+    @property
+    def micro_batch(self) -> int: ...
+    @property
+    def total(self) -> float: ...
+
+
+class Plan(Protocol):
+    """A study before it starts."""
+
+    @property
+    def study(self) -> str: ...
+    @property
+    def scale(self) -> str: ...
+    @property
+    def runs(self) -> Sequence[Run]: ...
+    @property
+    def totals(self) -> Totals: ...
+    @property
+    def memory_by_gpus(self) -> Sequence[Memory] | None: ...
+
+
+def plan_page(plan: Plan, head: Sequence[tuple[str, str]]) -> str:
+    """Return the HTML of `scaling plan --html`; `head`: what the study says, as (name, text)."""
+    count = plan.totals.num_runs
+    grids = make_grids(plan.runs)
     parts = [
-        section("What it is", _facts([*head, *_totals(totals)])),
+        section("What it is", _two_columns([*head, *_totals(plan.totals)])),
         section("The grid", *_figures(grids)),
-        section("1 run" if count == 1 else f"{count:,} runs", *_runs(document["runs"])),
+        section("1 run" if count == 1 else f"{count:,} runs", *_runs(plan.runs)),
     ]
-    if memory:
-        parts.append(section("GiB a GPU by number of GPUs", table(_memory(memory))))
-    scale = document["scale"]
-    subtitle = f"The plan at scale {scale}, as of scaling plan {document['study']} scale={scale}."
-    return page(document["study"], subtitle, parts)
+    if plan.memory_by_gpus:
+        parts.append(section("GiB a GPU by number of GPUs", table(_memory(plan.memory_by_gpus))))
+    scale = plan.scale
+    subtitle = f"The plan at scale {scale}, as of scaling plan {plan.study} scale={scale}."
+    return page(plan.study, subtitle, parts)
 
 
-def _facts(rows: Sequence[tuple[str, str]]) -> str:
+def _two_columns(rows: Sequence[tuple[str, str]]) -> str:
     """Return (name, text) as a table without a head."""
     body = "".join(
         f'<tr><td class="text">{escape(name)}</td><td class="text">{escape(text)}</td></tr>'
@@ -86,51 +144,51 @@ def _caption(grid: Grid) -> str:
     return text
 
 
-def _totals(totals: dict[str, Any]) -> list[tuple[str, str]]:
+def _totals(totals: Totals) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
-    if totals["gpu_hours"] is not None:
-        low, high = totals["gpu_hours_low"], totals["gpu_hours_high"]
-        hours = f"{totals['gpu_hours']:,.0f} ({low:,.0f} to {high:,.0f})"
+    if totals.gpu_hours is not None:
+        low, high = totals.gpu_hours_low, totals.gpu_hours_high
+        hours = f"{totals.gpu_hours:,.0f} ({low:,.0f} to {high:,.0f})"
         rows += [("GPU-hours", hours)]
-    return [*rows, ("checkpoints kept", f"{totals['disk_gib']:,.1f} GiB")]
+    return [*rows, ("checkpoints kept", f"{totals.disk_gib:,.1f} GiB")]
 
 
-def _runs(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _runs(rows: Sequence[Run]) -> list[str]:
     """Return the table of runs and a line on those that it leaves out."""
-    on_gpu = any(row["gpu_hours"] is not None for row in rows)
+    on_gpu = any(row.gpu_hours is not None for row in rows)
     shown = [_run(row, on_gpu=on_gpu) for row in rows[:MOST_ROWS]]
     left = len(rows) - MOST_ROWS
     more = [hint(f"{left:,} more; scaling plan --json has them all.")] if left > 0 else []
     return [*more, table(shown, sortable=True)]
 
 
-def _run(row: dict[str, Any], *, on_gpu: bool) -> dict[str, Any]:
+def _run(row: Run, *, on_gpu: bool) -> dict[str, Any]:
     found = {
-        "run_id": row["run_id"],
-        "state": row["state"],
-        **{name: label(v) if isinstance(v, list | dict) else v for name, v in row["axes"].items()},
-        "seed": row["seed"],
-        "parameters": row["num_params_total"],
-        "samples": row["num_samples_seen"],
-        "episodes": row["num_unique_episodes"],
-        "sources": row["num_domains"],
-        "FLOPs": row["compute_flops"],
+        "run_id": row.run_id,
+        "state": row.state,
+        **{name: label(v) if isinstance(v, list | dict) else v for name, v in row.axes.items()},
+        "seed": row.seed,
+        "parameters": row.num_params_total,
+        "samples": row.num_samples_seen,
+        "episodes": row.num_unique_episodes,
+        "sources": row.num_domains,
+        "FLOPs": row.compute_flops,
     }
     if on_gpu:
         found |= {
-            "GPUs": row["nodes"] * row["gpus_per_node"],
-            "GiB/GPU": row["memory_gib_per_gpu"],
-            "GPU-hours": row["gpu_hours"],
-            "low": row["gpu_hours_low"],
-            "high": row["gpu_hours_high"],
+            "GPUs": row.num_gpus,
+            "GiB/GPU": row.memory_gib_per_gpu,
+            "GPU-hours": row.gpu_hours,
+            "low": row.gpu_hours_low,
+            "high": row.gpu_hours_high,
         }
     return found
 
 
-def _memory(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _memory(rows: Sequence[Memory]) -> list[dict[str, Any]]:
     """Return a row a size, a column a number of GPUs."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
-        first = {"size": row["size"], "micro-batch": row["micro_batch"]}
-        found.setdefault(row["size"], first)[str(row["gpus"])] = round(row["total"], 1)
+        first = {"size": row.size, "micro-batch": row.micro_batch}
+        found.setdefault(row.size, first)[str(row.gpus)] = round(row.total, 1)
     return list(found.values())

@@ -6,13 +6,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from jobs.executor import Detached
 from jobs.handover import claim, prepare
 from jobs.local.launch import start_command
 from jobs.local.loop import submit
 from jobs.local.queue import forget_dead, local_folder, queue_path, write_queue
 from jobs.queue import claiming
+from scaling.messages import print_warnings
 from scaling.runs.folder import Run
 from scaling.runs.process import this_host
 from scaling.spec import RunSpec
@@ -27,14 +28,12 @@ def submit_detached(
     parallel: int = 2,
     retry_failed: bool = True,
     command: Sequence[str] | None = None,
-) -> dict[str, Any]:
+) -> Detached:
     """Start `submit` for these runs in the background and return at once.
 
     `command` replaces the background program (by default `python -m jobs.local.detach`); it has to
     call `jobs.local.loop.submit` on the same runs, in the process started here, and keep
-    running until it has. Runs that wait show as queued from now on, and can be cancelled. Returns
-    `{"study", "submitted", "skipped_done", "skipped_running", "skipped_failed", "pid" (None:
-    nothing to do), "host", "log"}`.
+    running until it has. Runs that wait show as queued from now on, and can be cancelled.
     """
     specs = list(specs)
     runs_dir = Path(runs_dir).absolute()
@@ -45,17 +44,19 @@ def submit_detached(
         forget_dead(runs_dir)
         ours = claim(specs, runs_dir, retry_failed=retry_failed)
         todo = [spec.run_id for spec in ours.todo]
-        pid = _start(command, _request(runs_dir, parallel, todo), log) if todo else None
-        if pid is not None:
+        pid = None
+        if todo:
+            command = command or _program(runs_dir, parallel, todo, log)
+            pid = start_command(command, log, {}).pid
             write_queue(queue_path(runs_dir, pid), todo, pid=pid)
-    return {
-        "study": study,
-        "submitted": len(todo),
+    return Detached(
+        study=study,
+        submitted=len(todo),
         **ours.skipped(),
-        "pid": pid,
-        "host": this_host(),
-        "log": str(log),
-    }
+        pid=pid,
+        host=this_host(),
+        log=str(log),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,25 +65,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(arguments) != 1:
         print(USAGE, file=sys.stderr)
         return 2
+    print_warnings()
     path = Path(arguments[0])
     request = json.loads(path.read_text())
     path.unlink()
     runs_dir = Path(request["runs_dir"])
     specs = [Run.of(runs_dir, run_id).spec() for run_id in request["run_ids"]]
-    summary = submit(specs, runs_dir, parallel=request["parallel"])
-    return int(summary["done"] < summary["submitted"])
+    worked = submit(specs, runs_dir, parallel=request["parallel"])
+    return int(worked.done < worked.submitted)
 
 
-def _request(runs_dir: Path, parallel: int, run_ids: list[str]) -> dict[str, Any]:
-    return {"runs_dir": str(runs_dir), "parallel": parallel, "run_ids": run_ids}
-
-
-def _start(command: Sequence[str] | None, request: dict[str, Any], log: Path) -> int:
-    if command is None:
-        path = log.with_name(f"request-{os.getpid()}-{time.time_ns()}.json")
-        path.write_text(json.dumps(request))
-        command = [sys.executable, "-m", "jobs.local.detach", str(path)]
-    return start_command(command, log, {}).pid
+def _program(runs_dir: Path, parallel: int, run_ids: list[str], log: Path) -> list[str]:
+    """Write the request of a background process of ours and return its command."""
+    request = {"runs_dir": str(runs_dir), "parallel": parallel, "run_ids": run_ids}
+    path = log.with_name(f"request-{os.getpid()}-{time.time_ns()}.json")
+    path.write_text(json.dumps(request))
+    return [sys.executable, "-m", "jobs.local.detach", str(path)]
 
 
 if __name__ == "__main__":

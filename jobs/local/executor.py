@@ -3,9 +3,9 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jobs.executor import Order
+from jobs.executor import HandedOver, Order, Submitted
 from jobs.local.queue import read_queues
 from scaling.runs.state import Hold, RunStatus
 
@@ -21,7 +21,7 @@ class LocalExecutor:
 
     def submit(
         self, specs: Sequence["RunSpec"], runs_dir: Path, cluster: "Cluster", order: Order
-    ) -> dict[str, Any]:
+    ) -> Submitted:
         """Run the specs here and return when they have ended, or start a process that does."""
         from jobs.handover import claim
         from jobs.local.detach import submit_detached
@@ -35,17 +35,17 @@ class LocalExecutor:
         ours = claim(specs, runs_dir, retry_failed=order.retry_failed, dry_run=True)
         hours = price_within(order.price, ours.todo, order.max_gpu_hours)
         if order.dry_run:
-            return {
-                "study": specs[0].study if specs else "",
-                "cluster": cluster.name,
-                "submitted": len(ours.todo),
+            return HandedOver(
+                study=specs[0].study if specs else "",
+                cluster=cluster.name,
+                submitted=len(ours.todo),
                 **ours.skipped(),
-                "gpu_hours": hours,
-                "arrays": [],
-                "chain": [],
-                "submission": None,
-                "dry_run": True,
-            }
+                gpu_hours=hours,
+                arrays=[],
+                chain=[],
+                submission=None,
+                dry_run=True,
+            )
         parallel = order.parallel or os.cpu_count() or 1
         if order.background is not None:
             return submit_detached(

@@ -1,13 +1,13 @@
 """The loop of the local executor: keeps N runs going on this machine until the study is through."""
 
+import logging
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from jobs.executor import OpenProgress, Outcome, Worked, silent
 from jobs.handover import NOT_HELD, claim, prepare, settle
 from jobs.local.launch import (
     Child,
@@ -18,20 +18,18 @@ from jobs.local.launch import (
     start_command,
     train_command,
 )
-from jobs.local.progress import open_progress
 from jobs.local.queue import REFRESH_S, forget_dead, queue_path, write_queue
 from jobs.local.signals import send, stop_signals
 from jobs.queue import claiming, read_held
 from jobs.status import run_state
 from jobs.trunks import Outlook, outlook
-from scaling.runs.folder import CANCELLED, Heartbeat, Run
-from scaling.runs.state import Hold, RunStatus
+from scaling.runs.folder import Heartbeat, Run
+from scaling.runs.state import Hold, RunStatus, State
 from scaling.spec import RunSpec
 
-if TYPE_CHECKING:
-    pass
-
+LOGGER = logging.getLogger(__name__)
 POLL_S = 0.2
+RESUMABLE: tuple[State, ...] = ("preempted", "running", "unknown", "planned", "queued")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,7 +55,7 @@ class _Work:
     command: Command | None
     server: ForkServer | None = None
     active: list[_Active] = field(default_factory=list)
-    outcomes: list[dict[str, Any]] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
     stops: list[int] = field(default_factory=list)
     published: float = 0.0
 
@@ -67,11 +65,11 @@ def submit(
     runs_dir: str | Path,
     *,
     parallel: int = 2,
-    progress: bool = True,
+    progress: OpenProgress = silent,
     retry_failed: bool = True,
     on_finished: Callable[[str, str], None] | None = None,
     command: Command | None = None,
-) -> dict[str, Any]:
+) -> Worked:
     """Run every unfinished spec on this machine, `parallel` ranks at once; block until through.
 
     Done runs and runs in other hands are skipped; all others start or resume, failed and cancelled
@@ -80,9 +78,6 @@ def submit(
     lets every run save and leave (a second one kills). `on_finished(run_id, state)` is called
     after each run. `command(spec, run_yaml)` replaces the training command.
 
-    Returns `{"study", "submitted", "skipped_done", "skipped_running", "skipped_failed",
-    "done", "failed", "preempted", "cancelled", "interrupted", "seconds", "runs": [{"run_id",
-    "state", "reason", "seconds"}]}`: counts over the runs taken on here, but for `skipped_*`.
     Raises ValueError for a run that this machine cannot hold.
     """
     began = time.monotonic()
@@ -110,25 +105,31 @@ def submit(
             own.unlink(missing_ok=True)
             if work.server is not None:
                 work.server.close()
-    return {
-        "study": specs[0].study if specs else "",
-        "submitted": len(ours.todo),
+    states = [outcome.state for outcome in work.outcomes]
+    return Worked(
+        study=specs[0].study if specs else "",
+        submitted=len(ours.todo),
         **ours.skipped(),
-        **_outcome_counts(work),
-        "seconds": round(time.monotonic() - began, 2),
-    }
+        done=states.count("done"),
+        failed=states.count("failed"),
+        preempted=sum(states.count(state) for state in RESUMABLE),
+        cancelled=states.count("cancelled"),
+        interrupted=bool(work.stops),
+        runs=work.outcomes,
+        seconds=round(time.monotonic() - began, 2),
+    )
 
 
 def _run_all(
     work: _Work,
     num_runs: int,
     *,
-    progress: bool,
+    progress: OpenProgress,
     on_finished: Callable[[str, str], None] | None,
 ) -> None:
     num_before = num_runs - len(work.waiting)
     _open_server(work)
-    with open_progress(num_runs, num_before, enabled=progress) as show:
+    with progress(num_runs, num_before) as show:
         signalled = 0
         while work.active or (work.waiting and not work.stops):
             if not work.stops:
@@ -141,7 +142,7 @@ def _run_all(
             if finished and not work.stops:
                 _start_waiting(work)  # before the callback, so that no slot idles meanwhile
             for outcome in finished:
-                show.finished(outcome["run_id"], outcome["state"], outcome["reason"])
+                show.finished(outcome.run_id, outcome.state, outcome.reason)
                 _call(on_finished, outcome)
             show.update({item.spec.run_id: _beat(item) for item in work.active})
             time.sleep(POLL_S)
@@ -155,7 +156,7 @@ def _open_server(work: _Work) -> None:
     try:
         work.server = ForkServer(work.runs_dir)
     except RuntimeError as error:
-        warn(f"{error}; each run imports the training stack itself")
+        LOGGER.warning(f"{error}; each run imports the training stack itself")
 
 
 def _forkable(spec: RunSpec) -> bool:
@@ -178,7 +179,7 @@ def _start_waiting(work: _Work) -> None:
             why = f"cannot start: {error.strerror} ({error.filename or run.folder})"
             status = RunStatus(run_id=spec.run_id, state="failed", reason=why)
             work.outcomes.append(_outcome(status, seconds=0.0))
-            warn(f"run {spec.run_id} {why}")
+            LOGGER.warning(f"run {spec.run_id} {why}")
             continue
         work.active.append(started)
         _publish(work, now=True)
@@ -190,7 +191,7 @@ def _next_to_start(work: _Work) -> RunSpec | None:
     """Return the next run that can start; None where there is none, or no room for it."""
     if not work.free:
         return None
-    ours = work.ids - {outcome["run_id"] for outcome in work.outcomes}
+    ours = work.ids - {outcome.run_id for outcome in work.outcomes}
     held: Mapping[str, Hold] | None = None
     for spec in list(work.waiting):
         if spec.init.trunk:
@@ -215,7 +216,7 @@ def _give_up(work: _Work, spec: RunSpec, found: Outlook) -> None:
     status = run_state(run, NOT_HELD)
     work.outcomes.append(_outcome(replace(status, reason=found.reason), seconds=0.0))
     _publish(work, now=True)
-    warn(f"run {spec.run_id} does not start: {found.reason}")
+    LOGGER.warning(f"run {spec.run_id} does not start: {found.reason}")
 
 
 def _start(work: _Work, spec: RunSpec, slots: list[int]) -> _Active:
@@ -231,7 +232,7 @@ def _start(work: _Work, spec: RunSpec, slots: list[int]) -> _Active:
         try:
             child = work.server.start(run_yaml, log, environment)
         except RuntimeError as error:
-            warn(f"{error}; the next runs import the training stack themselves")
+            LOGGER.warning(f"{error}; the next runs import the training stack themselves")
             work.server = None
     if child is None:
         make = work.command or train_command
@@ -246,7 +247,7 @@ def _start(work: _Work, spec: RunSpec, slots: list[int]) -> _Active:
     )
 
 
-def _collect(work: _Work) -> list[dict[str, Any]]:
+def _collect(work: _Work) -> list[Outcome]:
     """Take the ended runs out of `work.active` and return their outcomes."""
     ended = [(item, code) for item in work.active if (code := item.child.poll()) is not None]
     outcomes = []
@@ -272,7 +273,7 @@ def _stop_children(work: _Work, *, kill: bool) -> None:
         send(pid, number)
     if work.active:
         what = "killing them" if kill else "they save and leave (a second signal kills)"
-        warn(f"stopping {len(work.active)} runs: {what}")
+        LOGGER.warning(f"stopping {len(work.active)} runs: {what}")
 
 
 def _publish(work: _Work, *, now: bool = False) -> None:
@@ -282,7 +283,7 @@ def _publish(work: _Work, *, now: bool = False) -> None:
         try:
             write_queue(queue_path(work.runs_dir), waiting, active=active)
         except OSError as error:  # only the status of waiting runs suffers
-            warn(f"cannot write {queue_path(work.runs_dir)}: {error.strerror}")
+            LOGGER.warning(f"cannot write {queue_path(work.runs_dir)}: {error.strerror}")
         work.published = time.monotonic()
 
 
@@ -299,37 +300,19 @@ def _beat(item: _Active) -> Heartbeat:
     return replace(beat, num_steps=beat.num_steps or item.spec.num_steps)
 
 
-def _outcome(status: RunStatus, *, seconds: float) -> dict[str, Any]:
-    return {
-        "run_id": status.run_id,
-        "state": status.state,
-        "reason": status.reason,
-        "seconds": round(seconds, 2),
-    }
+def _outcome(status: RunStatus, *, seconds: float) -> Outcome:
+    return Outcome(
+        run_id=status.run_id,
+        state=status.state,
+        reason=status.reason,
+        seconds=round(seconds, 2),
+    )
 
 
-def _outcome_counts(work: _Work) -> dict[str, Any]:
-    states = [outcome["state"] for outcome in work.outcomes]
-    resumable = ("preempted", "running", "unknown", "planned", "queued")
-    return {
-        "done": states.count("done"),
-        "failed": states.count("failed"),
-        "preempted": sum(states.count(state) for state in resumable),
-        "cancelled": states.count(CANCELLED),
-        "interrupted": bool(work.stops),
-        "runs": work.outcomes,
-    }
-
-
-def _call(on_finished: Callable[[str, str], None] | None, outcome: dict[str, Any]) -> None:
+def _call(on_finished: Callable[[str, str], None] | None, outcome: Outcome) -> None:
     if on_finished is None:
         return
     try:
-        on_finished(outcome["run_id"], outcome["state"])
+        on_finished(outcome.run_id, outcome.state)
     except Exception as error:  # a tracker's outage must not stop the training
-        warn(f"after run {outcome['run_id']}: {type(error).__name__}: {error}")
-
-
-def warn(message: str) -> None:
-    """Print a warning to stderr; stdout belongs to documents."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+        LOGGER.warning(f"after run {outcome.run_id}: {type(error).__name__}: {error}")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from jobs.queue import claiming
 from jobs.slurm.commands import jobs_by_script
-from jobs.slurm.submissions import CLOSED, RECORD, resubmitted, slurm_folder, write_record
-from scaling.runs.files import read_json_or_none
+from jobs.slurm.submissions import CLOSED, RECORD, read_submission, resubmitted, slurm_folder
 
 
 def adopt(runs_dir: str | Path) -> list[str]:
@@ -21,22 +20,17 @@ def adopt(runs_dir: str | Path) -> list[str]:
     runs_dir = Path(runs_dir).absolute()
     found = []
     with claiming(runs_dir):  # a submission that is being made is no orphan
-        half = [path for path in slurm_folder(runs_dir).glob(f"*/{RECORD}") if _is_half(path)]
+        every = [read_submission(p.parent) for p in slurm_folder(runs_dir).glob(f"*/{RECORD}")]
+        half = [submission for submission in every if submission and submission.is_half_known]
         jobs = jobs_by_script() if half else {}
-        for path in half:
-            record = read_json_or_none(path) or {}
-            for index, array in enumerate(record["arrays"]):
-                if not array["job_id"] and (job_id := _array_id(path.parent, index, jobs)):
-                    array["job_id"] = job_id
+        for submission in half:
+            for index, array in enumerate(submission.arrays):
+                if not array.job_id and (job_id := _array_id(submission.path, index, jobs)):
+                    array.job_id = job_id
                     found.append(job_id)
-            (path.parent / CLOSED).unlink(missing_ok=True)
-            write_record(path.parent, record)
+            (submission.path / CLOSED).unlink(missing_ok=True)
+            submission.write()
     return found
-
-
-def _is_half(path: Path) -> bool:
-    record = read_json_or_none(path) or {}
-    return any(not array.get("job_id") for array in record.get("arrays", []))
 
 
 def _array_id(folder: Path, index: int, jobs: dict[Path, set[str]]) -> str | None:

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jobs.executor import Order
+from jobs.executor import HandedOver, Link, Order
 from jobs.slurm.commands import SlurmError, scancel
 from jobs.slurm.queue import read_holds
-from jobs.slurm.submissions import RECORD, slurm_folder
-from scaling.runs.files import read_json_or_none
+from jobs.slurm.submissions import read_submission, slurm_folder
 from scaling.runs.folder import CANCELLED, Run
 from scaling.runs.state import Hold, RunStatus
 
@@ -24,7 +23,7 @@ class SlurmExecutor:
 
     def submit(
         self, specs: Sequence["RunSpec"], runs_dir: Path, cluster: "Cluster", order: Order
-    ) -> dict[str, Any]:
+    ) -> HandedOver:
         """Hand the runs over and return at once."""
         from jobs.cluster import check_mounts
         from jobs.slurm.submit import submit
@@ -66,7 +65,7 @@ class SlurmExecutor:
             actions = dict.fromkeys(actions, f"marked cancelled, but {error}")
         return {status.run_id: actions[status.state] for status in before}
 
-    def links(self, runs_dir: Path, study: str) -> list[dict[str, Any]]:
+    def links(self, runs_dir: Path, study: str) -> list[Link]:
         """Return the commands chained behind a study."""
         from jobs.slurm.chain import chain_state
 
@@ -78,6 +77,6 @@ class SlurmExecutor:
 
         found = []
         for life in read_lives(Run.of(runs_dir, run_id)):
-            record = read_json_or_none(slurm_folder(runs_dir) / life["submission"] / RECORD) or {}
-            found.append((float(record.get("time") or life["time"]), float(life["time"])))
+            record = read_submission(slurm_folder(runs_dir) / life.submission)
+            found.append((record.time if record and record.time else life.time, life.time))
         return found

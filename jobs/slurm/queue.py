@@ -54,7 +54,7 @@ def read_slurm(runs_dir: str | Path, *, fresh: bool = False) -> tuple[dict[str, 
     if not slurm_folder(runs_dir).exists():
         return {}, 0.0
     submissions = open_submissions(runs_dir)
-    tasks = {run_id: task for item in submissions for run_id, task in item.tasks.items()}
+    tasks = {run_id: task for item in submissions for run_id, task in item.tasks().items()}
     if not tasks:
         return {}, 0.0
     newest = max(_changed(item) for item in submissions)
@@ -75,7 +75,7 @@ def read_holds(runs_dir: str | Path, *, fresh: bool = False) -> dict[str, Hold]:
     jobs, asked = read_slurm(runs_dir, fresh=fresh)
     if not jobs:
         return {}
-    since = {run_id: item.time for item in open_submissions(runs_dir) for run_id in item.tasks}
+    since = {run_id: item.time for item in open_submissions(runs_dir) for run_id in item.tasks()}
     return {
         run_id: replace(_hold(job), job_id=job.id, asked=asked, since=since.get(run_id))
         for run_id, job in jobs.items()
@@ -192,5 +192,5 @@ def _ends(tasks: list[str]) -> dict[str, list[str]]:
 
 def _changed(submission: Submission) -> float:
     """Return when a submission was last written to."""
-    files = [submission.folder / name for name in ("submission.json", "resubmitted.jsonl")]
+    files = [submission.path / name for name in ("submission.json", "resubmitted.jsonl")]
     return max(path.stat().st_mtime for path in files if path.exists())

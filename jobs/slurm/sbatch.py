@@ -251,7 +251,7 @@ def _behind_trunks(array: Array, submission: Path, runs_dir: Path) -> str:
     if not array.specs[0].init.trunk:
         return ""
     record = read_submission(submission)
-    ids = [record.arrays[i]["job_id"] if record else f"ARRAY-{i}" for i in array.behind]
+    ids = [(record.arrays[i].job_id or "") if record else f"ARRAY-{i}" for i in array.behind]
     return dependency(array.specs, runs_dir, within=array.trunks, arrays=ids)
 
 

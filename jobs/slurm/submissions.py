@@ -5,9 +5,10 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from scaling.runs.files import read_json_or_none, write_json
+from jobs.executor import ChainedJob
+from scaling.document import Document
+from scaling.runs.files import json_lines, known, read_json_or_none, write_json
 from scaling.runs.folder import Run
 
 # Written anew after each sbatch: an array without a job id is one that was not seen to go out.
@@ -18,22 +19,66 @@ EXTRA = "resubmitted.jsonl"
 CLOSED = "closed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """One call of submit.
+@dataclass(slots=True, kw_only=True)
+class ArrayJob(Document):
+    """An array of runs; without a job id it was not seen to go out."""
 
-    `tasks`: run id -> "ARRAY_TASK", the newest where there are several. `waits_for`: the runs that
-    have to be done before the chain goes on, those handed over earlier as well.
+    job_id: str | None = None
+    name: str = ""
+    runs: list[str] = field(default_factory=list)
+    nodes: int = 1
+    gpus_per_node: int = 0
+    limit: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Submission(Document):
+    """One call of submit, as its record has it: it grows by a job id with each sbatch.
+
+    `waits_for`: the runs before the chain, those handed over earlier as well.
     """
 
-    folder: Path
-    study: str
-    cluster: str
-    time: float
-    arrays: list[dict[str, Any]] = field(default_factory=list)
-    chain: list[dict[str, Any]] = field(default_factory=list)
-    tasks: dict[str, str] = field(default_factory=dict)
+    study: str = ""
+    cluster: str = ""
+    time: float = 0.0
+    folder: str = ""
     waits_for: list[str] = field(default_factory=list)
+    arrays: list[ArrayJob] = field(default_factory=list)
+    chain: list[ChainedJob] = field(default_factory=list)
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return Path(self.folder)
+
+    @property
+    def job_ids(self) -> list[str]:
+        """What Slurm has of it, as far as it is known."""
+        arrays = [array.job_id for array in self.arrays if array.job_id]
+        return arrays + [link.job_id for link in self.chain]
+
+    @property
+    def is_half_known(self) -> bool:
+        """Whether an array was not seen to go out."""
+        return any(not array.job_id for array in self.arrays)
+
+    def tasks(self) -> dict[str, str]:
+        """Return run id -> "ARRAY_TASK", the newest where there are several."""
+        found = {
+            run_id: f"{array.job_id}_{task}"
+            for array in self.arrays
+            for task, run_id in enumerate(array.runs)
+            if array.job_id
+        }
+        return found | dict(resubmitted(self.path))
+
+    def before_chain(self) -> list[str]:
+        """Return the runs that have to be done before the chain goes on."""
+        return self.waits_for or list(self.tasks())
+
+    def write(self) -> None:
+        """Write submission.json."""
+        write_json(self.path / RECORD, self.to_dict())
 
 
 def slurm_folder(runs_dir: str | Path) -> Path:
@@ -54,11 +99,6 @@ def new_folder(runs_dir: Path, study: str) -> Path:
     raise RuntimeError(f"no free name for a submission like {stem} in {slurm_folder(runs_dir)}")
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write submission.json."""
-    write_json(folder / RECORD, record)
-
-
 def note_resubmitted(folder: Path, *, run_id: str, task: str) -> None:
     """Append that a run goes on under another job (a cancelled preemption, a time limit)."""
     line = json.dumps({"run_id": run_id, "task": task, "time": time.time()})
@@ -68,7 +108,11 @@ def note_resubmitted(folder: Path, *, run_id: str, task: str) -> None:
 
 def resubmitted(folder: Path) -> list[tuple[str, str]]:
     """Return (run id, task) of the tasks that went on under other jobs, oldest first."""
-    return [(line["run_id"], line["task"]) for line in _lines(folder / EXTRA)]
+    try:
+        content = (folder / EXTRA).read_bytes()
+    except OSError:
+        return []
+    return [(line["run_id"], line["task"]) for line in json_lines(content) if line]
 
 
 def read_submission(folder: Path) -> Submission | None:
@@ -76,23 +120,11 @@ def read_submission(folder: Path) -> Submission | None:
     record = read_json_or_none(folder / RECORD)
     if record is None:
         return None
-    tasks = {
-        run_id: f"{array['job_id']}_{task}"
-        for array in record.get("arrays", [])
-        for task, run_id in enumerate(array["runs"])
-        if array.get("job_id")
-    }
-    tasks |= dict(resubmitted(folder))
-    return Submission(
-        folder=folder,
-        study=record.get("study", ""),
-        cluster=record.get("cluster", ""),
-        time=float(record.get("time") or 0),
-        arrays=record.get("arrays", []),
-        chain=record.get("chain", []),
-        tasks=tasks,
-        waits_for=record.get("waits_for") or list(tasks),
-    )
+    found = known(Submission, record)
+    found.folder = str(folder)  # the folder of runs may have moved
+    found.arrays = [known(ArrayJob, item) for item in record.get("arrays", [])]
+    found.chain = [known(ChainedJob, item) for item in record.get("chain", [])]
+    return found
 
 
 def open_submissions(runs_dir: str | Path) -> list[Submission]:
@@ -115,24 +147,14 @@ def close_finished(submissions: Iterable[Submission], runs_dir: Path, live: Iter
     alive = set(live)
     for submission in submissions:
         if (
-            all(array.get("job_id") for array in submission.arrays)
-            and alive.isdisjoint(submission.tasks.values())
-            and all(Run.of(runs_dir, run_id).has_marker() for run_id in submission.tasks)
+            not submission.is_half_known
+            and alive.isdisjoint((tasks := submission.tasks()).values())
+            and all(Run.of(runs_dir, run_id).has_marker() for run_id in tasks)
         ):
-            (submission.folder / CLOSED).touch()
+            (submission.path / CLOSED).touch()
 
 
 def write_manifests(folder: Path, chunks: Sequence[Sequence[str]]) -> None:
     """Write array-N.txt: the run of each task, one a line."""
     for index, run_ids in enumerate(chunks):
         (folder / f"array-{index}.txt").write_text("".join(f"{run_id}\n" for run_id in run_ids))
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = path.read_text()
-    except OSError:
-        return []
-    return [
-        json.loads(line) for line in text.splitlines() if line.startswith("{") and line[-1] == "}"
-    ]

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from jobs.cluster import Cluster, check_fits
+from jobs.executor import ChainedJob, HandedOver, JobArray
 from jobs.handover import claim, prepare
 from jobs.pricing import Price, price_within
 from jobs.queue import claiming, read_held
@@ -24,7 +24,13 @@ from jobs.slurm.commands import (
 )
 from jobs.slurm.queue import job_of, read_slurm
 from jobs.slurm.sbatch import Array, make_arrays, one_at_a_time, render_array, render_chained
-from jobs.slurm.submissions import new_folder, slurm_folder, write_manifests, write_record
+from jobs.slurm.submissions import (
+    ArrayJob,
+    Submission,
+    new_folder,
+    slurm_folder,
+    write_manifests,
+)
 from scaling.runs.folder import SPEC, Run
 from scaling.runs.state import Hold
 from scaling.spec import RunSpec
@@ -41,16 +47,13 @@ def submit(
     then: Sequence[Sequence[str]] = (),
     retry_failed: bool = True,
     dry_run: bool = False,
-) -> dict[str, Any]:
+) -> HandedOver:
     """Hand every unfinished run to Slurm and return at once; asking twice submits nothing twice.
 
     `price(specs)` gives GPU-hours (None on CPU), refused above `max_gpu_hours`. `then`: commands
     of `scaling` chained behind all the runs, also those done or handed over before; the same
-    ones are not chained twice. Returns `{"study", "cluster", "submitted",
-    "skipped_done", "skipped_running", "skipped_failed", "gpu_hours", "arrays": [{"job_id", "name",
-    "runs", "nodes", "gpus_per_node", "limit"}], "chain": [{"job_id", "command"}], "submission",
-    "dry_run"}`. A dry run refuses and returns the same, with the batch script of each array in
-    "script", and leaves everything as it is.
+    ones are not chained twice. A dry run refuses and returns the same, with
+    the batch script of each array, and leaves everything as it is.
 
     Raises ValueError for what does not fit and what Slurm refuses, SlurmUnreachableError where
     Slurm does not answer; no marker is changed then, and nothing is left in the queue unless the
@@ -66,18 +69,21 @@ def submit(
         hours = price_within(price, ours.todo, max_gpu_hours)
         chain = _chain_behind(specs, runs_dir, then, held)
         hand_over = _preview if dry_run else _hand_over
-        record = hand_over(ours.todo, runs_dir, cluster, parallel, chain)
-    return {
-        "study": specs[0].study if specs else "",
-        "cluster": cluster.name,
-        "submitted": len(ours.todo),
+        record, scripts = hand_over(ours.todo, runs_dir, cluster, parallel, chain)
+    return HandedOver(
+        study=specs[0].study if specs else "",
+        cluster=cluster.name,
+        submitted=len(ours.todo),
         **ours.skipped(),
-        "gpu_hours": hours,
-        "arrays": [item | {"runs": len(item["runs"])} for item in record.get("arrays", [])],
-        "chain": record.get("chain", []),
-        "submission": record.get("folder"),
-        "dry_run": dry_run,
-    }
+        gpu_hours=hours,
+        arrays=[
+            JobArray(**item.to_dict() | {"runs": len(item.runs)}, script=script)
+            for item, script in zip(record.arrays, scripts, strict=True)
+        ],
+        chain=record.chain,
+        submission=record.folder or None,
+        dry_run=dry_run,
+    )
 
 
 @contextmanager
@@ -134,19 +140,16 @@ def _chain_behind(
 
 def _preview(
     todo: list[RunSpec], runs_dir: Path, cluster: Cluster, parallel: int, chain: _Chain
-) -> dict[str, Any]:
-    """Return the record that `_hand_over` would, with scripts; THEN-N stands for a job id."""
+) -> tuple[Submission, Sequence[str | None]]:
+    """Return the record that `_hand_over` would, and scripts; THEN-N stands for a job id."""
     arrays = make_arrays(todo, cluster, max_array_size=_array_size(cluster), parallel=parallel)
     where = slurm_folder(runs_dir) / "SUBMISSION"
     scripts = [render_array(a, cluster, submission=where, runs_dir=runs_dir) for a in arrays]
-    shown = zip(arrays, scripts, strict=True)
-    return {
-        "arrays": [_array_record(array) | {"script": script} for array, script in shown],
-        "chain": [
-            {"job_id": f"THEN-{index}", "command": " ".join(words)}
-            for index, words in enumerate(chain.commands)
-        ],
-    }
+    behind = [
+        ChainedJob(job_id=f"THEN-{index}", command=" ".join(words))
+        for index, words in enumerate(chain.commands)
+    ]
+    return Submission(arrays=[_array_job(array) for array in arrays], chain=behind), scripts
 
 
 def _hand_over(
@@ -155,52 +158,51 @@ def _hand_over(
     cluster: Cluster,
     parallel: int,
     chain: _Chain,
-) -> dict[str, Any]:
+) -> tuple[Submission, Sequence[str | None]]:
     """Submit arrays and chain; on any error cancel what went out and raise.
 
     Where that is not sure to have worked, the record stays as it is, for `adopt`.
     """
     if not todo and not chain.commands:
-        return {}
+        return Submission(), []
     arrays = make_arrays(todo, cluster, max_array_size=_array_size(cluster), parallel=parallel)
     folder = new_folder(runs_dir, chain.study)
     write_manifests(folder, [[spec.run_id for spec in array.specs] for array in arrays])
-    record: dict[str, Any] = {
-        "study": chain.study,
-        "cluster": cluster.name,
-        "time": time.time(),
-        "folder": str(folder),
-        "waits_for": chain.run_ids,
-        "arrays": [_array_record(array) for array in arrays],
-        "chain": [],
-    }
-    write_record(folder, record)
+    record = Submission(
+        study=chain.study,
+        cluster=cluster.name,
+        time=time.time(),
+        folder=str(folder),
+        waits_for=chain.run_ids,
+        arrays=[_array_job(array) for array in arrays],
+    )
+    record.write()
     try:
-        _submit_arrays(arrays, cluster, folder, runs_dir, record)
-        _submit_chain(chain, cluster, folder, record)
+        _submit_arrays(arrays, cluster, runs_dir, record)
+        _submit_chain(chain, cluster, record)
     except BaseException as error:
-        if _withdrawn(record, folder, error):
-            write_record(folder, record | {"arrays": [], "chain": []})
+        if _withdrawn(record, error):
+            replace(record, arrays=[], chain=[]).write()
         elif isinstance(error, Exception):
             raise SlurmUnreachableError(
                 f"cluster {cluster.name}: {error}; some of it may be in the queue; submit again "
                 "finds it"
             ) from None
         raise
-    return record
+    return record, [None] * len(arrays)
 
 
-def _withdrawn(record: dict[str, Any], folder: Path, error: BaseException) -> bool:
+def _withdrawn(record: Submission, error: BaseException) -> bool:
     """Cancel what went out; return whether Slurm is sure to have nothing of it.
 
     An sbatch that was not answered, or interrupted, may have been heard: its script tells.
     """
     unsure = isinstance(error, SlurmSilenceError) or not isinstance(error, Exception)
     try:
-        scancel(_job_ids(record))
+        scancel(record.job_ids)
         jobs = jobs_by_script()
-        ids = {i for path in folder.resolve().glob("*.sbatch") for i in jobs.get(path, ())}
-        heard = sorted(ids - set(_job_ids(record)))
+        ids = {i for path in record.path.resolve().glob("*.sbatch") for i in jobs.get(path, ())}
+        heard = sorted(ids - set(record.job_ids))
         scancel(heard)
     except SlurmError:
         return False
@@ -208,28 +210,29 @@ def _withdrawn(record: dict[str, Any], folder: Path, error: BaseException) -> bo
 
 
 def _submit_arrays(
-    arrays: list[Array], cluster: Cluster, folder: Path, runs_dir: Path, record: dict[str, Any]
+    arrays: list[Array], cluster: Cluster, runs_dir: Path, record: Submission
 ) -> None:
+    folder = record.path
     in_turn, before = one_at_a_time(arrays, cluster), ""
     for array in arrays:
         script = folder / f"array-{array.index}.sbatch"
         script.write_text(render_array(array, cluster, submission=folder, runs_dir=runs_dir))
         behind = [f"--dependency=afterany:{before}"] if in_turn and before else []
         before = sbatch(str(script), *behind)
-        record["arrays"][array.index]["job_id"] = before
-        write_record(folder, record)
+        record.arrays[array.index].job_id = before
+        record.write()
 
 
-def _submit_chain(chain: _Chain, cluster: Cluster, folder: Path, record: dict[str, Any]) -> None:
-    before = [*chain.arrays_before, *_job_ids(record)]
+def _submit_chain(chain: _Chain, cluster: Cluster, record: Submission) -> None:
+    folder, before = record.path, [*chain.arrays_before, *record.job_ids]
     after = f"afterany:{':'.join(before)}" if before else ""
     for index, words in enumerate(chain.commands):
         text = render_chained(words, cluster, index=index, submission=folder, after=after)
         script = folder / f"then-{index}.sbatch"
         script.write_text(text)
         job_id = sbatch(str(script))
-        record["chain"].append({"job_id": job_id, "command": " ".join(words)})
-        write_record(folder, record)
+        record.chain.append(ChainedJob(job_id=job_id, command=" ".join(words)))
+        record.write()
         after = f"afterok:{job_id}"
 
 
@@ -265,17 +268,12 @@ def _array_size(cluster: Cluster) -> int:
     return cluster.max_array_size or max_array_size()
 
 
-def _array_record(array: Array) -> dict[str, Any]:
+def _array_job(array: Array) -> ArrayJob:
     asked = array.specs[0].resources
-    return {
-        "job_id": None,
-        "name": array.name,
-        "runs": [spec.run_id for spec in array.specs],
-        "nodes": asked.nodes,
-        "gpus_per_node": asked.gpus_per_node,
-        "limit": array.limit,
-    }
-
-
-def _job_ids(record: dict[str, Any]) -> list[str]:
-    return [item["job_id"] for item in [*record["arrays"], *record["chain"]] if item["job_id"]]
+    return ArrayJob(
+        name=array.name,
+        runs=[spec.run_id for spec in array.specs],
+        nodes=asked.nodes,
+        gpus_per_node=asked.gpus_per_node,
+        limit=array.limit,
+    )

@@ -16,7 +16,7 @@ from jobs.handover import RESUMABLE_CODE, settle
 from jobs.queue import read_held
 from jobs.slurm.commands import SlurmError, job_state, sbatch
 from jobs.slurm.commands import run as call
-from jobs.slurm.lives import note_life, read_lives
+from jobs.slurm.lives import Life, note_life, read_lives
 from jobs.slurm.submissions import RECORD, note_resubmitted, read_submission
 from jobs.status import run_state
 from scaling.runs.attempts import clear_failed, close_attempt
@@ -72,15 +72,15 @@ def begin(run: Run, submission: Path) -> int:
         say(why)
         run.write_failed(why)
         return NOTHING
-    life = {
-        "job_id": _task(),
-        "submission": submission.name,
-        "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
-        "time": time.time(),
-        "step": step,
-        "log_start": size_of(run.log_file),
-        "out_start": size_of(_output(submission)),
-    }
+    life = Life(
+        job_id=_task(),
+        submission=submission.name,
+        restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        time=time.time(),
+        step=step,
+        log_start=size_of(run.log_file),
+        out_start=size_of(_output(submission)),
+    )
     note_life(run, life)
     say(f"Slurm job {_task()} starts run {run.run_id} on {os.environ.get('SLURM_JOB_NODELIST')}")
     return GO
@@ -95,10 +95,10 @@ def end(run: Run, submission: Path, *, array: int, code: int) -> int:
         return GO
     state, restarts = job_state(os.environ.get("SLURM_JOB_ID", ""))
     lives = read_lives(run)
-    start = int(lives[-1]["log_start"]) if lives else 0
+    start = lives[-1].log_start if lives else 0
     if not _settle(run, code, log_start=start):
         return FAILURE
-    if BY_HAND.search(tail(_output(submission), int(lives[-1]["out_start"]) if lives else 0)):
+    if BY_HAND.search(tail(_output(submission), lives[-1].out_start if lives else 0)):
         say("cancelled with scancel; `scaling submit` resumes the run")
         return FAILURE
     if _barren_lives(run, submission, run.saved_step()) >= MAX_BARREN:
@@ -117,7 +117,7 @@ def wait(submission: Path) -> int:
     runs_dir = submission.parents[1]
     while True:
         record = read_submission(submission)
-        run_ids = record.waits_for if record else []
+        run_ids = record.before_chain() if record else []
         held = read_held(runs_dir)
         states = {r: run_state(Run.of(runs_dir, r), held).state for r in run_ids}
         if not any(_may_go_on(Run.of(runs_dir, r), state) for r, state in states.items()):
@@ -185,7 +185,7 @@ def _barren_lives(run: Run, submission: Path, step: int) -> int:
     """Return how many of the newest lives in this submission began at the step of now."""
     count = 0
     for life in reversed(read_lives(run)):
-        if life["submission"] != submission.name or life["step"] != step:
+        if life.submission != submission.name or life.step != step:
             break
         count += 1
     return count
@@ -193,7 +193,7 @@ def _barren_lives(run: Run, submission: Path, step: int) -> int:
 
 def _why_barren(run: Run, step: int) -> str:
     lives = read_lives(run)
-    start = int(lives[-1]["log_start"]) if lives else 0
+    start = lives[-1].log_start if lives else 0
     said = last_line(run.log_file, start=start) or "nothing"
     return (
         f"no checkpoint beyond step {step} in {MAX_BARREN} attempts; save more often "

@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling.document import plain
 from scaling.spec import RunSpec
 
 if TYPE_CHECKING:
+    from jobs.executor import OpenProgress
     from scaling.study import Study
 
 
@@ -121,10 +123,18 @@ def publish(specs: list[RunSpec], folder: Path, *, quiet: bool) -> dict[str, Any
         return {}
 
 
+def progress_of(arguments: Namespace) -> "OpenProgress":
+    """Return what shows how runs advance: nothing where the answer is a document."""
+    from jobs.executor import silent
+    from scaling.cli.progress import open_progress
+
+    return silent if arguments.json else open_progress
+
+
 def show(arguments: Namespace, document: Any, render: Any) -> None:
     """Print one JSON document with --json, else what `render` makes of it (text or rich)."""
     if arguments.json:
-        print(json.dumps(document))  # json.dump writes piece by piece, a third as fast
+        print(json.dumps(plain(document)))  # json.dump writes piece by piece, a third as fast
         return
     from rich.console import Console
 
@@ -137,7 +147,8 @@ def show(arguments: Namespace, document: Any, render: Any) -> None:
 
 
 def as_json(document: Any) -> str:
-    return json.dumps(document, indent=2)
+    """Return a document as JSON for people."""
+    return json.dumps(plain(document), indent=2)
 
 
 def option(arguments: Namespace, name: str) -> Any:

@@ -2,12 +2,13 @@
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from scaling.cli.arguments import (
     as_json,
     existing_store,
     expand,
+    progress_of,
     publish,
     runs_folder,
     show,
@@ -16,6 +17,9 @@ from scaling.cli.arguments import (
 )
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec
+
+if TYPE_CHECKING:
+    from scaling.adaptation import Finetuned
 
 
 def best(arguments: Namespace) -> int:
@@ -46,15 +50,15 @@ def lineage(arguments: Namespace) -> int:
 def finetune(arguments: Namespace) -> int:
     """Adapt a checkpoint to a new domain and print l1 before and after."""
     from jobs.cluster import load_cluster
-    from jobs.executor import Order, executor_of
+    from jobs.executor import Order, Worked, executor_of
     from scaling.adaptation import finetune_result
 
     folder = runs_folder(arguments)
     spec, parent = plan_finetuning(arguments, folder)
     here = load_cluster("local")
-    order = Order(parallel=spec.resources.world_size, progress=not arguments.json)
-    summary = executor_of(here).submit([spec], folder, here, order)
-    if summary["done"] < summary["submitted"]:
+    order = Order(parallel=spec.resources.world_size, progress=progress_of(arguments))
+    worked = executor_of(here).submit([spec], folder, here, order)
+    if not (isinstance(worked, Worked) and worked.done == worked.submitted):
         raise RuntimeError(f"run {spec.run_id} did not finish; see `scaling logs {spec.run_id}`")
     publish([spec], folder, quiet=arguments.json)
     document = finetune_result(spec, Run.of(folder, spec.run_id), parent=parent)
@@ -93,8 +97,8 @@ def _shipped_episodes(parent: RunSpec, domain: str) -> int:
     return sum(episode.split == "train" for episode in dataset.episodes)
 
 
-def _render_finetune(result: dict[str, Any]) -> str:
+def _render_finetune(result: "Finetuned") -> str:
     return (
-        f"{result['domain']}: val l1 {result['val_l1_before']:.4f} before, "
-        f"{result['val_l1_after']:.4f} after (run {result['run_id']})"
+        f"{result.domain}: val l1 {result.val_l1_before:.4f} before, "
+        f"{result.val_l1_after:.4f} after (run {result.run_id})"
     )

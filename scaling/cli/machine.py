@@ -52,14 +52,14 @@ def _render_profile(document: dict[str, Any]) -> str:
 
 def _spec(arguments: Namespace) -> RunSpec:
     from scaling.config import with_overrides
-    from scaling.cost import describe
+    from scaling.cost import cost_of
     from scaling.spec import load_spec
 
     if arguments.study is None:
         arguments.study = "sweeps.demo"
     if arguments.study.endswith(".yaml"):
         return with_overrides(load_spec(arguments.study), arguments.overrides).validate()
-    return max(expand(arguments), key=lambda spec: describe(spec)["num_params_total"])
+    return max(expand(arguments), key=lambda spec: cost_of(spec).num_params_total)
 
 
 def _render_doctor(document: dict[str, Any]) -> Any:

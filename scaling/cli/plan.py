@@ -3,15 +3,18 @@
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from scaling.cli.arguments import declared, option, runs_folder, show
 from scaling.config import write_atomic
+from scaling.document import plain
 from scaling.spec import RunSpec
 
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from jobs.plan import Plan, Totals
     from scaling.study import Study
 
 
@@ -23,38 +26,33 @@ def plan(arguments: Namespace) -> int:
     """
     from jobs.cluster import load_cluster
     from jobs.plan import plan as make_plan
-    from scaling.cost import describe
     from scaling.study import load_study
 
     page = _page(arguments)
     specs, folder = declared(arguments), runs_folder(arguments)
     cluster = load_cluster(option(arguments, "on") or "local")
-    document = make_plan(
-        specs,
-        folder,
-        describe,
-        max_gpus=cluster.max_gpus or None,
-        peak_tflops=cluster.peak_tflops,
+    made = make_plan(
+        specs, folder, max_gpus=cluster.max_gpus or None, peak_tflops=cluster.peak_tflops
     )
-    memory = document.pop("memory_by_gpus")
-    lines = head(load_study(arguments.study), specs, document)
-    lines += _wall(document, cluster.max_gpus)
+    lines = head(load_study(arguments.study), specs, made.totals)
+    lines += _wall(made, cluster.max_gpus)
     if page is not None:
         from analysis.pages.plan import plan_page
 
-        usual = folder.parent / "reports" / document["study"] / f"plan-{document['scale']}.html"
+        usual = folder.parent / "reports" / made.study / f"plan-{made.scale}.html"
         page = page or str(usual)
-        write_atomic(page, plan_page(document, lines, memory))
-    asked = {"memory": memory} if option(arguments, "memory") else {}
-    show(arguments, document | asked, lambda shown: _render(shown, lines, memory))
+        write_atomic(page, plan_page(made, lines))
+    # The document's keys are fixed; the memory comes when it is asked for, under its own name.
+    document = replace(made, memory_by_gpus=None).to_dict()
+    if option(arguments, "memory"):
+        document["memory"] = plain(made.memory_by_gpus)
+    show(arguments, document, lambda _: _render(made, lines))
     if page is not None:
         print(f"page: {page}", file=sys.stderr if arguments.json else sys.stdout)
     return 0
 
 
-def head(
-    study: "Study", specs: Sequence[RunSpec], document: dict[str, Any]
-) -> list[tuple[str, str]]:
+def head(study: "Study", specs: Sequence[RunSpec], totals: "Totals") -> list[tuple[str, str]]:
     """Return what a study says of itself, as (name, text): what varies, what does not, seeds."""
     lines = [
         ("study", study.description),
@@ -62,54 +60,51 @@ def head(
         ("holds fixed", study.holds_fixed),
         ("seeds", _seeds(specs)),
         ("compared by", ", ".join(study.scores)),
-        ("in all", _in_all(specs, document["totals"])),
+        ("in all", _in_all(specs, totals)),
     ]
-    theirs, totals = study.paper_gpu_hours, document["totals"]
-    if theirs and totals["gpu_hours"]:
+    theirs = study.paper_gpu_hours
+    if theirs and totals.gpu_hours:
         from jobs.pricing import PEAK_FLOPS
 
         peak = PEAK_FLOPS[specs[0].precision]
-        low, high = totals["gpu_hours_low"], totals["gpu_hours_high"]
         lines.append(
             (
                 "the paper's run",
                 f"{theirs:,.0f} GPU-hours ({_mfu(totals, theirs, peak)} MFU of an A100); our "
-                f"estimate {totals['gpu_hours']:,.0f} ({_mfu(totals, totals['gpu_hours'], peak)}), "
-                f"{low:,.0f} to {high:,.0f}",
+                f"estimate {totals.gpu_hours:,.0f} ({_mfu(totals, totals.gpu_hours, peak)}), "
+                f"{totals.gpu_hours_low:,.0f} to {totals.gpu_hours_high:,.0f}",
             )
         )
     return lines
 
 
-def _wall(document: dict[str, Any], max_gpus: int) -> list[tuple[str, str]]:
+def _wall(plan: "Plan", max_gpus: int) -> list[tuple[str, str]]:
     """Return the wall hours with the number of GPUs that they take at once."""
-    hours = document["totals"]["wall_hours"]
+    hours = plan.totals.wall_hours
     if hours is None:
         return []
     if max_gpus:
         return [("wall clock", f"{hours:,.3g} hours on {max_gpus} GPUs")]
-    gpus = sum(row["nodes"] * row["gpus_per_node"] for row in document["runs"])
+    gpus = sum(row.num_gpus for row in plan.runs)
     text = (
         f"{hours:,.3g} hours with all runs at once, {gpus:,} GPUs; --on CLUSTER counts what it has"
     )
     return [("wall clock", text)]
 
 
-def _in_all(specs: Sequence[RunSpec], totals: dict[str, Any]) -> str:
+def _in_all(specs: Sequence[RunSpec], totals: "Totals") -> str:
     samples = sum(spec.num_samples_seen for spec in specs)
     seen = f"{samples / 1e6:,.1f}M" if samples >= 1e6 else f"{samples:,}"
     runs = "1 run" if len(specs) == 1 else f"{len(specs):,} runs"
-    return f"{runs}, {seen} samples seen, {totals['compute_flops']:.3g} FLOPs as released"
+    return f"{runs}, {seen} samples seen, {totals.compute_flops:.3g} FLOPs as released"
 
 
-def _mfu(totals: dict[str, Any], hours: float, peak: float) -> str:
+def _mfu(totals: "Totals", hours: float, peak: float) -> str:
     """Return the share of a GPU's peak at which the plan takes `hours`."""
-    return f"{totals['compute_flops'] / (hours * 3600 * peak):.0%}"
+    return f"{totals.compute_flops / (hours * 3600 * peak):.0%}"
 
 
-def _render(
-    document: dict[str, Any], lines: Sequence[tuple[str, str]], memory: list[dict[str, Any]]
-) -> "Group":
+def _render(plan: "Plan", lines: Sequence[tuple[str, str]]) -> "Group":
     from rich.console import Group
     from rich.table import Table
 
@@ -118,7 +113,7 @@ def _render(
     grid = Table.grid(padding=(0, 2))
     for name, text in lines:
         grid.add_row(name, text)
-    return Group(grid, render_plan(document | {"memory_by_gpus": memory}))
+    return Group(grid, render_plan(plan))
 
 
 def _levels(specs: Sequence[RunSpec]) -> list[str]:

@@ -1,12 +1,17 @@
 """What a report shows beside the laws: best run, blind runs, finetuning, search, hours."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaling.cli.arguments import done_runs
+from scaling.document import Document
 from scaling.runs.checkpoints import WEIGHTS
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec
+
+if TYPE_CHECKING:
+    from scaling.adaptation import Finetuned
 
 
 def beside_the_laws(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
@@ -18,7 +23,7 @@ def beside_the_laws(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
     names = {entry.name for spec in specs for entry in spec.data.mixture}
     extra: dict[str, Any] = {"simulated": all(name.startswith("sim_") for name in names)}
     if any(not spec.data.blind for spec in done):
-        extra["best"] = best(specs, folder)
+        extra["best"] = best(specs, folder).to_dict()
         extra |= _soft_prompts(done, folder)
     blind = _blind_against_sighted(done, folder)
     if blind:
@@ -26,7 +31,8 @@ def beside_the_laws(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
     tuned = finetuned_from(folder, {spec.run_id for spec in specs})
     if tuned:
         extra["finetune"] = [
-            _finetune_row(finetune_result(spec, run, parent=_parent(spec))) for spec, run in tuned
+            _finetune_row(finetune_result(spec, run, parent=_parent(spec))).to_dict()
+            for spec, run in tuned
         ]
     extra |= _searched(specs[0].study, folder)
     return extra | {"ledger": _ledger(specs, folder)}
@@ -46,7 +52,7 @@ def _ledger(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
     from jobs.ledger import ledger, render_ledger
 
     book = ledger(specs, folder)
-    return {"text": render_ledger(book)} | book
+    return {"text": render_ledger(book)} | book.to_dict()
 
 
 def _soft_prompts(done: list[RunSpec], folder: Path) -> dict[str, Any]:
@@ -62,9 +68,9 @@ def _soft_prompts(done: list[RunSpec], folder: Path) -> dict[str, Any]:
     if most < 2 or not any(not spec.data.blind for spec in able):
         return {}
     found = best(able, folder)
-    spec = next(spec for spec in able if spec.run_id == found["run_id"])
+    spec = next(spec for spec in able if spec.run_id == found.run_id)
     names, length = [e.name for e in spec.data.mixture], spec.model.soft_prompt_length
-    with safe_open(Path(found["checkpoint"]) / WEIGHTS, framework="numpy") as file:
+    with safe_open(Path(found.checkpoint) / WEIGHTS, framework="numpy") as file:
         table = file.get_tensor("transformer.soft_prompt_hub.weight")
     rows = table[[DOMAIN_IDS[name] for name in names]].reshape(len(names), length, -1)
     return {"soft_prompts": map_prompts(rows, names).to_dict()}
@@ -103,25 +109,44 @@ def _blind_against_sighted(done: list[RunSpec], folder: Path) -> list[dict[str, 
     return rows
 
 
-def _finetune_row(result: dict[str, Any]) -> dict[str, Any]:
-    """Return one finetuning as a flat row: both splits, before and after, trivial predictors."""
-    before, after = result["metrics_before"], result["metrics_after"]
-    return {
-        "run_id": result["run_id"],
-        "parent": result["parent"],
-        "domain": result["domain"],
-        "val_l1_before": result["val_l1_before"],
-        "val_l1_after": result["val_l1_after"],
-        "val_l1_sem_after": result["val_l1_sem_after"],
-        "test_l1_before": before["test/l1"],
-        "test_l1_after": after["test_l1"],
-        "test_l1_hold": after["baseline_hold_test_l1"],
-        "test_l1_mean_chunk": after["baseline_mean_chunk_test_l1"],
-        "test_l1_position_m_before": before["test/l1_position_m"],
-        "test_l1_position_m_after": after["test_l1_position_m"],
-        "test_l1_position_m_hold": after["baseline_hold_test_l1_position_m"],
-        "checkpoint": result["checkpoint"],
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneRow(Document):
+    """One finetuning as a flat row: both splits, before and after, trivial predictors."""
+
+    run_id: str
+    parent: str
+    domain: str
+    val_l1_before: float
+    val_l1_after: float
+    val_l1_sem_after: float | None
+    test_l1_before: float
+    test_l1_after: float
+    test_l1_hold: float
+    test_l1_mean_chunk: float
+    test_l1_position_m_before: float
+    test_l1_position_m_after: float
+    test_l1_position_m_hold: float
+    checkpoint: str
+
+
+def _finetune_row(result: "Finetuned") -> FinetuneRow:
+    before, after = result.metrics_before, result.metrics_after
+    return FinetuneRow(
+        run_id=result.run_id,
+        parent=result.parent,
+        domain=result.domain,
+        val_l1_before=result.val_l1_before,
+        val_l1_after=result.val_l1_after,
+        val_l1_sem_after=result.val_l1_sem_after,
+        test_l1_before=before["test/l1"],
+        test_l1_after=after["test_l1"],
+        test_l1_hold=after["baseline_hold_test_l1"],
+        test_l1_mean_chunk=after["baseline_mean_chunk_test_l1"],
+        test_l1_position_m_before=before["test/l1_position_m"],
+        test_l1_position_m_after=after["test_l1_position_m"],
+        test_l1_position_m_hold=after["baseline_hold_test_l1_position_m"],
+        checkpoint=result.checkpoint,
+    )
 
 
 def _parent(spec: RunSpec) -> str:

@@ -139,11 +139,10 @@ def _options(arguments: Namespace) -> "Options":
 def _pricer(runs_dir: Path, cluster: "Cluster") -> "Price":
     """Return what gives the GPU-hours of runs, as `scaling plan` has them; 0 on CPU."""
     from jobs.plan import plan
-    from scaling.cost import describe
 
     def price(specs: "Sequence[RunSpec]") -> Mapping[str, float]:
-        rows = plan(specs, runs_dir, describe, peak_tflops=cluster.peak_tflops)["runs"]
-        return {row["run_id"]: row["gpu_hours"] or 0.0 for row in rows}
+        rows = plan(specs, runs_dir, peak_tflops=cluster.peak_tflops).runs
+        return {row.run_id: row.gpu_hours or 0.0 for row in rows}
 
     return price
 

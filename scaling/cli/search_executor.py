@@ -29,8 +29,8 @@ def make_executor(
     from scaling.search.runs import RUNS, RunList, search_folder
 
     def states(specs: "Sequence[RunSpec]") -> dict[str, tuple[str, str | None]]:
-        rows = study_status(specs, runs_dir)["runs"]
-        return {row["run_id"]: (row["state"], row["reason"]) for row in rows}
+        rows = study_status(specs, runs_dir).runs
+        return {row.run_id: (row.state, row.reason) for row in rows}
 
     def stop(specs: "Sequence[RunSpec]") -> None:
         cancel(specs, runs_dir)
@@ -61,7 +61,7 @@ class _Handover:
 
         if time.monotonic() < self._not_before:
             return
-        order = Order(parallel=self._parallel, background=(), progress=False)
+        order = Order(parallel=self._parallel, background=())
         try:
             executor_of(self._cluster).submit(specs, self._runs_dir, self._cluster, order)
             self._worked = True
@@ -96,13 +96,14 @@ class _Live:
 
 
 def _under_way(specs: "Sequence[RunSpec]", runs_dir: Path) -> str:
-    from jobs.status import clock, study_status
+    from jobs.status import study_status
+    from scaling.cli.status_table import clock
 
     parts = []
-    for row in study_status(specs, runs_dir)["runs"]:
-        left = f", {clock(row['eta_s'])} left" if row["eta_s"] else ""
-        steps = f" {row['step'] or 0}/{row['num_steps']}{left}"
-        parts.append(f"{row['run_id']} {row['state']}{steps if row['state'] == 'running' else ''}")
+    for row in study_status(specs, runs_dir).runs:
+        left = f", {clock(row.eta_s)} left" if row.eta_s else ""
+        steps = f" {row.step or 0}/{row.num_steps}{left}"
+        parts.append(f"{row.run_id} {row.state}{steps if row.state == 'running' else ''}")
     return f"under way: {'; '.join(parts)}"
 
 

@@ -4,7 +4,6 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from io import StringIO
@@ -16,18 +15,21 @@ from scaling.cli.arguments import (
     declared,
     expand,
     option,
+    progress_of,
     publish,
     runs_folder,
     show,
     tracking_uri,
     warn,
 )
+from scaling.spec import RunSpec
 
 if TYPE_CHECKING:
     from rich.console import Group
 
     from jobs.cluster import Cluster
-    from jobs.executor import Order
+    from jobs.executor import HandedOver, Order, Submitted
+    from jobs.status import StudyStatus
 
 WATCH_EVERY_S = 2.0
 STUDY_VERBS = ("sync", "export", "fit", "report", "best")  # what --then may chain
@@ -36,20 +38,18 @@ STUDY_VERBS = ("sync", "export", "fit", "report", "best")  # what --then may cha
 def submit(arguments: Namespace) -> int:
     """Run what is not done: here, then publish to MLflow; or hand it to a cluster."""
     from jobs.cluster import load_cluster
-    from jobs.executor import executor_of
+    from jobs.executor import Worked, executor_of
 
     specs, folder = declared(arguments), runs_folder(arguments)
     cluster = load_cluster(arguments.on)
     order = _order(arguments, folder, cluster)
     if not order.dry_run:
         _warn_of_other_code(specs, folder)
-    summary = executor_of(cluster).submit(specs, folder, cluster, order)
-    worked_here = "interrupted" in summary
-    if worked_here:
+    found = executor_of(cluster).submit(specs, folder, cluster, order)
+    if isinstance(found, Worked):
         publish(specs, folder, quiet=arguments.json)
-    show(arguments, summary, _render_handed_over if "arrays" in summary else _render_submitted)
-    unfinished = worked_here and summary["done"] < summary["submitted"]
-    return 1 if unfinished or summary.get("interrupted") else 0
+    show(arguments, found, _render_submitted)
+    return 1 if isinstance(found, Worked) and not found.is_through else 0
 
 
 def _order(arguments: Namespace, folder: Path, cluster: "Cluster") -> "Order":
@@ -67,7 +67,7 @@ def _order(arguments: Namespace, folder: Path, cluster: "Cluster") -> "Order":
         max_gpu_hours=option(arguments, "max_gpu_hours"),
         then=_chained(arguments, folder),
         dry_run=bool(option(arguments, "dry_run")),
-        progress=not arguments.json,
+        progress=progress_of(arguments),
         background=[sys.executable, "-m", "scaling", *words] if arguments.detach else None,
         meanwhile=lambda: published_live(arguments.study, arguments.overrides, folder),
     )
@@ -110,14 +110,12 @@ def chain_commands(then: str, study: str, shared: Sequence[str]) -> list[list[st
     return commands
 
 
-def _pricer(folder: Path, cluster: "Cluster") -> Callable[[list[Any]], float | None]:
+def _pricer(folder: Path, cluster: "Cluster") -> Callable[[list[RunSpec]], float | None]:
     """Return what gives the GPU-hours of runs as `scaling plan` has them, None on CPU."""
     from jobs.plan import plan as make_plan
-    from scaling.cost import describe
 
-    def price(todo: list[Any]) -> float | None:
-        document = make_plan(todo, folder, describe, peak_tflops=cluster.peak_tflops)
-        return document["totals"]["gpu_hours"]
+    def price(todo: list[RunSpec]) -> float | None:
+        return make_plan(todo, folder, peak_tflops=cluster.peak_tflops).totals.gpu_hours
 
     return price
 
@@ -125,43 +123,40 @@ def _pricer(folder: Path, cluster: "Cluster") -> Callable[[list[Any]], float | N
 def status(arguments: Namespace) -> int:
     """Print the state of every run of a study; with --watch until nothing runs or waits."""
     specs, folder = expand(arguments), runs_folder(arguments)
-    document = _look(specs, folder, arguments.select)
-    if not document["runs"] and arguments.select:
+    found = _status(specs, folder, arguments.select)
+    if not found.runs and arguments.select:
         _refuse_selector(arguments.select, specs, folder)
     if arguments.watch:
-        document = _watch(lambda: _look(specs, folder, arguments.select), quiet=arguments.json)
-    if arguments.json:
-        document.pop("chain", None)  # the document's keys are fixed
+        found = _watch(specs, folder, arguments.select, quiet=arguments.json)
     if arguments.json or not arguments.watch:
-        show(arguments, document, _render_status)
+        show(arguments, found, lambda shown: _render_status(shown, folder))
     return 0
 
 
-def _render_status(document: dict[str, Any], max_rows: int | None = None) -> "Group":
+def _render_status(status: "StudyStatus", folder: Path, max_rows: int | None = None) -> "Group":
+    """Return the table of the runs, and below it what waits behind the study."""
     from rich.console import Group
     from rich.text import Text
 
-    from jobs.status import render_links, render_status
+    from jobs.status import study_links
+    from scaling.cli.status_table import render_links, render_status
 
-    table = render_status(document, max_rows=max_rows)
-    return Group(table, *(Text(line) for line in render_links(document.get("chain", []))))
+    links = study_links(folder, status.study)
+    table = render_status(status, max_rows=max_rows)
+    return Group(table, *(Text(line) for line in render_links(links)))
 
 
-def _look(specs: list[Any], folder: Path, selector: str) -> dict[str, Any]:
-    """Return the status of the runs that match; under "chain" what waits behind the study."""
+def _status(specs: list[RunSpec], folder: Path, selector: str) -> "StudyStatus":
+    """Return the status of the runs that match."""
     from jobs.control import select
-    from jobs.status import study_links, study_status
+    from jobs.status import study_status, with_rows
 
-    document = study_status(specs, folder)
-    document["runs"] = select(document["runs"], selector, specs)
-    document["counts"] = dict(Counter(row["state"] for row in document["runs"]))
-    if chain := study_links(folder, document["study"]):
-        document["chain"] = chain
-    return document
+    found = study_status(specs, folder)
+    return with_rows(found.study, select(found.runs, selector, specs))
 
 
-def _watch(look: Callable[[], dict[str, Any]], *, quiet: bool) -> dict[str, Any]:
-    """Look until nothing runs or waits, showing each look in place; return the last one."""
+def _watch(specs: list[RunSpec], folder: Path, selector: str, *, quiet: bool) -> "StudyStatus":
+    """Ask until nothing runs or waits, showing each answer in place; return the last one."""
     from rich.console import Console
     from rich.live import Live
 
@@ -170,14 +165,14 @@ def _watch(look: Callable[[], dict[str, Any]], *, quiet: bool) -> dict[str, Any]
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
     with live or nullcontext():
         while True:
-            document = look()
+            found = _status(specs, folder, selector)
             if live:
                 rows = max(5, console.height - 8)
-                live.update(_render_status(document, max_rows=rows), refresh=True)
+                live.update(_render_status(found, folder, max_rows=rows), refresh=True)
             else:
-                console.print(_render_status(document))
-            if not any(row["state"] in ("queued", "running") for row in document["runs"]):
-                return document
+                console.print(_render_status(found, folder))
+            if not any(row.state in ("queued", "running") for row in found.runs):
+                return found
             time.sleep(WATCH_EVERY_S)
 
 
@@ -210,15 +205,16 @@ def prune(arguments: Namespace) -> int:
 def logs(arguments: Namespace) -> int:
     """Print a run's log; with --json as one document, at its end if it is followed."""
     from jobs.control import find_run
-    from jobs.control import logs as print_log
+    from scaling.cli.run_log import print_log
 
-    folder, as_document = runs_folder(arguments), option(arguments, "json")
-    stream = StringIO() if as_document else None
-    print_log(arguments.run_id, folder, follow=arguments.follow, stream=stream)
-    if stream:
-        run = find_run(arguments.run_id, folder)
-        place = {"run_id": run.run_id, "log": str(run.log_file)}
-        show(arguments, {**place, "lines": stream.getvalue().splitlines()}, str)
+    run = find_run(arguments.run_id, runs_folder(arguments))
+    if not option(arguments, "json"):
+        print_log(run, sys.stdout, follow=arguments.follow)
+        return 0
+    stream = StringIO()
+    print_log(run, stream, follow=arguments.follow)
+    lines = stream.getvalue().splitlines()
+    show(arguments, {"run_id": run.run_id, "log": str(run.log_file), "lines": lines}, str)
     return 0
 
 
@@ -242,57 +238,63 @@ def sync(arguments: Namespace) -> int:
     return 0
 
 
-def _render_submitted(summary: dict[str, Any]) -> str:
-    names = ("submitted", "done", "skipped_done", "failed", "preempted")
-    counts = ", ".join(f"{summary[name]} {name}" for name in names if summary.get(name) is not None)
-    return f"{summary['study']}: {counts}"
+def _render_submitted(found: "Submitted") -> str:
+    from jobs.executor import HandedOver, Worked
+
+    if isinstance(found, HandedOver):
+        return _render_handed_over(found)
+    counts = {"submitted": found.submitted}
+    if isinstance(found, Worked):
+        counts["done"] = found.done
+    counts["skipped_done"] = found.skipped_done
+    if isinstance(found, Worked):
+        counts |= {"failed": found.failed, "preempted": found.preempted}
+    return f"{found.study}: {', '.join(f'{count} {name}' for name, count in counts.items())}"
 
 
-def _render_handed_over(summary: dict[str, Any]) -> str:
-    verb = "would submit" if summary["dry_run"] else "submitted"
+def _render_handed_over(found: "HandedOver") -> str:
+    verb = "would submit" if found.dry_run else "submitted"
     lines = [
-        f"{summary['study']}: {verb} {summary['submitted']} runs to {summary['cluster']}, "
-        f"{summary['skipped_done']} done, {summary['skipped_running']} queued or running"
+        f"{found.study}: {verb} {found.submitted} runs to {found.cluster}, "
+        f"{found.skipped_done} done, {found.skipped_running} queued or running"
     ]
-    if summary["gpu_hours"]:
-        lines.append(f"about {summary['gpu_hours']:,.0f} GPU-hours")
-    for array in summary["arrays"]:
-        shape = f"{array['nodes']} node(s) x {array['gpus_per_node']} GPUs"
-        limit = f", {array['limit']} at once" if array["limit"] else ""
-        job = f"job {array['job_id']}: " if array["job_id"] else ""
-        lines.append(f"  {job}{array['name']}, {array['runs']} runs, {shape}{limit}")
-        lines += [array["script"]] if "script" in array else []
-    lines += [f"  job {link['job_id']}: then {link['command']}" for link in summary["chain"]]
+    if found.gpu_hours:
+        lines.append(f"about {found.gpu_hours:,.0f} GPU-hours")
+    for array in found.arrays:
+        shape = f"{array.nodes} node(s) x {array.gpus_per_node} GPUs"
+        limit = f", {array.limit} at once" if array.limit else ""
+        job = f"job {array.job_id}: " if array.job_id else ""
+        lines.append(f"  {job}{array.name}, {array.runs} runs, {shape}{limit}")
+        lines += [array.script] if array.script else []
+    lines += [f"  job {link.job_id}: then {link.command}" for link in found.chain]
     return "\n".join(lines)
 
 
-def _selected(arguments: Namespace) -> list[Any]:
+def _selected(arguments: Namespace) -> list[RunSpec]:
     """Return the runs of the study that match --select; raise ValueError when none does."""
     specs, folder = expand(arguments), runs_folder(arguments)
     selector = option(arguments, "select") or ""
     if not selector:
         return specs
-    chosen = {row["run_id"] for row in _look(specs, folder, selector)["runs"]}
+    chosen = {row.run_id for row in _status(specs, folder, selector).runs}
     if not chosen:
         _refuse_selector(selector, specs, folder)
     return [spec for spec in specs if spec.run_id in chosen]
 
 
-def _refuse_selector(selector: str, specs: list[Any], folder: Path) -> NoReturn:
+def _refuse_selector(selector: str, specs: list[RunSpec], folder: Path) -> NoReturn:
     """Raise ValueError for a selector that matches nothing: what there is, and the keys."""
-    from jobs.control import LABELS
+    from jobs.control import selector_keys
 
-    document = _look(specs, folder, "")
-    rows = document["runs"]
-    keys = sorted({*LABELS, *(name for row in rows for name in (*row, *row["axes"]))} - {"axes"})
-    states = ", ".join(f"{count} {state}" for state, count in document["counts"].items())
+    found = _status(specs, folder, "")
+    states = ", ".join(f"{count} {state}" for state, count in found.counts.items())
     raise ValueError(
-        f"--select {selector!r} matches none of {len(rows)} runs ({states or 'none at all'}); "
-        f"keys: {', '.join(keys)}"
+        f"--select {selector!r} matches none of {len(found.runs)} runs ({states or 'none at all'});"
+        f" keys: {', '.join(selector_keys(found.runs))}"
     )
 
 
-def _warn_of_other_code(specs: list[Any], folder: Any) -> None:
+def _warn_of_other_code(specs: list[RunSpec], folder: Any) -> None:
     """Say which finished runs were made by other sources than these; they are kept."""
     from scaling.code_digest import code_digest, same_runs
     from scaling.runs.folder import Run

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.runs.files import DamagedFileError, read_json
+from scaling.runs.files import DamagedFileError, known, read_json
 from scaling.runs.folder import MANIFEST, Run, run_of_checkpoint, step_name
 
 STATE = "trainer.json"  # step, run, ranks, normaliser
@@ -13,6 +13,14 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"  # load without DeepSpeed
 OPTIMIZER = "deepspeed"  # read only when the same run resumes
 LATEST = "latest"
 TRAIN_AGAIN = "retry the run, or give another run with run:<id>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a step folder says of itself: its step, and the sha256 of each file by name."""
+
+    sha256: dict[str, str]
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,34 +43,34 @@ def open_checkpoint(path: Path) -> Checkpoint:
     manifest = read_manifest(path)
     if manifest is None:
         raise ValueError(f"checkpoint {path} has no {MANIFEST}, so it cannot be verified")
-    if not isinstance(manifest.get("step"), int):
+    if not isinstance(manifest.step, int):
         raise DamagedFileError(f"{path / MANIFEST} has no 'step'; {TRAIN_AGAIN}")
-    digests: dict[str, str] = manifest["sha256"]
+    digests = manifest.sha256
     for name in sorted({WEIGHTS, CONFIG} | digests.keys()):
         if not name.startswith(f"{OPTIMIZER}/"):
             _check_file(path, name, digests.get(name))
     run = run_of_checkpoint(path)
     return Checkpoint(
         run_id=run.run_id if run is not None and run.is_prepared() else "",
-        step=int(manifest["step"]),
+        step=manifest.step,
         path=path,
         sha256=digests[WEIGHTS],
         config_path=path / CONFIG,
     )
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
-    """Return what a step folder says of its files, `sha256` by name; None without a manifest.
+def read_manifest(path: Path) -> Manifest | None:
+    """Return what a step folder says of its files; None without a manifest.
 
     Raises DamagedFileError.
     """
     file = path / MANIFEST
-    manifest = read_json(file, cure=TRAIN_AGAIN)
-    if manifest is None:
+    content = read_json(file, cure=TRAIN_AGAIN)
+    if content is None:
         return None
-    if not isinstance(manifest.get("sha256"), dict):
+    if not isinstance(content.get("sha256"), dict):
         raise DamagedFileError(f"{file} has no 'sha256'; {TRAIN_AGAIN}")
-    return manifest
+    return known(Manifest, content)
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -81,9 +89,9 @@ def verify(path: Path) -> str | None:
         return f"{MANIFEST} is not readable"
     if manifest is None:
         return f"it has no {MANIFEST}"
-    if STATE not in manifest["sha256"]:
+    if STATE not in manifest.sha256:
         return f"{MANIFEST} does not list {STATE}"
-    for name, digest in sorted(manifest["sha256"].items()):
+    for name, digest in sorted(manifest.sha256.items()):
         file = path / name
         if not file.is_file():
             return f"{name} is missing"

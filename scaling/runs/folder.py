@@ -66,6 +66,18 @@ class Heartbeat:
     loss: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """What run.yaml says of a run, as it stands there; `checkpoint`: the one that it started from."""
+
+    study: str | None = None
+    scale: str | None = None
+    stage: str | None = None
+    size: str | None = None
+    checkpoint: str | None = None
+    checkpoint_sha256: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run's folder, which need not exist; docs/runs.md says what each file holds."""
@@ -178,11 +190,16 @@ class Run:
 
         return load_spec(self.spec_file)
 
-    def labels(self) -> dict[str, Any]:
-        """Return run.yaml as plain data, unchecked, so that one of an earlier version shows too.
+    def labels(self) -> Labels:
+        """Return what run.yaml says of the run, unchecked, so that an earlier version's shows too.
 
-        {} where it is absent; raises DamagedFileError.
+        Nothing is known where it is absent; raises DamagedFileError.
         """
+        content = self._content()
+        init = content.get("init")
+        return known(Labels, (init if isinstance(init, dict) else {}) | content)
+
+    def _content(self) -> dict[str, Any]:
         import yaml
 
         try:
@@ -253,7 +270,7 @@ class Run:
             return
         if FIRST_KEY + b":" in content[:64] and b"\n" + LAST_KEY + b":" in content:
             return
-        labels = self.labels()
+        labels = self._content()
         if FIRST_KEY.decode() in labels and LAST_KEY.decode() not in labels:
             raise _damaged_spec(self.spec_file, "cut short")
 

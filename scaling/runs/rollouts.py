@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from scaling.runs.folder import Run, run_of_checkpoint, runs_with_rollouts
 
@@ -62,11 +61,5 @@ def _sum(parts: Iterable[Counts]) -> Counts:
 def _finetuned_from(run: Run) -> str | None:
     """Return the run whose checkpoint a finetuning started from."""
     labels = run.labels()
-    parent = run_of_checkpoint(parent_checkpoint(labels) or "")
-    return parent.run_id if labels.get("stage") == "finetune" and parent else None
-
-
-def parent_checkpoint(labels: dict[str, Any]) -> str | None:
-    """Return the checkpoint that a run of this run.yaml started from."""
-    init = labels.get("init")
-    return (init.get("checkpoint") or None) if isinstance(init, dict) else None
+    parent = run_of_checkpoint(labels.checkpoint or "")
+    return parent.run_id if labels.stage == "finetune" and parent else None

@@ -14,7 +14,7 @@ from scaling.runs.curves import NOT_METRICS, metric_lines
 from scaling.runs.files import DamagedFileError
 from scaling.runs.folder import Run
 from scaling.runs.rollouts import COLUMNS as COUNT_COLUMNS
-from scaling.runs.rollouts import parent_checkpoint, success_counts
+from scaling.runs.rollouts import success_counts
 from scaling.runs.state import Hold, RunStatus, run_status
 
 RUN_COLUMNS = (
@@ -129,7 +129,7 @@ def read_run(row: Mapping[str, Any], run: Run, status: RunStatus) -> dict[str, A
         "gpu_hours": total_gpu_hours(run),
         "code_digest": run.environment().get("code_digest"),
         "parent_checkpoint": row.get("parent_checkpoint")
-        or parent_checkpoint({} if run.damage() else run.labels()),
+        or (None if run.damage() else run.labels().checkpoint or None),
     }
 
 

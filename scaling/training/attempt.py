@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from scaling.branch import branch_point, wait_for_trunk
 from scaling.code_digest import code_digest
-from scaling.cost import describe
+from scaling.cost import cost_of
 from scaling.devices import bf16_warning, memory_available
 from scaling.memory import check_states_fit
 from scaling.runs.attempts import AttemptFile, total_gpu_hours
@@ -304,7 +304,7 @@ def _write_done(spec: RunSpec, run: Run, metrics: dict[str, float]) -> None:
         "time": time.time(),
         "metrics": {
             **finite(metrics),
-            "compute/flops": describe(spec)["compute_flops"],
+            "compute/flops": cost_of(spec).compute_flops,
             "compute/gpu_hours": total_gpu_hours(run) or 0.0,
         },
     }

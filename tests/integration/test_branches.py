@@ -64,8 +64,8 @@ def test_branches_are_the_runs_alone_at_less_than_their_price(
     runs = tmp_path / "runs"
     declared = [replace(alone, num_steps=n, axes={"samples": 2 * n}) for n in (12, 24, 48)]
     trunk, middle, short = branched(declared)
-    summary = submit([short, middle, trunk, alone], runs, parallel=2, progress=False)
-    assert (summary["done"], summary["failed"]) == (4, 0), summary["runs"]
+    summary = submit([short, middle, trunk, alone], runs, parallel=2)
+    assert (summary.done, summary.failed) == (4, 0), summary.runs
 
     assert final(runs / short.run_id) == final(runs / alone.run_id)  # to the bit
     start = short.init.trunk_step

@@ -102,10 +102,10 @@ def test_a_run_killed_under_the_fork_server_ends_as_undisturbed(tmp_path, small_
     thread = when(lambda: saved(killed), lambda: os.kill(pid_of(killed), signal.SIGKILL))
     summary = submit(specs, tmp_path)
     thread.join()
-    assert (summary["done"], summary["preempted"]) == (1, 1)
+    assert (summary.done, summary.preempted) == (1, 1)
     assert run_state(Run(killed)).reason == "killed by signal 9"
     again = submit(specs, tmp_path)
-    assert (again["submitted"], again["done"]) == (1, 1)
+    assert (again.submitted, again.done) == (1, 1)
     assert run_state(Run(killed)).attempts == 2
     for run_dir in (killed, other):
         assert result(run_dir) == result(undisturbed / run_dir.name)
@@ -119,7 +119,7 @@ def test_a_stop_signal_saves_and_the_next_submission_goes_on(tmp_path, small_run
     thread = when(lambda: saved(run_dir), lambda: os.kill(os.getpid(), signal.SIGINT))
     summary = submit([spec], tmp_path)
     thread.join()
-    assert summary["interrupted"]
+    assert summary.interrupted
     assert run_state(Run(run_dir)).state == "preempted"
     attempt = read_json(run_dir / "attempts" / "0001.json") or {}
     assert attempt["reason"] == "signal"
@@ -139,7 +139,7 @@ def test_two_ranks_run_stop_and_resume(tmp_path, small_run):
     thread = when(lambda: saved(run_dir), lambda: os.kill(os.getpid(), signal.SIGTERM))
     summary = submit([spec], tmp_path)
     thread.join()
-    assert (summary["preempted"], summary["failed"]) == (1, 0)
+    assert (summary.preempted, summary.failed) == (1, 0)
     assert submit([spec], tmp_path)["done"] == 1
     assert run_state(Run(run_dir)).attempts == 2
 

@@ -173,9 +173,9 @@ def test_a_study_through_a_server_with_postgresql(postgres: Servers, tmp_path: P
     manifest = {"step": NUM_STEPS, "sha256": digests}
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
     found = best(specs, tmp_path / "runs", tracking_uri=postgres_server)
-    assert found["run_id"] == specs[0].run_id
+    assert found.run_id == specs[0].run_id
     again = resolve(f"best:{STUDY}", tmp_path / "moved", tracking_uri=postgres_server)
-    assert (again.sha256, str(again.path)) == (found["sha256"], found["checkpoint"])
+    assert (again.sha256, str(again.path)) == (found.sha256, found.checkpoint)
     (checkpoint / "model.safetensors").write_bytes(b"changed")
     with pytest.raises(ValueError, match=r"model\.safetensors does not match its sha256"):
         resolve(f"best:{STUDY}", tmp_path / "moved", tracking_uri=postgres_server)

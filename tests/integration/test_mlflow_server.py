@@ -285,19 +285,19 @@ def test_best_registers_once_and_resolves_through_the_alias(
 ) -> None:
     runs_dir, specs, _ = published
     found = best(specs, runs_dir, tracking_uri=store.uri)
-    assert found["run_id"] == specs[0].run_id
-    assert (found["step"], found["val_l1"], found["val_l1_sem"]) == (NUM_STEPS, 0.25, 0.01)
-    assert (found["model_name"], found["alias"]) == ("simulated_demo", "best")
+    assert found.run_id == specs[0].run_id
+    assert (found.step, found.val_l1, found.val_l1_sem) == (NUM_STEPS, 0.25, 0.01)
+    assert (found.model_name, found.alias) == ("simulated_demo", "best")
     again = best(specs, runs_dir, tracking_uri=store.uri, size="tiny")
-    assert again["version"] == found["version"]
-    assert again["alias"] == "best-tiny"
+    assert again.version == found.version
+    assert again.alias == "best-tiny"
     (version,) = content(store.uri)["sweep"]["versions"]
-    assert version[:2] == (found["version"], found["sha256"])
+    assert version[:2] == (found.version, found.sha256)
     # From a folder without these runs, the registered path is what is left.
     for reference in (f"best:{STUDY}", f"best-tiny:{STUDY}"):
         checkpoint = resolve(reference, tmp_path, tracking_uri=store.uri)
-        assert str(checkpoint.path) == found["checkpoint"]
-        assert checkpoint.sha256 == found["sha256"]
+        assert str(checkpoint.path) == found.checkpoint
+        assert checkpoint.sha256 == found.sha256
     with pytest.raises(ValueError, match=r"no alias 'best-2b'.*best, best-tiny"):
         resolve(f"best-2b:{STUDY}", tmp_path, tracking_uri=store.uri)
     with pytest.raises(ValueError, match=r"no alias 'best'.*none"):
@@ -308,15 +308,14 @@ def test_best_publishes_a_run_that_was_not_there(store: Store, tmp_path: Path) -
     spec = make_spec(7, init=InitConfig(encoder="simulated"), size="0.26b")
     finish(write_run(tmp_path, spec, steps=[(100, 1)]), val_l1=0.125)
     found = best([spec], tmp_path, tracking_uri=store.uri, size="0.26b")
-    assert found["alias"] == "best-0_26b"
-    assert (
-        resolve(f"best-0.26b:{STUDY}", tmp_path / "x", tracking_uri=store.uri).sha256
-        == (found["sha256"])
+    assert found.alias == "best-0_26b"
+    assert resolve(f"best-0.26b:{STUDY}", tmp_path / "x", tracking_uri=store.uri).sha256 == (
+        found.sha256
     )
     assert "num_params_total" not in content(store.uri)[spec.run_id]["params"]
     publish([spec], tmp_path, tracking_uri=store.uri, describe=describe)
     assert content(store.uri)[spec.run_id]["params"]["num_params_total"] == "1000"
-    (Path(found["checkpoint"]) / "model.safetensors").write_bytes(b"changed")
+    (Path(found.checkpoint) / "model.safetensors").write_bytes(b"changed")
     with pytest.raises(ValueError, match=r"model\.safetensors does not match its sha256"):
         resolve(f"best-0.26b:{STUDY}", tmp_path / "x", tracking_uri=store.uri)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from slurm_helpers import wait_until
 
+from jobs.executor import Link
 from jobs.slurm.chain import chain_state
 from jobs.slurm.submit import submit
 from jobs.status import study_status
@@ -19,10 +20,10 @@ pytestmark = pytest.mark.slurm
 NAME = "small_ladder"  # the module beside this file
 
 
-def ended(runs: Path) -> list[dict] | None:
+def ended(runs: Path) -> list[Link] | None:
     """Return the links of the newest chain once none waits or runs."""
     links = chain_state(runs, NAME, fresh=True)
-    return None if any(link["state"] in ("waiting", "running") for link in links) else links
+    return None if any(link.state in ("waiting", "running") for link in links) else links
 
 
 def test_a_study_is_published_fitted_and_reported(slurm, preloaded, tmp_path, dev, monkeypatch):
@@ -32,11 +33,11 @@ def test_a_study_is_published_fitted_and_reported(slurm, preloaded, tmp_path, de
     cluster = replace(dev, max_cpu_ranks=4)  # one task of each of four sizes
     then = chain_commands("sync,fit,report", NAME, [f"--runs={runs}"])
     summary = submit(specs, runs, cluster, then=then)
-    assert [link["command"].split()[0] for link in summary["chain"]] == ["sync", "fit", "report"]
-    assert submit(specs, runs, cluster, then=then)["chain"] == []  # it is pending already
+    assert [link.command.split()[0] for link in summary.chain] == ["sync", "fit", "report"]
+    assert submit(specs, runs, cluster, then=then).chain == []  # it is pending already
     links = wait_until(lambda: ended(runs), every_s=1.0)
-    assert study_status(specs, runs)["counts"] == {"done": 4}
-    assert [(link["state"], link["reason"]) for link in links] == [("done", None)] * 3
+    assert study_status(specs, runs).counts == {"done": 4}
+    assert [(link.state, link.reason) for link in links] == [("done", None)] * 3
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         keys = database.execute("select value from tags where key = 'run_key'").fetchall()
     assert {key for (key,) in keys} >= {spec.run_id for spec in specs}

@@ -35,7 +35,7 @@ def test_a_time_limit_saves_requeues_and_goes_on_exactly(
     assert tries[0]["reason"] == "signal"
     assert tries[1]["first_step"] == tries[0]["last_step"]  # not one step lost
     assert tries[-1]["reason"] == "done"
-    assert len({life["job_id"] for life in read_lives(Run(run_dir))}) == 1  # requeued, not new
+    assert len({life.job_id for life in read_lives(Run(run_dir))}) == 1  # requeued, not new
     same_as_undisturbed(spec, run_dir)
 
 

@@ -91,8 +91,8 @@ def test_a_study_with_kills_ends_as_undisturbed(slurm, preloaded, tmp_path, dev,
     # More tasks than cores, so that Slurm's own pauses do not leave the cores idle.
     killed = train_under_kills(specs, runs, replace(dev, max_cpu_ranks=4))
     assert len(killed) == round(KILLED_SHARE * number)
-    assert study_status(specs, runs)["counts"] == {"done": number}
-    assert run_here(specs, reference, progress=False)["done"] == number
+    assert study_status(specs, runs).counts == {"done": number}
+    assert run_here(specs, reference).done == number
     for spec in specs:
         ours, undisturbed = runs / spec.run_id, reference / spec.run_id
         assert sorted(losses(ours)) == list(range(5, NUM_STEPS + 1, 5))

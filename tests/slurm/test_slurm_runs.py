@@ -35,7 +35,7 @@ def most_at_once(folders: list[Path]) -> int:
     changes = []
     for folder in folders:
         (life,) = read_lives(Run(folder))
-        changes += [(life["time"], 1), ((folder / "DONE").stat().st_mtime, -1)]
+        changes += [(life.time, 1), ((folder / "DONE").stat().st_mtime, -1)]
     return max(accumulate(change for _, change in sorted(changes)))
 
 
@@ -54,17 +54,17 @@ def test_an_array_of_eight_keeps_to_its_throttle(
         summary = submit(specs, tmp_path, dev)
     assert commands.count("sbatch") == 1
     assert len(commands) < len(specs)
-    (array,) = summary["arrays"]
-    assert (array["runs"], array["limit"]) == (8, 2)
-    assert submit(specs, tmp_path, dev)["submitted"] == 0  # asked twice, nothing twice
-    states = {row["state"] for row in study_status(specs, tmp_path)["runs"]}
+    (array,) = summary.arrays
+    assert (array.runs, array.limit) == (8, 2)
+    assert submit(specs, tmp_path, dev).submitted == 0  # asked twice, nothing twice
+    states = {row.state for row in study_status(specs, tmp_path).runs}
     assert states <= {"queued", "running", "done"}
     finish(*specs)
     folders = [tmp_path / spec.run_id for spec in specs]
     assert most_at_once(folders) == 2
     assert all(len(attempts(folder)) == 1 for folder in folders)
     again = submit(specs, tmp_path, dev)
-    assert (again["submitted"], again["skipped_done"]) == (0, 8)
+    assert (again.submitted, again.skipped_done) == (0, 8)
 
 
 def test_cancel_stops_a_running_and_a_waiting_run_and_retry_takes_both_up_again(

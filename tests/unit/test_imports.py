@@ -19,7 +19,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "sweeps": ("sweeps", "scaling.spec", "scaling.study", "scaling.branch", "scaling.sizes",
                "scaling.flops", "scaling.recipes", "xvla.config"),
     "jobs": ("jobs", "scaling.spec", "scaling.runs", "scaling.study", "scaling.config",
-             "scaling.flops", "scaling.memory"),
+             "scaling.flops", "scaling.memory", "scaling.cost", "scaling.document",
+             "scaling.messages"),
     "analysis": ("analysis",),
 }  # fmt: skip
 # Rooms: a folder and those of our packages that it may not know.

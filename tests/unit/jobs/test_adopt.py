@@ -28,11 +28,11 @@ def test_jobs_without_a_record_are_adopted(tmp_path, make_spec, fake_slurm):
     assert adopt(tmp_path) == ["2"]
     assert json.loads(path.read_text()) == whole
     assert not (path.parent / CLOSED).exists()
-    assert set(read_submission(path.parent).tasks.values()) == {"1_0", "1_1", "2_0"}
+    assert set(read_submission(path.parent).tasks().values()) == {"1_0", "1_1", "2_0"}
     calls = len(fake_slurm.calls("squeue"))
     assert adopt(tmp_path) == []
     assert len(fake_slurm.calls("squeue")) == calls
-    assert submit(specs, tmp_path, DEV)["submitted"] == 0
+    assert submit(specs, tmp_path, DEV).submitted == 0
 
 
 def test_tasks_sent_anew_are_not_taken_for_their_array(tmp_path, make_spec, fake_slurm):
@@ -48,7 +48,7 @@ def test_tasks_sent_anew_are_not_taken_for_their_array(tmp_path, make_spec, fake
     anew = {"0_2": ["RUNNING", "None"], "10_1": ["PENDING", "Priority"]}  # 10: not yet noted
     fake_slurm.set(jobs=fake_slurm["jobs"] | anew, scripts={"0": script, "1": script, "10": script})
     assert adopt(tmp_path) == ["1"]
-    tasks = read_submission(path.parent).tasks
+    tasks = read_submission(path.parent).tasks()
     assert [tasks[spec.run_id] for spec in specs] == ["1_0", "1_1", "0_2"]
 
 
@@ -61,4 +61,4 @@ def test_a_job_that_has_gone_is_handed_over_again(tmp_path, make_spec, fake_slur
     path.write_text(json.dumps(record))
     fake_slurm.set(squeue="")
     assert adopt(tmp_path) == []
-    assert submit(specs, tmp_path, DEV)["submitted"] == 1
+    assert submit(specs, tmp_path, DEV).submitted == 1

@@ -18,12 +18,12 @@ def chained(tmp_path, make_spec, fake_slurm):
     """Two runs as job 1 and the chain as jobs 2 to 4: (specs, submission, fake)."""
     specs = [make_spec(seed) for seed in range(2)]
     summary = submit(specs, tmp_path, DEV, then=THEN)
-    return specs, Path(summary["submission"]), fake_slurm
+    return specs, Path(summary.submission), fake_slurm
 
 
 def look(submission):
     links = chain_state(submission.parents[1], "sweeps.fake", fresh=True)
-    return [(link["state"], link["reason"]) for link in links]
+    return [(link.state, link.reason) for link in links]
 
 
 def states(submission):
@@ -69,12 +69,12 @@ def test_a_silent_slurm_changes_nothing_that_is_known(chained):
 
 def test_a_chain_is_put_behind_what_runs_already(tmp_path, make_spec, fake_slurm):
     specs = [make_spec(seed) for seed in range(2)]
-    assert submit(specs, tmp_path, DEV)["chain"] == []
+    assert submit(specs, tmp_path, DEV).chain == []
     summary = submit(specs, tmp_path, DEV, then=THEN)
-    assert (summary["submitted"], len(summary["chain"])) == (0, 3)
-    submission = Path(summary["submission"])
+    assert (summary.submitted, len(summary.chain)) == (0, 3)
+    submission = Path(summary.submission)
     assert "--dependency=afterany:1\n" in (submission / "then-0.sbatch").read_text()
-    assert submit(specs, tmp_path, DEV, then=THEN)["chain"] == []  # asked twice, not there twice
+    assert submit(specs, tmp_path, DEV, then=THEN).chain == []  # asked twice, not there twice
     fake_slurm.end("1_0", "1_1")
     (tmp_path / specs[0].run_id / "DONE").write_text('{"step": 10, "metrics": {}}')
     (tmp_path / specs[1].run_id / "FAILED").write_text('{"reason": "diverged"}')
@@ -87,11 +87,11 @@ def test_new_runs_of_a_study_get_a_chain_of_their_own(chained, tmp_path, make_sp
     specs, _, _ = chained
     more = [*specs, make_spec(7)]
     summary = submit(more, tmp_path, DEV, then=THEN)
-    assert (summary["submitted"], len(summary["chain"])) == (1, 3)
-    script = Path(summary["submission"], "then-0.sbatch").read_text()
+    assert (summary.submitted, len(summary.chain)) == (1, 3)
+    script = Path(summary.submission, "then-0.sbatch").read_text()
     assert "--dependency=afterany:1:5\n" in script
     for runs in (more, specs):  # the newest chain waits for all of them
-        assert submit(runs, tmp_path, DEV, then=THEN)["chain"] == []
+        assert submit(runs, tmp_path, DEV, then=THEN).chain == []
 
 
 def test_a_chain_behind_done_runs_starts_at_once(tmp_path, make_spec, fake_slurm):
@@ -100,6 +100,6 @@ def test_a_chain_behind_done_runs_starts_at_once(tmp_path, make_spec, fake_slurm
     fake_slurm.end("1_0")
     (tmp_path / spec.run_id / "DONE").write_text('{"step": 10, "metrics": {}}')
     summary = submit([spec], tmp_path, DEV, then=[["fit", "s"]])
-    script = (Path(summary["submission"]) / "then-0.sbatch").read_text()
+    script = (Path(summary.submission) / "then-0.sbatch").read_text()
     assert "--dependency" not in script
-    assert wait(Path(summary["submission"])) == GO
+    assert wait(Path(summary.submission)) == GO

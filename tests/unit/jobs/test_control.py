@@ -7,12 +7,16 @@ import time
 
 import pytest
 
-from jobs.control import PROGRESS_EVERY_S, cancel, find_run, logs, select
+from jobs.control import cancel, find_run, select
 from jobs.handover import prepare
 from jobs.local import queue
-from jobs.status import study_status
+from jobs.status import status_row, study_status
+from scaling.cli.run_log import PROGRESS_EVERY_S, print_log
 from scaling.runs.files import write_json
+from scaling.runs.folder import Run
 from scaling.runs.process import this_host
+from scaling.runs.state import RunStatus
+from scaling.spec import RunSpec
 
 
 @pytest.fixture
@@ -44,7 +48,9 @@ def test_what_names_no_single_run_is_refused(three, prefix, message):
 
 
 def row(run_id, state, **axes):
-    return {"run_id": run_id, "axes": axes, "state": state, "step": 5}
+    spec = RunSpec(axes=axes)
+    status = RunStatus(run_id=run_id, state=state, step=5)
+    return status_row(spec, status)
 
 
 ROWS = [
@@ -67,32 +73,35 @@ ROWS = [
     ],
 )
 def test_selectors(selector, ids):
-    assert [found["run_id"] for found in select(ROWS, selector)] == ids
+    assert [found.run_id for found in select(ROWS, selector)] == ids
 
 
 def test_broken_selectors_are_refused():
     with pytest.raises(ValueError, match="selector 'failed' is not of the form key=value"):
         select(ROWS, "failed")
-    with pytest.raises(ValueError, match="key 'colour' is unknown; allowed: lr, run_id, size"):
+    with pytest.raises(
+        ValueError, match=r"'colour' is unknown; allowed: attempts, .*, lr, .*, size"
+    ):
         select(ROWS, "colour=red")
 
 
 def test_labels_of_the_specs_can_be_selected(tmp_path, make_spec):
     specs = [make_spec(0), make_spec(1)]
-    rows = study_status(specs, tmp_path)["runs"]
+    rows = study_status(specs, tmp_path).runs
     assert len(select(rows, "size=tiny,stage=pretrain", specs)) == 2
-    assert select(rows, "seed=1,scale=cpu", specs)[0]["run_id"] == specs[1].run_id
+    assert select(rows, "seed=1,scale=cpu", specs)[0].run_id == specs[1].run_id
 
 
 def test_the_log_is_printed_and_followed_to_the_end(tmp_path, make_spec):
     spec = make_spec()
+    run = Run.of(tmp_path, spec.run_id)
     prepare([spec], tmp_path)
     with pytest.raises(ValueError, match="has no log, it is planned; submit it first"):
-        logs(spec, tmp_path)
+        print_log(run, io.StringIO())
     log = tmp_path / spec.run_id / "train.log"
     log.write_text("first\n")
     out = io.StringIO()
-    logs(spec.run_id[:8], tmp_path, stream=out)
+    print_log(run, out)
     assert out.getvalue() == "first\n"
 
     path = queue.queue_path(tmp_path)
@@ -106,7 +115,7 @@ def test_the_log_is_printed_and_followed_to_the_end(tmp_path, make_spec):
     timer = threading.Timer(0.3, write_later)
     timer.start()
     out = io.StringIO()
-    logs(spec, tmp_path, follow=True, stream=out)
+    print_log(run, out, follow=True)
     timer.join()
     assert out.getvalue() == "first\nlast\n"
 
@@ -122,6 +131,7 @@ def test_a_followed_run_that_prints_nothing_says_how_far_it_is(tmp_path, make_sp
     monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     spec = make_spec()
+    run = Run.of(tmp_path, spec.run_id)
     prepare([spec], tmp_path)
     folder, path = tmp_path / spec.run_id, queue.queue_path(tmp_path)
     (folder / "train.log").write_text("starts\n")
@@ -129,7 +139,7 @@ def test_a_followed_run_that_prints_nothing_says_how_far_it_is(tmp_path, make_sp
     (folder / "heartbeat.json").write_text(json.dumps(beat))
     queue.write_queue(path, [spec.run_id])
     out = io.StringIO()
-    logs(spec, tmp_path, follow=True, stream=out)
+    print_log(run, out, follow=True)
     first, *told = out.getvalue().splitlines()
     assert first == "starts"
     assert [line.partition("] ")[2] for line in told] == ["step 4/10 32 samples/s val l1 0.5000"]
@@ -141,6 +151,6 @@ def test_a_run_on_another_host_is_not_marked_cancelled(tmp_path, make_spec):
     beat = {"time": time.time(), "pid": 1, "host": f"not-{this_host()}", "step": 1}
     write_json(tmp_path / spec.run_id / "heartbeat.json", beat)
     result = cancel([spec], tmp_path)[0]
-    assert result["was"] == "running"
-    assert result["action"] == f"not reachable: cancel it on host not-{this_host()}"
+    assert result.was == "running"
+    assert result.action == f"not reachable: cancel it on host not-{this_host()}"
     assert not (tmp_path / spec.run_id / "FAILED").exists()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.cluster import Cluster, load_cluster
-from jobs.executor import EXECUTORS, ExecutorAwayError, Order
+from jobs.executor import EXECUTORS, ExecutorAwayError, Order, Submitted
 from jobs.handover import claim, prepare
 from jobs.queue import read_held
 from scaling.cli import main
@@ -30,7 +30,7 @@ class Recorder:
 
     def submit(
         self, specs: Sequence[RunSpec], runs_dir: Path, cluster: Cluster, order: Order
-    ) -> dict[str, Any]:
+    ) -> Submitted:
         """Keep the runs that are not in other hands."""
         if self.is_away:
             raise ExecutorAwayError("nobody answers; nothing was submitted")
@@ -39,7 +39,7 @@ class Recorder:
         prepare(ours.todo, runs_dir)
         for spec in ours.todo:
             self.has[spec.run_id] = Hold(executor="recorder", state="queued", job_id="r-1")
-        return {"study": specs[0].study, "submitted": len(ours.todo), **ours.skipped()}
+        return Submitted(study=specs[0].study, submitted=len(ours.todo), **ours.skipped())
 
     def held(
         self, runs_dir: Path, *, fresh: bool = False, but: Path | None = None

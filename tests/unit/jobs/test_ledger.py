@@ -28,10 +28,10 @@ def test_replayed_steps_are_not_useful(tmp_path, make_spec):
     write_attempts(run_dir, (0, 3600, 0, 100), (4000, 4000 + 1800, 80, 130), (6000, 6900, 130, 150))
     (run_dir / "DONE").write_text('{"step": 10, "metrics": {}}')
     book = ledger([spec, make_spec(1)], tmp_path)
-    assert book["unit"] == "CPU-rank-hours"
-    assert book["useful"] == pytest.approx(0.8 + 0.5 + 0.25)
-    assert book["replayed"] == pytest.approx(0.2)
-    assert book["total"] == pytest.approx(1.75)
+    assert book.unit == "CPU-rank-hours"
+    assert book.useful == pytest.approx(0.8 + 0.5 + 0.25)
+    assert book.replayed == pytest.approx(0.2)
+    assert book.total == pytest.approx(1.75)
     shown = render_ledger(book)
     assert "1.55 useful (89 %), 0.2 replayed (11 %)" in shown
     assert "waited 0 in the queue, behind arrays of its own too" in shown
@@ -46,7 +46,7 @@ def test_an_attempt_s_own_clock_counts_where_the_wall_clock_was_set(tmp_path, ma
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     beat = {"step": 120, "time": 500_000, "elapsed_s": 900.0, "born": "b/7"}
     (run_dir / "heartbeat.json").write_text(json.dumps(beat))
-    assert ledger([spec], tmp_path)["total"] == pytest.approx(0.75)
+    assert ledger([spec], tmp_path).total == pytest.approx(0.75)
 
 
 def test_hours_of_a_failed_run_are_failed_and_ranks_multiply(tmp_path, make_spec):
@@ -55,7 +55,7 @@ def test_hours_of_a_failed_run_are_failed_and_ranks_multiply(tmp_path, make_spec
     write_attempts(run_dir, (0, 3600, 0, 100))
     (run_dir / "FAILED").write_text('{"reason": "diverged"}')
     book = ledger([spec], tmp_path)
-    assert (book["failed"], book["useful"]) == (2.0, 0.0)
+    assert (book.failed, book.useful) == (2.0, 0.0)
 
 
 def test_waiting_is_counted_before_every_life(tmp_path, make_spec):
@@ -70,7 +70,7 @@ def test_waiting_is_counted_before_every_life(tmp_path, make_spec):
     lives = [{"submission": "s", "time": t, "step": 0} for t in (now - 7200, now - 1300)]
     (run_dir / "lives.jsonl").write_text("".join(json.dumps(life) + "\n" for life in lives))
     waited = 9000 - 7200 + (4000 - 1300)
-    assert ledger([spec], tmp_path)["queued"] == pytest.approx(waited / 3600, rel=1e-3)
+    assert ledger([spec], tmp_path).queued == pytest.approx(waited / 3600, rel=1e-3)
 
 
 def test_a_killed_run_s_steps_since_its_checkpoint_are_not_useful(tmp_path, make_spec):
@@ -82,8 +82,8 @@ def test_a_killed_run_s_steps_since_its_checkpoint_are_not_useful(tmp_path, make
     write_attempts(tmp_path / idle.run_id, (0, 3600, 0, 50), (4000, 7600, 50, 50))
     make_checkpoints(tmp_path / idle.run_id, 50)
     book = ledger([none, some, idle], tmp_path)
-    assert [row["useful"] for row in book["runs"]] == pytest.approx([0, 0.75, 1])
-    assert [row["replayed"] for row in book["runs"]] == pytest.approx([1, 0.25, 1])
+    assert [row.useful for row in book.runs] == pytest.approx([0, 0.75, 1])
+    assert [row.replayed for row in book.runs] == pytest.approx([1, 0.25, 1])
 
 
 def test_an_attempt_killed_while_it_started_is_not_useful(tmp_path, make_spec):
@@ -91,7 +91,7 @@ def test_an_attempt_killed_while_it_started_is_not_useful(tmp_path, make_spec):
     write_attempts(tmp_path / spec.run_id, (0, 3600, 0, 50), (4000, 7600, None, None))
     make_checkpoints(tmp_path / spec.run_id, 50)
     book = ledger([spec], tmp_path)
-    assert (book["useful"], book["replayed"]) == (1.0, 1.0)
+    assert (book.useful, book.replayed) == (1.0, 1.0)
 
 
 def test_a_branch_does_not_queue_while_its_trunk_trains(tmp_path, make_spec):
@@ -108,7 +108,7 @@ def test_a_branch_does_not_queue_while_its_trunk_trains(tmp_path, make_spec):
     (folder / "submission.json").write_text(json.dumps({"time": now - 9000, "arrays": []}))
     life = {"submission": "s", "time": now - 1400, "step": 0}
     (tmp_path / branch.run_id / "lives.jsonl").write_text(json.dumps(life) + "\n")
-    assert ledger([branch], tmp_path)["queued"] == pytest.approx(600 / 3600, rel=1e-3)
+    assert ledger([branch], tmp_path).queued == pytest.approx(600 / 3600, rel=1e-3)
 
 
 def test_a_branch_that_waits_for_its_trunk_does_not_queue_yet(tmp_path, make_spec, monkeypatch):
@@ -119,9 +119,9 @@ def test_a_branch_that_waits_for_its_trunk_does_not_queue_yet(tmp_path, make_spe
     write_json(tmp_path / "_slurm" / "s" / "submission.json", record)
     (tmp_path / branch.run_id).mkdir()
     monkeypatch.setattr("jobs.slurm.queue.squeue", lambda: {"1_0": Job(id="1_0", state="PENDING")})
-    assert ledger([branch], tmp_path)["queued"] == 0
+    assert ledger([branch], tmp_path).queued == 0
     make_checkpoints(tmp_path / trunk.run_id, branch.init.trunk_step)
-    assert ledger([branch], tmp_path)["queued"] == pytest.approx(1, rel=0.01)
+    assert ledger([branch], tmp_path).queued == pytest.approx(1, rel=0.01)
 
 
 def make_checkpoints(run_dir, *steps):
@@ -143,11 +143,11 @@ def test_prune_keeps_the_newest_and_what_others_started_from(tmp_path, make_spec
     folder.mkdir()
     (folder / "run.yaml").write_text(f"init:\n  checkpoint: {parent}\n")
     listed = prune([spec, child, busy], tmp_path)
-    assert [item["checkpoint"] for item in listed["checkpoints"]] == [
+    assert [item.checkpoint for item in listed.checkpoints] == [
         str(run_dir / "checkpoints" / "step_0000020")
     ]
     assert "--yes deletes them" in render_pruned(listed)
-    assert prune([spec, child, busy], tmp_path, really=True)["deleted"]
+    assert prune([spec, child, busy], tmp_path, really=True).deleted
     left = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
     assert left == ["latest", "step_0000010", "step_0000030"]
     assert len(list((tmp_path / busy.run_id / "checkpoints").glob("step_*"))) == 2

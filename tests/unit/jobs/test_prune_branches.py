@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from jobs.prune import prune, render_pruned
+from jobs.prune import BranchPoint, prune, render_pruned
 from scaling.branch import branched
 from scaling.spec import ScheduleConfig
 
@@ -44,9 +44,8 @@ def test_points_go_once_their_branches_are_done(tmp_path, family, trunk_done):
     trunk, long, short = family
     finish(tmp_path, long)
     listed = prune(family, tmp_path)
-    assert listed["kept_for_branches"] == [
-        {"checkpoint": str(trunk_done / "step_0000009"), "branches": [short.run_id]}
-    ]
+    point = BranchPoint(checkpoint=str(trunk_done / "step_0000009"), branches=[short.run_id])
+    assert listed.kept_for_branches == [point]
     shown = render_pruned(listed)
     assert f"step_0000009  kept: unfinished branches start from it: {short.run_id}" in shown
     assert "step_0000018  0.00 GiB  branch point, its branches are done" in shown
@@ -86,7 +85,7 @@ def test_a_parent_under_a_long_path_with_spaces_is_kept(tmp_path, make_spec, sty
         (runs / child.run_id / "run.yaml").write_text(json.dumps(whole))
     else:
         assert used not in (runs / child.run_id / "run.yaml").read_text()
-    assert prune([parent], runs, really=True)["kept_for_others"] == [used]
+    assert prune([parent], runs, really=True).kept_for_others == [used]
     assert left(folder) == [10, 20]
 
 

@@ -42,8 +42,8 @@ def families(make_spec):
 def dependencies(summary) -> list[str]:
     """Return the dependency of each array, "" for none."""
     found = []
-    for index in range(len(summary["arrays"])):
-        text = Path(summary["submission"], f"array-{index}.sbatch").read_text()
+    for index in range(len(summary.arrays)):
+        text = Path(summary.submission, f"array-{index}.sbatch").read_text()
         lines = [line for line in text.splitlines() if "--dependency=" in line]
         found.append(lines[0].partition("--dependency=")[2] if lines else "")
     return found
@@ -63,16 +63,16 @@ def finish(runs: Path, trunk, fake) -> None:
 def test_branches_depend_on_the_array_of_their_trunks(tmp_path, families, fake_slurm):
     specs = families(seeds=2)
     summary = submit(specs, tmp_path, DEV)
-    shown = [(array["name"], array["runs"]) for array in summary["arrays"]]
+    shown = [(array.name, array.runs) for array in summary.arrays]
     assert shown == [("fake-tiny", 2), ("fake-tiny-branches", 4)]
     assert dependencies(summary) == ["", "afterany:1"]
-    assert submit(specs, tmp_path, DEV)["submitted"] == 0
+    assert submit(specs, tmp_path, DEV).submitted == 0
 
 
 def test_split_arrays_depend_on_those_that_hold_their_trunks(tmp_path, families, fake_slurm):
     fake_slurm.set(max_array_size=2)
     summary = submit(families(seeds=3), tmp_path, replace(DEV, max_cpu_ranks=0))
-    assert [array["runs"] for array in summary["arrays"]] == [2, 1, 2, 2, 2]
+    assert [array.runs for array in summary.arrays] == [2, 1, 2, 2, 2]
     # Seeds come as 2, 1, 0: the first two trunks are in job 1, that of seed 0 in job 2.
     assert dependencies(summary) == ["", "", "afterany:1", "afterany:1", "afterany:2"]
 
@@ -91,7 +91,7 @@ def test_a_finished_trunk_is_not_waited_for(tmp_path, families, fake_slurm):
     finish(tmp_path, trunk, fake_slurm)
     fake_slurm.end("2_0", "2_1")
     again = submit(specs, tmp_path, DEV)
-    assert (again["submitted"], again["skipped_done"]) == (len(branches), 1)
+    assert (again.submitted, again.skipped_done) == (len(branches), 1)
     assert dependencies(again) == [""]
 
 
@@ -99,11 +99,11 @@ def test_a_trunk_handed_over_before_is_waited_for(tmp_path, families, fake_slurm
     *branches, trunk = families()
     submit([trunk], tmp_path, DEV)
     summary = submit([*branches, trunk], tmp_path, DEV)
-    assert (summary["submitted"], summary["skipped_running"]) == (2, 1)
+    assert (summary.submitted, summary.skipped_running) == (2, 1)
     assert dependencies(summary) == ["afterany:1_0"]
     specs = [*branches, trunk]
-    assert [row["state"] for row in study_status(specs, tmp_path)["runs"]] == ["queued"] * 3
-    assert submit(specs, tmp_path, DEV)["submitted"] == 0
+    assert [row.state for row in study_status(specs, tmp_path).runs] == ["queued"] * 3
+    assert submit(specs, tmp_path, DEV).submitted == 0
 
 
 def test_a_failed_trunk_goes_out_with_its_branches_or_they_do_not(tmp_path, families, fake_slurm):
@@ -113,14 +113,14 @@ def test_a_failed_trunk_goes_out_with_its_branches_or_they_do_not(tmp_path, fami
     with pytest.raises(ValueError, match=f"cannot start: trunk {trunk.run_id} failed .* diverged;"):
         submit(branches, tmp_path, DEV)
     assert fake_slurm.calls("sbatch") == []
-    assert [row["state"] for row in study_status(specs, tmp_path)["runs"]][-1] == "failed"
+    assert [row.state for row in study_status(specs, tmp_path).runs][-1] == "failed"
     summary = submit(specs, tmp_path, DEV)
-    assert (summary["submitted"], dependencies(summary)) == (3, ["", "afterany:1"])
+    assert (summary.submitted, dependencies(summary)) == (3, ["", "afterany:1"])
 
 
 def test_a_dry_run_shows_the_dependency(tmp_path, families, fake_slurm):
-    shown = submit(families(), tmp_path / "runs", DEV, dry_run=True)["arrays"]
-    assert "#SBATCH --dependency=afterany:ARRAY-0\n" in shown[1]["script"]
+    shown = submit(families(), tmp_path / "runs", DEV, dry_run=True).arrays
+    assert "#SBATCH --dependency=afterany:ARRAY-0\n" in shown[1].script
     assert not (tmp_path / "runs").exists()
 
 
@@ -128,7 +128,7 @@ def test_a_dry_run_shows_the_dependency(tmp_path, families, fake_slurm):
 def started(tmp_path, families, fake_slurm, monkeypatch):
     """Task 0 of the branches, started by Slurm: (branch, trunk, gate(), script, fake)."""
     *branches, trunk = specs = families()
-    folder = Path(submit(specs, tmp_path, DEV)["submission"])
+    folder = Path(submit(specs, tmp_path, DEV).submission)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
     branch = branches[0]
     words = [str(tmp_path / branch.run_id), str(folder), "1"]
@@ -179,7 +179,7 @@ def test_a_task_behind_a_trunk_that_nobody_advances_is_left(tmp_path, started, f
     assert not (tmp_path / branch.run_id / "FAILED").exists()
     fake_slurm.end("2_0", "2_1")
     again = submit([branch, trunk], tmp_path, DEV)
-    assert (again["submitted"], dependencies(again)) == (2, ["", "afterany:3"])
+    assert (again.submitted, dependencies(again)) == (2, ["", "afterany:3"])
 
 
 def test_a_late_heartbeat_of_the_trunk_fails_no_branch(tmp_path, families, fake_slurm, monkeypatch):
@@ -191,7 +191,7 @@ def test_a_late_heartbeat_of_the_trunk_fails_no_branch(tmp_path, families, fake_
     summary = submit(branches, tmp_path, DEV)
     assert dependencies(summary) == [""]
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
-    assert trunks.main([str(tmp_path / branches[0].run_id), summary["submission"], "0"]) == 3
+    assert trunks.main([str(tmp_path / branches[0].run_id), summary.submission, "0"]) == 3
     assert fake_slurm.calls("sbatch")[-1][1:3] == ["--array=0", "--begin=now+300"]
     assert not (tmp_path / branches[0].run_id / "FAILED").exists()
 

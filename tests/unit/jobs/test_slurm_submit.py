@@ -20,7 +20,7 @@ DEV = Cluster(name="dev", gpus_per_node=8, max_gpus=16, max_cpu_ranks=2, time_li
 
 
 def states(specs, runs):
-    return [row["state"] for row in study_status(specs, runs)["runs"]]
+    return [row.state for row in study_status(specs, runs).runs]
 
 
 def test_one_array_holds_the_runs_of_a_shape(tmp_path, make_spec, fake_slurm):
@@ -28,8 +28,8 @@ def test_one_array_holds_the_runs_of_a_shape(tmp_path, make_spec, fake_slurm):
     big = [replace(make_spec(seed), size="tiny") for seed in (7, 8)]
     big = [replace(s, size="0.9b", seeds=replace(s.seeds, init=90 + i)) for i, s in enumerate(big)]
     summary = submit([*specs, *big], tmp_path / "runs", DEV)
-    assert summary["submitted"] == 5
-    assert [(a["job_id"], a["runs"], a["limit"]) for a in summary["arrays"]] == [
+    assert summary.submitted == 5
+    assert [(a.job_id, a.runs, a.limit) for a in summary.arrays] == [
         ("1", 3, 1),
         ("2", 2, 1),
     ]
@@ -52,8 +52,8 @@ def test_submitting_twice_submits_nothing_twice(tmp_path, make_spec, fake_slurm)
     specs = [make_spec(seed) for seed in range(3)]
     submit(specs, tmp_path, DEV)
     again = submit([*specs, make_spec(9)], tmp_path, DEV)
-    assert (again["submitted"], again["skipped_running"]) == (1, 3)
-    assert submit(specs, tmp_path, DEV)["submitted"] == 0
+    assert (again.submitted, again.skipped_running) == (1, 3)
+    assert submit(specs, tmp_path, DEV).submitted == 0
     assert len(fake_slurm.calls("sbatch")) == 2
 
 
@@ -63,7 +63,7 @@ def test_a_task_that_left_the_queue_is_submitted_again(tmp_path, make_spec, fake
     (tmp_path / specs[0].run_id / "DONE").write_text('{"step": 10, "metrics": {}}')
     fake_slurm.end("1_0", "1_2")
     again = submit(specs, tmp_path, DEV)
-    assert (again["submitted"], again["skipped_done"], again["skipped_running"]) == (1, 1, 1)
+    assert (again.submitted, again.skipped_done, again.skipped_running) == (1, 1, 1)
     assert read_held(tmp_path)[specs[2].run_id].job_id == "2_0"
 
 
@@ -71,7 +71,7 @@ def test_arrays_split_at_the_maximum_size(tmp_path, make_spec, fake_slurm):
     fake_slurm.set(max_array_size=4)
     specs = [make_spec(seed) for seed in range(10)]
     summary = submit(specs, tmp_path, replace(DEV, max_cpu_ranks=0))
-    assert [array["runs"] for array in summary["arrays"]] == [4, 4, 2]
+    assert [array.runs for array in summary.arrays] == [4, 4, 2]
 
 
 def test_the_gpu_ceiling_is_divided_among_arrays(make_spec):
@@ -110,7 +110,7 @@ def test_a_refusal_leaves_nothing_half_submitted(tmp_path, make_spec, fake_slurm
     assert fake_slurm["jobs"] == {}
     assert states([*specs, failed], tmp_path) == ["planned", "planned", "failed"]
     fake_slurm.set(refuse="")
-    assert submit([*specs, failed], tmp_path, DEV)["submitted"] == 3
+    assert submit([*specs, failed], tmp_path, DEV).submitted == 3
 
 
 def test_what_could_not_be_cancelled_is_found_again(tmp_path, make_spec, fake_slurm):
@@ -120,7 +120,7 @@ def test_what_could_not_be_cancelled_is_found_again(tmp_path, make_spec, fake_sl
         submit(specs, tmp_path, DEV)
     assert states(specs, tmp_path) == ["queued", "planned"]
     fake_slurm.set(refuse="", refuse_cancel="")
-    assert submit(specs, tmp_path, DEV)["submitted"] == 1
+    assert submit(specs, tmp_path, DEV).submitted == 1
     assert sorted(fake_slurm["jobs"]) == ["1_0", "2_0"]
 
 
@@ -135,7 +135,7 @@ def test_a_job_that_sbatch_did_not_hear_of(tmp_path, make_spec, fake_slurm, canc
         submit(specs, tmp_path, DEV)
     assert len(fake_slurm["jobs"]) == (0 if cancel_works else 2)
     fake_slurm.set(unheard="", refuse_cancel="")
-    assert submit(specs, tmp_path, DEV)["submitted"] == (2 if cancel_works else 0)
+    assert submit(specs, tmp_path, DEV).submitted == (2 if cancel_works else 0)
     assert len(fake_slurm["jobs"]) == 2
     assert states(specs, tmp_path) == ["queued"] * 2
 
@@ -149,7 +149,7 @@ def test_a_job_that_comes_in_late_is_found_again(tmp_path, make_spec, fake_slurm
         with pytest.raises(SlurmUnreachableError, match="may be in the queue"):
             submit(specs, tmp_path, DEV)
     fake_slurm.set(unheard="")
-    assert submit(specs, tmp_path, DEV)["submitted"] == 0
+    assert submit(specs, tmp_path, DEV).submitted == 0
 
 
 def test_without_an_answer_nothing_is_submitted(tmp_path, make_spec, fake_slurm):
@@ -172,13 +172,13 @@ def test_the_cap_refuses_before_anything_goes_out(tmp_path, make_spec, fake_slur
         submit([make_spec()], tmp_path, DEV, price=lambda todo: 7000.0, max_gpu_hours=6144)
     assert fake_slurm.calls("sbatch") == []
     summary = submit([make_spec()], tmp_path, DEV, price=lambda todo: 7000.0, max_gpu_hours=7001)
-    assert (summary["submitted"], summary["gpu_hours"]) == (1, 7000.0)
+    assert (summary.submitted, summary.gpu_hours) == (1, 7000.0)
 
 
 def test_a_dry_run_writes_nothing(tmp_path, make_spec, fake_slurm):
     summary = submit([make_spec(i) for i in range(3)], tmp_path / "runs", DEV, dry_run=True)
-    assert (summary["submitted"], summary["dry_run"]) == (3, True)
-    assert "#SBATCH --array=0-2%2" in summary["arrays"][0]["script"]
+    assert (summary.submitted, summary.dry_run) == (3, True)
+    assert "#SBATCH --array=0-2%2" in summary.arrays[0].script
     assert not (tmp_path / "runs").exists()
     assert fake_slurm.calls("sbatch") == []
 
@@ -196,20 +196,20 @@ def test_a_dry_run_refuses_and_lists_what_submit_would(tmp_path, make_spec, fake
     assert refusals[0] == refusals[1]
     options |= {"max_gpu_hours": 250, "retry_failed": False}
     shown = submit(specs, tmp_path, DEV, dry_run=True, **options)
-    assert [link["command"] for link in shown["chain"]] == ["fit s", "report s"]
+    assert [link.command for link in shown.chain] == ["fit s", "report s"]
     assert states(specs, tmp_path) == ["failed", "planned", "planned"]
     real = submit(specs, tmp_path, DEV, **options)
-    assert (real["submitted"], real["skipped_failed"]) == (2, 1)
+    assert (real.submitted, real.skipped_failed) == (2, 1)
     same = ("submitted", "skipped_done", "skipped_running", "skipped_failed", "gpu_hours")
-    assert [shown[name] for name in same] == [real[name] for name in same]
-    assert submit(specs, tmp_path, DEV, dry_run=True, **options)["chain"] == []  # pending already
+    assert [getattr(shown, name) for name in same] == [getattr(real, name) for name in same]
+    assert submit(specs, tmp_path, DEV, dry_run=True, **options).chain == []  # pending already
 
 
 def test_cancel_takes_tasks_out_of_the_queue(tmp_path, make_spec, fake_slurm):
     specs = [make_spec(seed) for seed in range(3)]
     submit(specs, tmp_path, DEV)
     results = cancel(specs[:2], tmp_path, wait_s=0.5)
-    assert [result["action"] for result in results] == ["removed from the queue"] * 2
+    assert [result.action for result in results] == ["removed from the queue"] * 2
     assert list(fake_slurm["jobs"]) == ["1_2"]
     assert len(fake_slurm.calls("scancel")) == 1
     assert states(specs, tmp_path) == ["cancelled", "cancelled", "queued"]
@@ -222,7 +222,7 @@ def test_the_chain_waits_for_the_runs_then_for_each_other(tmp_path, make_spec, f
         ["finetune", "--from", "best:sweeps.fake", "--domain", "sim_xarm7", "--runs=r"],
     ]
     summary = submit([make_spec()], tmp_path, DEV, then=commands)
-    assert [link["job_id"] for link in summary["chain"]] == ["2", "3"]
+    assert [link.job_id for link in summary.chain] == ["2", "3"]
     folder = next((tmp_path / "_slurm").glob("*/"))
     first, second = ((folder / f"then-{i}.sbatch").read_text() for i in (0, 1))
     assert "--dependency=afterany:1\n" in first
@@ -241,10 +241,10 @@ def test_a_chained_job_has_a_rank_s_memory_and_a_finetune_one_process(
         submit([make_spec(0), make_spec(1, ranks=2)], tmp_path, DEV, then=then)
     assert fake_slurm.path.read_text() == "{}"
     summary = submit([make_spec()], tmp_path, replace(DEV, mem_gib_per_rank=16.0), then=then)
-    script = (tmp_path / summary["submission"] / "then-0.sbatch").read_text()
+    script = (tmp_path / summary.submission / "then-0.sbatch").read_text()
     assert "#SBATCH --mem=16384M\n" in script
     summary = submit([make_spec(5)], tmp_path, DEV, then=then)
-    assert "--mem=" not in (tmp_path / summary["submission"] / "then-0.sbatch").read_text()
+    assert "--mem=" not in (tmp_path / summary.submission / "then-0.sbatch").read_text()
 
 
 def test_shipped_clusters_load():
@@ -324,4 +324,4 @@ def test_the_script_of_a_full_cluster(tmp_path, make_spec, monkeypatch):
 
 def test_the_record_survives_as_json(tmp_path, make_spec, fake_slurm):
     summary = submit([make_spec()], tmp_path, DEV)
-    assert json.loads(json.dumps(summary)) == summary
+    assert json.loads(json.dumps(summary.to_dict())) == summary.to_dict()

@@ -25,7 +25,7 @@ def task(tmp_path, make_spec, fake_slurm, monkeypatch):
     for name, value in (("ARRAY_JOB_ID", "1"), ("ARRAY_TASK_ID", "0"), ("JOB_ID", "1")):
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
-    folder = tmp_path.__class__(summary["submission"])
+    folder = tmp_path.__class__(summary.submission)
     return tmp_path / spec.run_id, folder, fake_slurm
 
 
@@ -83,7 +83,7 @@ def test_where_requeue_is_refused_the_one_run_is_submitted_anew(task):
     assert "--array=0" in fake.calls("sbatch")[-1]
     record = read_submission(submission)
     assert record is not None
-    assert record.tasks[run_dir.name] == "2_0"
+    assert record.tasks()[run_dir.name] == "2_0"
 
 
 def test_what_slurm_requeued_itself_is_left_alone(task):

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from jobs.local import queue
-from jobs.status import render_status, run_state, study_status
+from jobs.status import run_state, study_status
+from scaling.cli.status_table import render_status
 from scaling.runs.folder import Run
 from scaling.runs.process import process_alive, this_host
 
@@ -175,7 +176,7 @@ def test_waiting_runs_are_queued_while_their_executor_lives(folder):
 
 def test_study_status_has_the_contracts_keys(tmp_path, make_spec):
     specs = [make_spec(0), make_spec(1)]
-    document = study_status(specs, tmp_path)
+    document = study_status(specs, tmp_path).to_dict()
     assert document["study"] == "sweeps.fake"
     assert document["counts"] == {"planned": 2}
     assert list(document["runs"][0]) == [
@@ -193,7 +194,7 @@ def test_study_status_has_the_contracts_keys(tmp_path, make_spec):
     ]
     assert document["runs"][1]["axes"] == {"seed": 1, "behaviour": "ok"}
     assert document["runs"][1]["num_steps"] == 10
-    assert study_status([], tmp_path) == {"study": "", "counts": {}, "runs": []}
+    assert study_status([], tmp_path).to_dict() == {"study": "", "counts": {}, "runs": []}
     json.dumps(document, allow_nan=False)
 
 
@@ -223,7 +224,7 @@ def test_a_state_takes_four_small_files_and_the_queues_are_read_once(tmp_path, m
     waiting = queue.queue_path(tmp_path)
     queue.write_queue(waiting, [])
     opened.clear()
-    assert study_status(specs, tmp_path)["counts"] == {"done": 20}
+    assert study_status(specs, tmp_path).counts == {"done": 20}
     names = Counter(path.name for path in opened if path.is_relative_to(tmp_path))
     assert names == {
         "0003.json": 20, "heartbeat.json": 20, "DONE": 20, "run.yaml": 20, waiting.name: 1

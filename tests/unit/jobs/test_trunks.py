@@ -72,7 +72,7 @@ def saving(fake_command):
 
 
 def states(specs, runs):
-    return [row["state"] for row in study_status(specs, runs)["runs"]]
+    return [row.state for row in study_status(specs, runs).runs]
 
 
 def reasons(specs, runs):
@@ -85,7 +85,7 @@ def submit_in_process(specs, runs, command, **more):
     if pid:
         return pid
     try:
-        submit(specs, runs, progress=False, command=command, **more)
+        submit(specs, runs, command=command, **more)
     finally:
         os._exit(0)
 
@@ -95,43 +95,43 @@ def test_branches_start_while_the_trunk_still_trains(tmp_path, family, saving):
     trunk, *branches = family()
     gate = ",".join(str(tmp_path / spec.run_id / "DONE") for spec in branches)
     order = [*branches, trunk]  # whatever the order given, the trunk goes first
-    summary = submit(order, tmp_path, progress=False, command=saving(gate), parallel=2)
-    assert (summary["done"], summary["failed"]) == (3, 0)
-    assert [row["run_id"] for row in summary["runs"]][-1] == trunk.run_id
-    again = submit(order, tmp_path, progress=False, command=saving())
-    assert (again["submitted"], again["skipped_done"]) == (0, 3)
+    summary = submit(order, tmp_path, command=saving(gate), parallel=2)
+    assert (summary.done, summary.failed) == (3, 0)
+    assert [row.run_id for row in summary.runs][-1] == trunk.run_id
+    again = submit(order, tmp_path, command=saving())
+    assert (again.submitted, again.skipped_done) == (0, 3)
 
 
 def test_on_one_core_the_trunk_comes_first(tmp_path, family, saving):
     trunk, *branches = family()
-    summary = submit([*branches, trunk], tmp_path, progress=False, command=saving(), parallel=1)
-    assert summary["done"] == 3
-    assert next(row["run_id"] for row in summary["runs"]) == trunk.run_id
+    summary = submit([*branches, trunk], tmp_path, command=saving(), parallel=1)
+    assert summary.done == 3
+    assert next(row.run_id for row in summary.runs) == trunk.run_id
 
 
 def test_a_failed_trunk_fails_its_branches_and_no_others(tmp_path, family, saving, make_spec):
     trunk, *branches = family("fail")
     other = make_spec(7)
     fails = saving(saves=False)
-    summary = submit([trunk, *branches, other], tmp_path, progress=False, command=fails)
-    assert (summary["done"], summary["failed"]) == (1, 3)
+    summary = submit([trunk, *branches, other], tmp_path, command=fails)
+    assert (summary.done, summary.failed) == (1, 3)
     for spec, reason in zip(branches, reasons(branches, tmp_path), strict=True):
         start = f"trunk {trunk.run_id} failed before step {spec.init.trunk_step}: NonFiniteLossErr"
         assert reason.startswith(start)
-    again = submit([*family(), other], tmp_path, progress=False, command=saving())
-    assert (again["submitted"], again["done"], again["skipped_done"]) == (3, 3, 1)
+    again = submit([*family(), other], tmp_path, command=saving())
+    assert (again.submitted, again.done, again.skipped_done) == (3, 3, 1)
 
 
 def test_a_killed_trunk_leaves_its_branches_to_the_next_submission(tmp_path, family, saving):
     trunk, *branches = family("suicide")
-    summary = submit([trunk, *branches], tmp_path, progress=False, command=saving(saves=False))
-    assert (summary["submitted"], summary["done"], summary["failed"]) == (3, 0, 0)
-    assert {row["reason"] for row in summary["runs"][1:]} == {
+    summary = submit([trunk, *branches], tmp_path, command=saving(saves=False))
+    assert (summary.submitted, summary.done, summary.failed) == (3, 0, 0)
+    assert {row.reason for row in summary.runs[1:]} == {
         f"trunk {trunk.run_id} is preempted (killed by signal 9); submit both again"
     }
     assert states([trunk, *branches], tmp_path) == ["preempted", "planned", "planned"]
-    again = submit([trunk, *branches], tmp_path, progress=False, command=saving())
-    assert again["done"] == 3
+    again = submit([trunk, *branches], tmp_path, command=saving())
+    assert again.done == 3
 
 
 def test_a_trunk_in_other_hands_is_waited_for(tmp_path, family, saving, wait_for):
@@ -226,10 +226,10 @@ def test_a_trunk_past_the_step_is_not_waited_for(tmp_path, family):
 def test_the_trunk_done_without_the_step_is_named(tmp_path, family, saving):
     trunk, *branches = family()
     plain = replace(trunk, engine=replace(trunk.engine, keep_steps=[]))
-    submit([plain], tmp_path, progress=False, command=saving())
-    summary = submit([trunk, *branches], tmp_path, progress=False, command=saving())
-    assert (summary["skipped_done"], summary["failed"]) == (1, 2)
+    submit([plain], tmp_path, command=saving())
+    summary = submit([trunk, *branches], tmp_path, command=saving())
+    assert (summary.skipped_done, summary.failed) == (1, 2)
     marker = read_json(tmp_path / branches[0].run_id / "FAILED")
     assert marker is not None
     assert "and did not keep it" in marker["reason"]
-    assert json.dumps(summary)
+    assert json.dumps(summary.to_dict())

@@ -62,7 +62,7 @@ def test_result_is_the_contract(tmp_path) -> None:
     assert {
         "run_id", "domain", "val_l1_before", "val_l1_after", "val_l1_sem_before",
         "val_l1_sem_after", "checkpoint", "parent",
-    } <= set(result)  # fmt: skip
-    assert (result["val_l1_before"], result["val_l1_after"]) == (0.5, 0.1)
-    assert result["checkpoint"].endswith("checkpoints/step_0000300")
-    assert result["metrics_after"]["baseline_hold_val_l1"] == 0.3
+    } <= set(result.to_dict())  # fmt: skip
+    assert (result.val_l1_before, result.val_l1_after) == (0.5, 0.1)
+    assert result.checkpoint.endswith("checkpoints/step_0000300")
+    assert result.metrics_after["baseline_hold_val_l1"] == 0.3

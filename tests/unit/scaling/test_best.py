@@ -61,7 +61,7 @@ def test_the_lowest_error_of_finished_sighted_runs_wins(tmp_path: Path) -> None:
     (finish(tmp_path, running, 0.0625) / "DONE").unlink()
     found = best([bad, blind, running, good], tmp_path)
     weights = folder / "checkpoints" / "step_0000100" / "model.safetensors"
-    assert found == {
+    assert found.to_dict() == {
         "run_id": good.run_id,
         "step": STEP,
         "val_l1": 0.25,
@@ -72,7 +72,7 @@ def test_the_lowest_error_of_finished_sighted_runs_wins(tmp_path: Path) -> None:
         "version": None,
         "alias": None,
     }
-    assert best([good, bad], tmp_path, metric="val/l1_all")["run_id"] == bad.run_id
+    assert best([good, bad], tmp_path, metric="val/l1_all").run_id == bad.run_id
 
 
 def test_ties_go_to_the_smaller_model_then_the_smaller_id(tmp_path: Path) -> None:
@@ -80,15 +80,15 @@ def test_ties_go_to_the_smaller_model_then_the_smaller_id(tmp_path: Path) -> Non
     for spec, num_params in zip(specs, (16, 16, 8, 8, 16), strict=True):
         finish(tmp_path, spec, 0.5, num_params=num_params)
     expected = min(specs[2].run_id, specs[3].run_id)
-    assert best(specs, tmp_path)["run_id"] == expected
-    assert best(specs[::-1], tmp_path)["run_id"] == expected
+    assert best(specs, tmp_path).run_id == expected
+    assert best(specs[::-1], tmp_path).run_id == expected
 
 
 def test_a_size_narrows_the_choice(tmp_path: Path) -> None:
     small, large = make_spec(1, size="tiny"), make_spec(2, size="50m")
     finish(tmp_path, small, 0.5)
     finish(tmp_path, large, 0.25)
-    assert best([small, large], tmp_path, size="tiny")["run_id"] == small.run_id
+    assert best([small, large], tmp_path, size="tiny").run_id == small.run_id
     with pytest.raises(
         ValueError, match=r"no finished run of size '2b'; finished sizes: 50m, tiny"
     ):
@@ -101,7 +101,7 @@ def test_a_nan_is_never_best(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no finished run has 'val/l1'"):
         best([diverged], tmp_path)
     finish(tmp_path, fine, 9.0)
-    assert best([diverged, fine], tmp_path)["run_id"] == fine.run_id
+    assert best([diverged, fine], tmp_path).run_id == fine.run_id
 
 
 def test_the_test_split_is_not_for_choosing(tmp_path: Path) -> None:
@@ -228,4 +228,4 @@ def test_the_trials_of_a_search_belong_to_its_study(tmp_path: Path) -> None:
         assert trial.run_id not in {s.run_id for s in study_runs(study.name, words, tmp_path)}
     finish(tmp_path, trial, 0.125)
     found = best(study_runs(study.name, [], tmp_path), tmp_path)
-    assert found["run_id"] == trial.run_id
+    assert found.run_id == trial.run_id

@@ -39,15 +39,20 @@ def family(tmp_path: Path) -> list[RunSpec]:
 def test_parents_and_children_by_weights(tmp_path: Path, family: list[RunSpec]) -> None:
     first, child, grandchild, other = (spec.run_id for spec in family)
     middle = lineage(child, tmp_path)
-    assert [node["run_id"] for node in middle["parents"]] == [first]
-    assert [node["run_id"] for node in middle["children"]] == [grandchild]
-    assert middle["from"] == {"run_id": first, "step": 100, "sha256": "weights-1.0", "path": ""}
-    assert (middle["stage"], middle["state"], middle["val_l1"]) == ("finetune", "done", 2.0)
-    assert [node["run_id"] for node in lineage(grandchild, tmp_path)["parents"]] == [child, first]
+    assert [node.run_id for node in middle.parents] == [first]
+    assert [node.run_id for node in middle.children] == [grandchild]
+    assert middle.from_.to_dict() == {
+        "run_id": first,
+        "step": 100,
+        "sha256": "weights-1.0",
+        "path": "",
+    }
+    assert (middle.stage, middle.state, middle.val_l1) == ("finetune", "done", 2.0)
+    assert [node.run_id for node in lineage(grandchild, tmp_path).parents] == [child, first]
     top = lineage(first, tmp_path)
-    assert top["parents"] == []
-    assert top["children"][0]["children"][0]["run_id"] == grandchild
-    assert (lineage(other, tmp_path)["parents"], lineage(other, tmp_path)["children"]) == ([], [])
+    assert top.parents == []
+    assert top.children[0].children[0].run_id == grandchild
+    assert (lineage(other, tmp_path).parents, lineage(other, tmp_path).children) == ([], [])
 
 
 def test_a_pruned_parent_is_found_by_its_path(tmp_path: Path) -> None:
@@ -56,14 +61,14 @@ def test_a_pruned_parent_is_found_by_its_path(tmp_path: Path) -> None:
     start = InitConfig(checkpoint=str(checkpoint), checkpoint_sha256="gone")
     child = add_run(tmp_path, 2.0, start=start)
     found = lineage(child.run_id, tmp_path)
-    assert [node["run_id"] for node in found["parents"]] == [parent.run_id]
-    assert found["from"]["step"] == 50
+    assert [node.run_id for node in found.parents] == [parent.run_id]
+    assert found.from_.step == 50
 
 
 def test_a_parent_from_elsewhere_ends_the_chain(tmp_path: Path) -> None:
     child = add_run(tmp_path, 2.0, start=InitConfig(checkpoint="/x", checkpoint_sha256="other"))
     found = lineage(child.run_id, tmp_path)
-    assert found["parents"] == [{"run_id": "", "state": "unknown"}]
+    assert [(node.run_id, node.state) for node in found.parents] == [("", "unknown")]
     assert render(found).splitlines()[0] == "a checkpoint of no run in this folder"
 
 

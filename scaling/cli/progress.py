@@ -4,13 +4,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from jobs.status import COLOURS, beat_words, clock
+from jobs.executor import Progress as Shown
+from scaling.cli.status_table import COLOURS, beat_words, clock
 from scaling.runs.folder import Heartbeat
 
 LINE_EVERY_S = 30.0
@@ -18,34 +18,14 @@ LINE_EVERY_S = 30.0
 Beats = Mapping[str, Heartbeat]
 
 
-class Show(Protocol):
-    """Told of every end and, a few times a second, of the heartbeats of the runs under way."""
-
-    def finished(self, run_id: str, state: str, reason: str | None) -> None:
-        """Note the end of a run."""
-
-    def update(self, beats: Beats) -> None:
-        """Show the heartbeats (with num_steps, by run id) of the active runs."""
-
-
 @contextmanager
-def open_progress(num_runs: int, num_before: int, *, enabled: bool) -> Iterator[Show]:
+def open_progress(num_runs: int, num_before: int) -> Iterator[Shown]:
     """Yield what shows `num_runs` runs of which `num_before` need nothing (any more)."""
-    if not enabled:
-        yield _Silent()
-    elif not sys.stderr.isatty():
+    if not sys.stderr.isatty():
         yield _Lines(num_runs, num_before)
     else:
         with _bars() as progress:
             yield _Bars(progress, num_runs, num_before)
-
-
-class _Silent:
-    def finished(self, run_id: str, state: str, reason: str | None) -> None:
-        pass
-
-    def update(self, beats: Beats) -> None:
-        pass
 
 
 class _Lines:
