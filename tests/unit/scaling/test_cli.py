@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jobs.executor import Link
 from scaling.cli import main
 from scaling.search.controller import Task
 from scaling.search.runs import RUNS, RunList, search_folder
@@ -200,8 +201,8 @@ def test_a_log_as_json_is_one_document(capsys, tmp_path: Path) -> None:
 
 def test_status_ends_with_the_chain_behind_the_study(capsys, tmp_path, monkeypatch) -> None:
     links = [
-        {"job_id": "7", "command": "fit s", "state": "failed", "reason": "no [/x]", "log": "l"},
-        {"job_id": "8", "command": "report s", "state": "waiting", "reason": None, "log": "m"},
+        Link(job_id="7", command="fit s", state="failed", reason="no [/x]", log="l"),
+        Link(job_id="8", command="report s", state="waiting", reason=None, log="m"),
     ]
     monkeypatch.setattr("jobs.slurm.chain.chain_state", lambda runs, study: links)
     words = ["status", "sweeps.demo", "--runs", str(tmp_path)]
