@@ -26,6 +26,7 @@ from scaling.study import Score as ScoreName
 if TYPE_CHECKING:
     from xvla.data.horizon import Horizon
     from xvla.data.samples import SampleKey
+    from xvla.data.sources import Mixture
 
 Scorer = Callable[[RunSpec, int], Score | None]
 NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
@@ -91,14 +92,13 @@ def horizon_score(
     """
     from scaling.training.evaluate import clustered_mean
     from xvla.data.horizon import Horizon, horizon_frames
+    from xvla.data.sources import Mixture
 
     horizon = Horizon.of(windows_s)
     entries = [e for e in spec.data.mixture if e.name == spec.data.anchor_domain]
-    anchor = replace(
-        spec, data=replace(spec.data, mixture=entries, num_workers=0, decode_images=True)
-    )
-    keys = horizon_frames(anchor.data, split, horizon)  # type: ignore[arg-type]
-    errors = _horizon_errors(anchor, checkpoint, keys, horizon)
+    mixture = Mixture.open(replace(spec.data, mixture=entries, num_workers=0, decode_images=True))
+    keys = horizon_frames(mixture, split, horizon)  # type: ignore[arg-type]
+    errors = _horizon_errors(spec, checkpoint, mixture, keys, horizon)
     import numpy as np
 
     mean, sem = clustered_mean(errors, np.array([episode for _, episode, _ in keys]))
@@ -128,7 +128,13 @@ def adapted_success(spec: RunSpec, runs_dir: Path) -> Score:
     return Score(value=failure, sem=math.sqrt(failure * (1 - failure) / episodes))
 
 
-def _horizon_errors(spec: RunSpec, checkpoint: Path, keys: "list[SampleKey]", horizon: "Horizon"):
+def _horizon_errors(
+    spec: RunSpec,
+    checkpoint: Path,
+    mixture: "Mixture",
+    keys: "list[SampleKey]",
+    horizon: "Horizon",
+):
     """Return l1 of each frame [F]."""
     import numpy as np
     import torch
@@ -147,9 +153,9 @@ def _horizon_errors(spec: RunSpec, checkpoint: Path, keys: "list[SampleKey]", ho
         model = model.to(torch.bfloat16)
     state = read_state(checkpoint)
     normaliser = Normaliser.from_dict(state["normaliser"])
-    maker = SampleMaker(spec.data, normaliser)
-    targets = horizon_targets(spec.data, keys, horizon).numpy()
-    present = maker.sources[spec.data.anchor_domain].present()
+    maker = SampleMaker(mixture, normaliser)
+    targets = horizon_targets(mixture, keys, horizon).numpy()
+    present = mixture.sources[spec.data.anchor_domain].present
     shape = (spec.model.num_anchors, action_dim(spec.model))
     errors = []
     for first in range(0, len(keys), spec.engine.eval_batch_size):

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xvla.config import DataConfig
-from xvla.data.catalogue import open_sources
 from xvla.data.frame_cache import (
     CacheSpec,
     build_frame_cache,
@@ -15,13 +14,14 @@ from xvla.data.frame_cache import (
 )
 from xvla.data.options import index_path
 from xvla.data.sample_index import build_index, index_cost
+from xvla.data.sources import Mixture
 from xvla.data.writing.targets import check_folder
 
 CacheFrames = Literal["none", "jpeg", "raw"]
 
 
 def prepare_caches(
-    config: DataConfig,
+    mixture: Mixture,
     folder: str | Path,
     *,
     frames: CacheFrames = "none",
@@ -37,8 +37,8 @@ def prepare_caches(
         ValueError: a cache of other data or a file is in the way, or what was written is damaged.
     """
     check_folder(Path(folder))
-    rows = []
-    for source in open_sources(config):
+    rows, config = [], mixture.config
+    for source in mixture.sources.values():
         row: dict[str, Any] = {"domain": source.name, "index": index_cost(source.dataset)}
         say(f"{source.name}: index of {_amount(row['index'])}")
         spec = None

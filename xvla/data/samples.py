@@ -9,16 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from xvla.batch import Batch
-from xvla.config import DataConfig
 from xvla.data.augment import Draws
-from xvla.data.catalogue import Source, domain_id, open_sources
-from xvla.data.config_check import check_data_config
 from xvla.data.frame_cache import FrameCache
 from xvla.data.frames import STORE
 from xvla.data.images import finish
 from xvla.data.normalise import Normaliser, fit_normaliser
 from xvla.data.resample import anchors, episode_anchors, training_starts
 from xvla.data.sample_index import SampleIndex
+from xvla.data.sources import Mixture
 from xvla.data.starts import candidate_starts, has_arm_clocks, recorded_poses
 from xvla.data.text import build_tokenizer
 
@@ -45,18 +43,16 @@ class SampleMaker:
 
     def __init__(
         self,
-        config: DataConfig,
+        mixture: Mixture,
         normaliser: Normaliser | None = None,
         *,
         frames: Mapping[str, FrameCache] | None = None,
         indices: Mapping[str, SampleIndex] | None = None,
     ) -> None:
-        """Open the mixture; without a normaliser, fit it. Raises ValueError as those do."""
-        check_data_config(config)
-        self.config = config
-        self.sources: dict[str, Source] = {s.name: s for s in open_sources(config)}
-        self.normaliser = normaliser or fit_normaliser(config)
-        self.tokenizer = build_tokenizer(config.tokenizer)
+        """Read an open mixture; without a normaliser, fit it. Raises ValueError as that does."""
+        self.mixture, self.config, self.sources = mixture, mixture.config, mixture.sources
+        self.normaliser = normaliser or fit_normaliser(mixture)
+        self.tokenizer = build_tokenizer(self.config.tokenizer)
         self._frames = dict(frames or {})
         self.indices = dict(indices or {})
         self._chunks: dict[tuple[str, int], NDArray[np.float32]] = {}
@@ -89,7 +85,7 @@ class SampleMaker:
             input_ids=torch.from_numpy(np.stack([self._encode(text) for text in texts])),
             images=self._images(keys, view_mask),
             view_mask=torch.from_numpy(view_mask),
-            domain_id=torch.tensor([domain_id(name) for name in names]),
+            domain_id=torch.tensor([self.sources[name].domain_id for name in names]),
             proprio=torch.from_numpy(proprio),
             action=torch.from_numpy(action),
         )

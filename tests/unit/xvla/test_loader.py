@@ -18,6 +18,7 @@ from xvla.data.images import IMAGENET_MEAN, IMAGENET_STD, normalise
 from xvla.data.loader import Loader, make_loader
 from xvla.data.resample import anchors
 from xvla.data.samples import SampleMaker
+from xvla.data.sources import Mixture
 from xvla.data.text import build_tokenizer
 
 DUAL_VIEWS = (*VIEWS, "observation.images.extra")
@@ -238,7 +239,7 @@ def test_mistakes(config: DataConfig) -> None:
         make_loader(config, split="valid", seed=0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="rank 2 of 2"):
         make_loader(config, split="train", seed=0, rank=2, world_size=2)
-    with pytest.raises(ValueError, match="anchor_domain = 'sim_ur5e' is not in the mixture"):
+    with pytest.raises(ValueError, match="anchor_domain='sim_ur5e' is not in the mixture"):
         make_loader(replace(config, anchor_domain="sim_ur5e"), split="val", seed=0)
 
 
@@ -266,7 +267,7 @@ def test_fields_that_cannot_be(config: DataConfig, field: str, value: object, al
         with pytest.raises(ValueError, match=said):
             make_loader(replace(config, **{field: value}), split=split, seed=0)
     with pytest.raises(ValueError, match=said):
-        SampleMaker(replace(config, **{field: value}))
+        SampleMaker(Mixture.open(replace(config, **{field: value})))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
@@ -282,7 +283,7 @@ def test_all_ranks_evaluate_equally_many_batches(
     parts = [[keys for _, keys in _drain(loader)] for loader in loaders]
     assert len({len(part) for part in parts}) == 1
     flat = [key for part in parts for keys in part for key in keys]
-    assert set(flat) == set(eval_frames(config, "val"))
+    assert set(flat) == set(eval_frames(Mixture.open(config), "val"))
     # Only when fewer frames are left than ranks does one come again.
     assert len(flat) - len(set(flat)) < world_size
     assert all(0 < len(keys) <= batch_size for part in parts for keys in part)
