@@ -15,10 +15,10 @@ import io
 import json
 import os
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from xvla.data import memory
 from xvla.data.images import resize
 from xvla.data.readers.base import Dataset
 from xvla.data.verify import content_files
@@ -34,13 +35,13 @@ Codec = Literal["jpeg", "raw"]
 CODECS = ("jpeg", "raw")
 JPEG_QUALITY = 90
 SHARD_EPISODES = 64
-OPEN_SHARDS = 512
 SAMPLED_FRAMES = 24
 # The table of a shard, int64: crc32, SHARD_EPISODES + 1 counts of frames, and the offsets.
 FIRST, OFFSETS = 1, SHARD_EPISODES + 2
 
 
 _Shard = tuple[NDArray[np.uint8], NDArray[np.int64]]
+_SHARDS: memory.ByteCache[_Shard] = memory.ByteCache(memory.SHARDS, size=lambda _: memory.SHARD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ def cache_path(folder: str | Path, name: str, spec: CacheSpec) -> Path:
 def cache_cost(dataset: Dataset, spec: CacheSpec) -> dict[str, int]:
     """Return {"frames", "bytes"} that a cache would take, from a few encoded frames."""
     views = dataset.views[: spec.views]
-    frames = sum(-(-e.length // spec.stride) for e in dataset.episodes) * len(views)
+    frames = int((-(-dataset.episodes.lengths // spec.stride)).sum()) * len(views)
     places = np.linspace(0, len(dataset.episodes) - 1, SAMPLED_FRAMES).astype(int)
     one = replace(spec, stride=10**9)
     episodes = np.unique(places)[: -(-SAMPLED_FRAMES // max(1, len(views)))]
@@ -129,7 +130,6 @@ class FrameCache:
             raise ValueError(f"frame cache {folder} is not complete; build it again to go on")
         self.folder, self.spec = folder, spec
         self._views = len(dataset.views[: spec.views])
-        self._shards: OrderedDict[int, _Shard] = OrderedDict()
 
     def get(self, episode: int, frame: int) -> NDArray[np.uint8] | None:
         """Return the views of a frame, uint8 [views, 3, size, size]; None if it is not cached."""
@@ -148,18 +148,17 @@ class FrameCache:
         return frames
 
     def _shard(self, number: int) -> _Shard:
-        if number not in self._shards:
-            data = np.memmap(self.folder / f"{_name(number)}.bin", dtype=np.uint8, mode="r")
-            self._shards[number] = (data, _table(self.folder, number))
-            while len(self._shards) > OPEN_SHARDS:
-                self._shards.popitem(last=False)
-        self._shards.move_to_end(number)
-        return self._shards[number]
+        return _SHARDS.get((self, number), partial(_map, self.folder, number))
+
+
+def _map(folder: Path, number: int) -> _Shard:
+    data = np.memmap(folder / f"{_name(number)}.bin", dtype=np.uint8, mode="r")
+    return data, _table(folder, number)
 
 
 def _encoded(dataset: Dataset, episode: int, spec: CacheSpec) -> Iterator[bytes]:
     """Yield the encoded frames of an episode, view after view within each frame."""
-    numbers = range(0, dataset.episodes[episode].length, spec.stride)
+    numbers = range(0, int(dataset.episodes.lengths[episode]), spec.stride)
     views = [
         resize(dataset.frames(episode, view, numbers), spec.size)
         for view in dataset.views[: spec.views]

@@ -16,7 +16,6 @@ from xvla.data.evaluation import EvalSplit, eval_frames
 from xvla.data.resample import anchors
 from xvla.data.samples import SampleKey
 from xvla.data.sources import Mixture
-from xvla.data.starts import recorded_poses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +70,7 @@ def horizon_targets(mixture: Mixture, keys: Sequence[SampleKey], horizon: Horizo
     for name, episode, start in keys:
         rows.append(
             anchors(
-                **recorded_poses(mixture.sources[name].dataset, episode),
+                **mixture.sources[name].dataset.poses(episode).recorded(),
                 start=start,
                 window_s=horizon.smallest_s,
                 num_anchors=HORIZON_TIMES,

@@ -13,6 +13,7 @@ from xvla.data.frame_cache import (
     verify_frame_cache,
 )
 from xvla.data.options import index_path
+from xvla.data.readers.base import Dataset
 from xvla.data.sample_index import build_index, index_cost
 from xvla.data.sources import Mixture
 from xvla.data.writing.targets import check_folder
@@ -60,7 +61,7 @@ def prepare_caches(
 
 
 def _build(
-    dataset: Any, name: str, config: DataConfig, folder: Path, spec: CacheSpec | None
+    dataset: Dataset, name: str, config: DataConfig, folder: Path, spec: CacheSpec | None
 ) -> None:
     build_index(dataset, index_path(folder, name), config)
     if spec is None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xvla.config import DataConfig, DomainEntry
 from xvla.data.config_check import check_data_config
-from xvla.data.readers.base import Dataset, DatasetError, Problem, episode_lengths
+from xvla.data.readers.base import Dataset, DatasetError, Problem
 from xvla.data.readers.formats import open_with_problems
 from xvla.data.splits import episodes_in, splits_of, taken
 from xvla.domains import check_anchor, check_mixture, domain_id
@@ -72,7 +72,7 @@ class Source:
     @property
     def num_frames(self) -> int:
         """Frames in the training episodes taken."""
-        return int(episode_lengths(self.dataset)[list(self.episodes)].sum())
+        return int(self.dataset.episodes.lengths[list(self.episodes)].sum())
 
     @cached_property
     def readable(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from xvla.config import DomainEntry
 from xvla.data.random_streams import random_stream
-from xvla.data.readers.base import Dataset, episode_splits, episode_tasks
+from xvla.data.readers.base import Dataset
 
 HELD_OUT_PER_TASK = 3
 
@@ -17,10 +17,10 @@ def splits_of(dataset: Dataset) -> NDArray[np.str_]:
 
     A set that names neither "val" nor "test" (most published ones) is split here, by task.
     """
-    splits = episode_splits(dataset)
+    splits = dataset.episodes.splits
     if np.isin(splits, ("val", "test")).any():
         return splits
-    return held_out_by_task(episode_tasks(dataset))
+    return held_out_by_task(dataset.episodes.tasks)
 
 
 def episodes_in(splits: NDArray[np.str_], split: str, *, path: str) -> list[int]:

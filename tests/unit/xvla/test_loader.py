@@ -16,6 +16,7 @@ from xvla.data import open_dataset
 from xvla.data.evaluation import eval_frames
 from xvla.data.images import IMAGENET_MEAN, IMAGENET_STD, normalise
 from xvla.data.loader import Loader, make_loader
+from xvla.data.memory import ByteCache
 from xvla.data.resample import anchors
 from xvla.data.samples import SampleMaker
 from xvla.data.sources import Mixture
@@ -198,10 +199,10 @@ def test_small_cache_changes_nothing(config: DataConfig, monkeypatch: pytest.Mon
     from xvla.data import frames, samples
 
     plain = _take(_train(config), 3)
-    monkeypatch.setattr(samples, "STORE", frames.FrameStore())
-    monkeypatch.setattr(samples, "CHUNK_BUDGET", 0)
+    monkeypatch.setattr(frames, "FRAMES", ByteCache(0))
+    monkeypatch.setattr(samples, "ANCHORS", ByteCache(0))
     small = _take(_train(replace(config, frame_cache_gib=1e-9)), 3)
-    assert samples.STORE.bytes == 0
+    assert frames.FRAMES.bytes == samples.ANCHORS.bytes == 0
     assert all(_equal(a[0], b[0]) for a, b in zip(plain, small, strict=True))
 
 

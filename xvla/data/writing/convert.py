@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xvla.data.readers.base import Dataset, DatasetError, EpisodeInfo, Problem
-from xvla.data.readers.formats import format_of, open_dataset
+from xvla.data.readers.base import Dataset, DatasetError, Problem
+from xvla.data.readers.episode_table import EpisodeInfo
+from xvla.data.readers.formats import open_dataset
 from xvla.data.verify import content_files
 from xvla.data.writing.lerobot import BLOCK, EpisodeRecord, VideoOptions, write_dataset
 from xvla.data.writing.merge import merge_datasets
@@ -86,7 +87,7 @@ def convert_dataset(
     ]
     waiting = [part for part in parts if not Path(part.folder).exists()]
     _write_parts(waiting, workers=workers, progress=progress, done=len(parts) - len(waiting))
-    extra = {"domain": dataset.domain, "converted_from": format_of(dataset)}
+    extra = {"domain": dataset.domain, "converted_from": dataset.format}
     info = merge_datasets(
         [Path(part.folder) for part in parts], out, splits=splits, extra_info=extra
     )
