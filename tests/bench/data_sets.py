@@ -15,7 +15,8 @@ from xvla.data.readers import open_dataset
 from xvla.data.readers.base import Dataset
 from xvla.data.readers.lerobot_v3 import LeRobotV3
 from xvla.data.sample_index import STATES, TIMES, dataset_identity, start_files
-from xvla.data.writing.lerobot import EpisodeRecord, VideoOptions, write_dataset
+from xvla.data.writing.lerobot import EpisodeRecord, write_dataset
+from xvla.data.writing.video import VideoOptions
 
 FPS = 30
 SIZE = 224

@@ -13,14 +13,12 @@ frames differ by a few grey levels, so that a run trained on them is another exp
 import hashlib
 import io
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +28,7 @@ from xvla.data import memory
 from xvla.data.images import resize
 from xvla.data.readers.base import Dataset
 from xvla.data.verify import content_files
+from xvla.data.writing.targets import new_file
 
 Codec = Literal["jpeg", "raw"]
 CODECS = ("jpeg", "raw")
@@ -188,7 +187,7 @@ def _write_shard(dataset: Dataset, folder: Path, number: int, spec: CacheSpec) -
     lengths: list[int] = []
     first = [0]
     crc = 0
-    with _aside(folder / f"{_name(number)}.bin") as stream:
+    with new_file(folder / f"{_name(number)}.bin") as stream:
         for episode in episodes:
             if episode < len(dataset.episodes):
                 for data in _whole_or_nothing(dataset, episode, spec):
@@ -196,7 +195,7 @@ def _write_shard(dataset: Dataset, folder: Path, number: int, spec: CacheSpec) -
                     lengths.append(stream.write(data))
             first.append(len(lengths))
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    with _aside(folder / f"{_name(number)}.npy") as stream:
+    with new_file(folder / f"{_name(number)}.npy") as stream:
         np.save(stream, np.concatenate([[crc], first, offsets]).astype(np.int64))
 
 
@@ -205,20 +204,6 @@ def _whole_or_nothing(dataset: Dataset, episode: int, spec: CacheSpec) -> Sequen
         return list(_encoded(dataset, episode, spec))
     except ValueError:
         return []
-
-
-@contextmanager
-def _aside(path: Path) -> Iterator[BinaryIO]:
-    """Yield a binary file that takes its name when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_whole(folder: Path, number: int, *, read: bool = False) -> bool:
@@ -278,5 +263,5 @@ def _check_same(folder: Path, dataset: Dataset, spec: CacheSpec) -> None:
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:
-    with _aside(path) as stream:
+    with new_file(path) as stream:
         stream.write(json.dumps(document, indent=1).encode())

@@ -24,6 +24,7 @@ from xvla.config import DataConfig
 from xvla.data.readers.base import STATE_DIM, Dataset
 from xvla.data.resample import episode_anchors, moving
 from xvla.data.starts import candidate_starts
+from xvla.data.writing.targets import new_file
 
 # Start frames depend on these fields of the configuration and on nothing else.
 START_FIELDS = ("prediction_window_s", "num_anchors", "rotation", "start_tail_s", "start_stride")
@@ -149,7 +150,8 @@ def build_index(
     if not (folder / "index.json").exists():
         broken = _write_poses(dataset, folder, on_progress)
         text = json.dumps({**dataset_identity(dataset), "broken": broken})
-        _aside(folder / "index.json", lambda path: path.write_text(text))
+        with new_file(folder / "index.json") as stream:
+            stream.write(text.encode())
     index = SampleIndex(dataset, folder)
     files = start_files(folder, config)
     if not all(file.exists() for file in files):
@@ -184,24 +186,21 @@ def _write_starts(
     dataset: Dataset, index: SampleIndex, config: DataConfig, files: tuple[Path, Path]
 ) -> None:
     sizes = []
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as stream:
-            for number in range(len(dataset.episodes)):
-                if number in index.broken:
-                    sizes.append(0)
-                    continue
-                candidates = candidate_starts(dataset, number, config)
-                if dataset.has_arm_clocks:
-                    poses = dataset.poses(number).recorded()
-                else:
-                    poses = dict(zip(("times", "states"), index.episode(number), strict=True))
-                starts = episode_starts(poses, candidates, config)
-                sizes.append(len(starts))
-                stream.write(starts.astype(np.int32).tobytes())
-
-    _aside(files[1], write)
-    _save(files[0], np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
+    with new_file(files[1]) as stream:
+        for number in range(len(dataset.episodes)):
+            if number in index.broken:
+                sizes.append(0)
+                continue
+            candidates = candidate_starts(dataset, number, config)
+            if dataset.has_arm_clocks:
+                poses = dataset.poses(number).recorded()
+            else:
+                poses = dict(zip(("times", "states"), index.episode(number), strict=True))
+            starts = episode_starts(poses, candidates, config)
+            sizes.append(len(starts))
+            stream.write(starts.astype(np.int32).tobytes())
+    with new_file(files[0]) as stream:
+        np.save(stream, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
 
 
 def episode_starts(
@@ -247,17 +246,3 @@ def _record(folder: Path) -> dict[str, Any]:
         return json.loads((folder / "index.json").read_text())
     except FileNotFoundError:
         raise ValueError(f"no finished index at {folder}; build it first") from None
-
-
-def _save(path: Path, values: NDArray[Any]) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as stream:
-            np.save(stream, values)
-
-    _aside(path, write)
-
-
-def _aside(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)
-    temporary.replace(path)

@@ -10,11 +10,6 @@ from xvla.sim.render import ViewRenderer
 from xvla.sim.scene import CONTROL_HZ, Scene
 
 RECORD_HZ = 10
-STATE_NAMES = [
-    f"{arm}_{part}"
-    for arm in ("arm1", "arm2")
-    for part in ("x", "y", "z", "r00", "r01", "r10", "r11", "r20", "r21", "gripper")
-]
 OBJECT_NAMES = [
     f"object{index}_{part}"
     for index in (0, 1)

@@ -23,17 +23,15 @@ from xvla.data.readers.formats import open_dataset
 from xvla.data.verify import content_files
 from xvla.data.writing.lerobot import (
     BLOCK,
+    STATE_NAMES,
     EpisodeRecord,
     Pictures,
-    VideoOptions,
-    put_in_place,
     write_file,
     write_meta,
 )
-from xvla.data.writing.targets import check_new
+from xvla.data.writing.targets import check_new, new_file, put_in_place
+from xvla.data.writing.video import VideoOptions
 
-ARM = ("x", "y", "z", "r00", "r01", "r10", "r11", "r20", "r21", "gripper")
-STATE_NAMES = [f"{arm}_{name}" for arm in ("arm1", "arm2") for name in ARM]
 SET = "set"  # where the set grows, beside the records of its finished files
 LAYOUT = 2  # raise when unfinished conversions of older code cannot be gone on with
 
@@ -303,9 +301,8 @@ def _write_part(part: _Part, advance: Callable[[], None] | None = None) -> int:
         first_frame=part.first_frame,
         tasks=part.tasks,
     )
-    temporary = part.record.with_suffix(".tmp")
-    temporary.write_bytes(pickle.dumps(written))
-    temporary.replace(part.record)
+    with new_file(part.record) as stream:
+        pickle.dump(written, stream)
     return len(part.episodes)
 
 

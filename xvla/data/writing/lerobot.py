@@ -1,10 +1,8 @@
 """Owns writing any episodes as a LeRobot v3.0 data set: parquet tables, h264 videos, metadata."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xvla.data.writing.targets import check_new
-from xvla.data.writing.video import VideoWriter
+from xvla.data.writing.targets import new_folder
+from xvla.data.writing.video import VideoOptions, VideoWriter
 
 FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 DATA_PATH = f"data/{FILE}.parquet"
@@ -22,6 +20,9 @@ VIDEO_PATH = "videos/{video_key}/" + FILE + ".mp4"
 EPISODES_PATH = f"meta/episodes/{FILE}.parquet"
 FILES_PER_CHUNK = 1000
 BLOCK = 64  # pictures encoded at a time
+ARM = ("x", "y", "z", "r00", "r01", "r10", "r11", "r20", "r21", "gripper")
+# The 20 numbers of a state or an action, the second arm zero when absent.
+STATE_NAMES = [f"{arm}_{name}" for arm in ("arm1", "arm2") for name in ARM]
 INDEX_COLUMNS = ("frame_index", "episode_index", "index", "task_index")
 
 
@@ -57,15 +58,6 @@ class EpisodeRecord:
     def length(self) -> int:
         """Return the number of frames."""
         return len(next(iter(self.columns.values())))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoOptions:
-    """How frames are encoded: libx264's rate factor (lower is better), preset, key-frame gap."""
-
-    crf: int = 23
-    preset: str = "veryslow"
-    gop: int = 10
 
 
 @dataclass(slots=True)
@@ -146,9 +138,8 @@ def write_dataset(
     `extra_info` adds keys to info.json. Episodes are consumed one at a time. The set is built
     beside `path` and renamed when complete. Raises ValueError on an existing path or bad episode.
     """
-    target = Path(path)
     pictures = Pictures(fps=fps, views=views, video=video or VideoOptions())
-    with _aside(target) as root:
+    with new_folder(Path(path)) as root:
         files = [write_file(root, episodes, pictures)]
         return write_meta(
             root,
@@ -159,29 +150,6 @@ def write_dataset(
             names=names or {},
             extra_info=extra_info or {},
         )
-
-
-def put_in_place(root: Path, target: Path) -> None:
-    """Give a complete set its name."""
-    if target.exists():
-        target.rmdir()
-    root.rename(target)
-
-
-@contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    """Yield a fresh folder beside `target`; rename it to `target` only if all went well."""
-    check_new(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    root = target.parent / f".{target.name}.tmp{os.getpid()}"
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir()
-    try:
-        yield root
-        put_in_place(root, target)
-    except BaseException:
-        shutil.rmtree(root, ignore_errors=True)
-        raise
 
 
 def write_file(
@@ -299,16 +267,7 @@ def _video(root: Path, key: str, pictures: Pictures, place: Mapping[str, int]) -
     file = root / VIDEO_PATH.format(video_key=key, **place)
     file.parent.mkdir(parents=True, exist_ok=True)
     height, width = pictures.views[key]
-    options = pictures.video
-    return VideoWriter(
-        file,
-        fps=pictures.fps,
-        height=height,
-        width=width,
-        crf=options.crf,
-        preset=options.preset,
-        gop=options.gop,
-    )
+    return VideoWriter(file, pictures.video, fps=pictures.fps, height=height, width=width)
 
 
 def _check(
