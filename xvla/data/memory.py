@@ -71,8 +71,3 @@ class ByteCache(Generic[Value]):
         if value is not None:
             self.bytes -= self._size(value)
             self._close(value)
-
-    def clear(self) -> None:
-        """Give up all."""
-        for key in [*self._values]:
-            self.drop(key)

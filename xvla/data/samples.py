@@ -29,7 +29,7 @@ ANCHORS: memory.ByteCache[NDArray[np.float32]] = memory.ByteCache(memory.ANCHORS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Poses:
+class SamplePoses:
     """Absolute poses of samples: proprio [B, 20] and action [B, T, 20], float32."""
 
     proprio: NDArray[np.float32]
@@ -66,14 +66,16 @@ class SampleMaker:
         """Return the batch of samples `keys`, augmented by `draws`."""
         return self.collate(keys, self.poses(keys), draws)
 
-    def collate(self, keys: Sequence[SampleKey], poses: Poses, draws: Draws | None = None) -> Batch:
+    def collate(
+        self, keys: Sequence[SampleKey], poses: SamplePoses, draws: Draws | None = None
+    ) -> Batch:
         """Return the batch of samples whose absolute poses are at hand."""
         return finished(self.raw(keys, poses), draws)
 
     def raw(
         self,
         keys: Sequence[SampleKey],
-        poses: Poses | None = None,
+        poses: SamplePoses | None = None,
         texts: Sequence[str] | None = None,
     ) -> Batch:
         """Return the batch with its images still uint8, to be `finished` on any device.
@@ -100,10 +102,10 @@ class SampleMaker:
         if self.config.decode_images and not self.config.blind:
             self._pixels(key, int(self._view_mask([key[0]]).sum()))
 
-    def poses(self, keys: Sequence[SampleKey]) -> Poses:
+    def poses(self, keys: Sequence[SampleKey]) -> SamplePoses:
         """Return the absolute poses of samples."""
         chunks = np.stack([self._chunk(*key) for key in keys])
-        return Poses(proprio=chunks[:, 0], action=chunks[:, 1:])
+        return SamplePoses(proprio=chunks[:, 0], action=chunks[:, 1:])
 
     def episode_chunks(self, name: str, episode: int) -> NDArray[np.float32]:
         """Return the anchors of every frame of an episode, [n, T + 1, 20]."""
