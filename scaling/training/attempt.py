@@ -33,10 +33,10 @@ from scaling.training.reshard import can_reshard
 from scaling.training.trainer import Trainer
 from scaling.training.validation import StoppedError, Validation
 from scaling.training.watchdog import Watchdog
+from xvla.data.caches import options_of
 from xvla.data.evaluation import EvalSplit, eval_digest, eval_frames
 from xvla.data.loader import Loader, make_loader
 from xvla.data.normalise import Normaliser, fit_normaliser
-from xvla.data.options import options_of
 from xvla.data.sources import Mixture
 from xvla.data.verify import verify_mixture
 

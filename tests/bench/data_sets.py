@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xvla.config import DataConfig, DomainEntry
+from xvla.data.caches import index_path
 from xvla.data.frame_cache import CacheSpec, build_frame_cache, cache_cost, cache_path
-from xvla.data.options import index_path
 from xvla.data.readers import open_dataset
 from xvla.data.readers.base import Dataset
 from xvla.data.readers.lerobot_v3 import LeRobotV3

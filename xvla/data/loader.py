@@ -9,10 +9,10 @@ import numpy as np
 from xvla.batch import Batch
 from xvla.config import DataConfig
 from xvla.data.augment import Draws, crop_draws, jitter_draws
+from xvla.data.caches import LoaderOptions, open_caches, options_of
 from xvla.data.evaluation import eval_frames
 from xvla.data.failures import Failure, FailureCount, known_failures, replacement_rows
 from xvla.data.normalise import Normaliser
-from xvla.data.options import LoaderOptions, open_caches, options_of
 from xvla.data.order import SampleOrder
 from xvla.data.random_streams import random_stream
 from xvla.data.sample_index import StartFrames

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xvla.config import DataConfig
+from xvla.data.caches import index_path
 from xvla.data.frame_cache import (
     CacheSpec,
     build_frame_cache,
@@ -12,7 +13,6 @@ from xvla.data.frame_cache import (
     cache_path,
     verify_frame_cache,
 )
-from xvla.data.options import index_path
 from xvla.data.readers.base import Dataset
 from xvla.data.sample_index import build_index, index_cost
 from xvla.data.sources import Mixture

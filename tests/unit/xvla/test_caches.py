@@ -11,9 +11,9 @@ from make_lerobot import VIEWS, SetSpec, write_set
 from xvla.batch import Batch
 from xvla.config import DataConfig, DomainEntry
 from xvla.data import frame_cache, open_dataset
+from xvla.data.caches import LoaderOptions
 from xvla.data.frame_cache import CacheSpec, FrameCache, build_frame_cache, verify_frame_cache
 from xvla.data.loader import make_loader
-from xvla.data.options import LoaderOptions
 from xvla.data.prepare import prepare_caches
 from xvla.data.readers.base import Dataset
 from xvla.data.sample_index import SampleIndex

@@ -15,8 +15,8 @@ from make_official import write_v21
 from official_layouts import expected_states
 
 from xvla.config import DataConfig, DomainEntry
+from xvla.data.caches import LoaderOptions
 from xvla.data.loader import make_loader
-from xvla.data.options import LoaderOptions
 from xvla.data.prepare import prepare_caches
 from xvla.data.readers.base import DatasetError
 from xvla.data.readers.lerobot_v3 import LeRobotV3
