@@ -46,7 +46,7 @@ class Source:
         path = _folder(config, entry)
         dataset, problems = open_with_problems(path)
         if any(problem.episode is None for problem in problems):
-            raise DatasetError(str(path.resolve()), problems)
+            raise DatasetError(str(path), problems)
         if not dataset.views:
             raise ValueError(f"dataset {path} has no views; a policy needs at least the main one")
         splits = splits_of(dataset)
@@ -161,7 +161,7 @@ def _folder(config: DataConfig, entry: DomainEntry) -> Path:
     root = Path(config.root) if config.root else DEMO_ROOT
     path = root / entry.name
     if path.is_dir():
-        return path
+        return path.resolve()
     metas = [*root.glob("*/meta/info.json"), *root.glob("*/*.json")]
     there = sorted({file.relative_to(root).parts[0] for file in metas})
     raise ValueError(

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from xvla.data.readers.episode_table import EpisodeTable
 
 STATE_DIM = 20
-CHECKED_FRAMES = 500_000
+# Up to so many frames and episodes a set is checked when it is opened, in about a second.
+CHECKED_FRAMES, CHECKED_EPISODES = 500_000, 5_000
 
 
 class Episode(NamedTuple):
@@ -162,4 +163,5 @@ def checked_at_open(dataset: Dataset) -> bool:
 
     A larger one is checked by `inspect_dataset`, and each of its episodes when it is read.
     """
-    return dataset.episodes.num_frames <= CHECKED_FRAMES
+    episodes = dataset.episodes
+    return episodes.num_frames <= CHECKED_FRAMES and len(episodes) <= CHECKED_EPISODES

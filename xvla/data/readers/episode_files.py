@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -192,34 +191,32 @@ class TableAndVideo(EpisodeFiles):
         if length < 1:
             raise FieldError(None, "the episode is empty: no frames")
         if self.rule:
-            poses = build_poses(self.rule, partial(self.read_column, index))
+            states = build_poses(self.rule, partial(self.read_column, index)).states
         else:
-            states = self.read_column(index, STATE)
-            check_width(states.shape[1:])
-            check_states(states, STATE)
-            times = np.arange(len(states), dtype=np.float64) / self.fps
-            poses = Poses(times=times, states=to_float32(states, STATE))
-        if len(poses.states) != length:
-            message = f"{len(poses.states)} rows, {self.lengths_file} says {length}"
-            raise FieldError(None, message)
-        return replace(poses, times=self.read_times(index, poses.times))
+            recorded = self.read_column(index, STATE)
+            check_width(recorded.shape[1:])
+            check_states(recorded, STATE)
+            states = to_float32(recorded, STATE)
+        if len(states) != length:
+            raise FieldError(None, f"{len(states)} rows, {self.lengths_file} says {length}")
+        return Poses(times=self.read_times(index, length), states=states)
 
-    def read_times(self, index: int, grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    def read_times(self, index: int, length: int) -> NDArray[np.float64]:
         """Return frame / fps, or the stored stamps where they leave that grid.
 
         Stamps are float32 in LeRobot: within a hundredth of a frame they say no more than it.
         """
         stamps = self.read_column(index, "timestamp").astype(np.float64)
-        if stamps.shape != grid.shape:
+        if stamps.shape != (length,):
             raise FieldError("timestamp", f"has shape {stamps.shape}, must be one number a frame")
-        back = ~(np.diff(stamps, prepend=-np.inf) > 0)
+        back = ~(stamps[1:] > stamps[:-1])
         if back.any() or not np.isfinite(stamps).all():
-            message = f"time does not advance at frame {int(back.argmax())}; times must increase"
+            frame = int(back.argmax()) + 1 if back.any() else 0
+            message = f"time does not advance at frame {frame}; times must increase"
             raise FieldError("timestamp", message)
-        grid = np.arange(len(stamps), dtype=np.float64) / self.fps
-        if np.abs(stamps - stamps[0] - grid).max() > 0.01 / self.fps:
-            return stamps - stamps[0]
-        return grid
+        grid = np.arange(length, dtype=np.float64) / self.fps
+        stamps -= stamps[0]
+        return stamps if np.abs(stamps - grid).max() > 0.01 / self.fps else grid
 
     def read_frames(self, index: int, view: str, numbers: list[int]) -> NDArray[np.uint8]:
         """Decode frames of a view that the episode has."""

@@ -168,9 +168,9 @@ class ParquetSet(LeRobotV21):
         self.domain, self.fps, self.views = self.rule.domain, self.rule.rate_hz, self.rule.views
         self.episodes = self.table(len(self.listing.items), self.listing.splits, self._describe)
 
-    def read_times(self, index: int, grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    def read_times(self, index: int, length: int) -> NDArray[np.float64]:
         """Return frame / rate: the source has no time stamps of its own."""
-        return grid
+        return np.arange(length, dtype=np.float64) / self.fps
 
     def start_range(self, index: int) -> tuple[int, int]:
         """Return the range of start frames: the action segments, without the tail."""

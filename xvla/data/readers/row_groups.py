@@ -1,5 +1,7 @@
 """Rows of a table of many parquet files, read a row group at a time and kept up to a budget."""
 
+import itertools
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,18 +37,18 @@ class RowGroups:
                 self._groups.append((file, group))
                 self._states.append((*state, group))
                 sizes.append(metadata.row_group(group).num_rows)
-        self._bounds = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self._bounds = [0, *itertools.accumulate(sizes)]
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return int(self._bounds[-1])
+        return self._bounds[-1]
 
     def rows(self, key: str, first: int, last: int) -> NDArray[Any]:
         """Return rows first..last of the column `key`, [n] or [n, d]; DatasetError as below."""
-        low = int(np.searchsorted(self._bounds, first, side="right")) - 1
+        low = bisect_right(self._bounds, first) - 1
         parts = []
         for number in range(low, len(self._groups)):
-            start = int(self._bounds[number])
+            start = self._bounds[number]
             if start >= last:
                 break
             parts.append(self._kept(number, key)[max(0, first - start) : last - start])
@@ -56,13 +58,13 @@ class RowGroups:
 
     def file_of(self, row: int) -> str:
         """Return the name of the file that holds a row, relative to the dataset's folder."""
-        group = int(np.searchsorted(self._bounds, row, side="right")) - 1
+        group = bisect_right(self._bounds, row) - 1
         file, _ = self._groups[min(max(group, 0), len(self._groups) - 1)]
         return file.relative_to(self.root).as_posix()
 
     def blocks(self, key: str) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield (first row, values) of the column, a row group at a time, keeping none."""
-        for number, first in enumerate(self._bounds[:-1].tolist()):
+        for number, first in enumerate(self._bounds[:-1]):
             yield first, self._read(number, key)
 
     def _kept(self, number: int, key: str) -> NDArray[Any]:
