@@ -38,6 +38,7 @@ class LeRobotV21(TableAndVideo):
     def read_meta(self) -> None:
         """Set what is known of the set and its episodes without opening them."""
         root, info = self.root, self.meta
+        self.no_file = str(info.get("data_path"))  # stands for an episode's file without a name
         self.fps = positive(root, info, "fps")
         self.views = views_of(root, info)
         self.rule = _rule(root, info)
@@ -71,8 +72,8 @@ class LeRobotV21(TableAndVideo):
         """Return the name of an episode's parquet file."""
         try:
             file = self.file("data_path", DATA_PATH, index)
-        except DatasetError:
-            return str(self.meta.get("data_path"))
+        except ValueError:
+            return self.no_file
         return file.relative_to(self.root.absolute()).as_posix()
 
     def task_place(self, index: int) -> tuple[str, str]:

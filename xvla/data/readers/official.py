@@ -164,6 +164,7 @@ class ParquetSet(LeRobotV21):
 
     def read_meta(self) -> None:
         """Set what the list says of the episodes."""
+        self.no_file = self.listing.name
         self.rule = self.listing.rule
         self.domain, self.fps, self.views = self.rule.domain, self.rule.rate_hz, self.rule.views
         self.episodes = self.table(len(self.listing.items), self.listing.splits, self._describe)
@@ -176,13 +177,6 @@ class ParquetSet(LeRobotV21):
         """Return the range of start frames: the action segments, without the tail."""
         first, last = _segments(self._item(index))
         return first, min(last, int(self.episodes.lengths[index])) - self.rule.tail
-
-    def data_file(self, index: int) -> str:
-        """Return the name of an episode's parquet file."""
-        try:
-            return super().data_file(index)
-        except ValueError:
-            return self.listing.name
 
     def file(self, key: str, default: str, index: int, view: str = "") -> Path:
         """Return a file of an episode, below the folder that the list names for it."""
