@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -22,6 +23,7 @@ from scaling.search.controller import Score
 from scaling.spec import RunSpec
 from scaling.study import Choice, IntRange, Search
 from scaling.study import Score as ScoreName
+from xvla.config import DataConfig, DomainEntry
 
 if TYPE_CHECKING:
     from xvla.data.horizon import Horizon
@@ -92,17 +94,30 @@ def horizon_score(
     """
     from scaling.training.evaluate import clustered_mean
     from xvla.data.horizon import Horizon, horizon_frames
-    from xvla.data.sources import Mixture
 
     horizon = Horizon.of(windows_s)
-    entries = [e for e in spec.data.mixture if e.name == spec.data.anchor_domain]
-    mixture = Mixture.open(replace(spec.data, mixture=entries, num_workers=0, decode_images=True))
+    data = replace(
+        spec.data,
+        mixture=[DomainEntry(name=spec.data.anchor_domain)],
+        subset_seed=0,
+        num_workers=0,
+        decode_images=True,
+    )
+    mixture = _anchor_alone(data.root, data.anchor_domain).under(data)
     keys = horizon_frames(mixture, split, horizon)  # type: ignore[arg-type]
     errors = _horizon_errors(spec, checkpoint, mixture, keys, horizon)
     import numpy as np
 
     mean, sem = clustered_mean(errors, np.array([episode for _, episode, _ in keys]))
     return Score(value=mean, sem=sem)
+
+
+@lru_cache(maxsize=1)  # a search scores run after run on the same frames
+def _anchor_alone(root: str, name: str) -> "Mixture":
+    from xvla.data.sources import Mixture
+
+    entry = DomainEntry(name=name)
+    return Mixture.open(DataConfig(mixture=[entry], anchor_domain=name, root=root))
 
 
 def adapted_success(spec: RunSpec, runs_dir: Path) -> Score:

@@ -147,7 +147,7 @@ class FrameCache:
         return frames
 
     def _shard(self, number: int) -> _Shard:
-        return _SHARDS.get((self, number), partial(_map, self.folder, number))
+        return _SHARDS.get(self, number, partial(_map, self.folder, number))
 
 
 def _map(folder: Path, number: int) -> _Shard:

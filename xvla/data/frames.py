@@ -24,8 +24,8 @@ def frame_views(
     Whole episodes are decoded once, until `budget` bytes are spent; after that single frames by
     seek. Raises ValueError when a video cannot be decoded.
     """
-    key = (dataset, episode, views, size)
-    kept = FRAMES.find(key)
+    key = (episode, views, size)
+    kept = FRAMES.find(dataset, key)
     if kept is not None:
         return kept[frame]
     length = int(dataset.episodes.lengths[episode])
@@ -34,7 +34,10 @@ def frame_views(
     if FRAMES.bytes + length * frame_bytes > budget or budget < WORTHWHILE_SHARE * whole_set:
         return _decode(dataset, episode, [frame], views=views, size=size)[0]
     whole = range(length)
-    return FRAMES.get(key, lambda: _decode(dataset, episode, whole, views=views, size=size))[frame]
+    kept = FRAMES.get(
+        dataset, key, lambda: _decode(dataset, episode, whole, views=views, size=size)
+    )
+    return kept[frame]
 
 
 def _decode(

@@ -1,5 +1,6 @@
 """What a process keeps in memory of the data it reads: one kind of cache, and every budget."""
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
@@ -24,12 +25,13 @@ def nbytes(value: Any) -> int:
 
 
 class ByteCache(Generic[Value]):
-    """Values by key up to `budget` bytes, the least recently used given up first.
+    """Values by owner and key up to `budget` bytes, the least recently used given up first.
 
-    The newest value stays even where it alone is over the budget. What whole episodes are made
-    for on the chance that they are asked for again is kept only while `has_room`: training visits
-    frames in random order, where a full cache that stays hits as often as one that turns over,
-    and makes less.
+    An owner (a dataset, say) is held weakly: what is kept for it goes when it does. The newest
+    value stays even where it alone is over the budget. What whole episodes are made for on the
+    chance that they are asked for again is kept only while `has_room`: training visits frames in
+    random order, where a full cache that stays hits as often as one that turns over, and makes
+    less.
     """
 
     def __init__(
@@ -42,32 +44,51 @@ class ByteCache(Generic[Value]):
         """Start empty; `size` weighs a value, `close` is called on one that is given up."""
         self.budget, self.bytes = budget, 0
         self._size, self._close = size, close
-        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+        self._values: OrderedDict[tuple[int, Hashable], Value] = OrderedDict()
+        self._owners: dict[int, weakref.finalize] = {}
 
-    def find(self, key: Hashable) -> Value | None:
+    def find(self, owner: object, key: Hashable) -> Value | None:
         """Return the value of `key` if it is kept."""
-        value = self._values.get(key)
+        place = (id(owner), key)
+        value = self._values.get(place)
         if value is not None:
-            self._values.move_to_end(key)
+            self._values.move_to_end(place)
         return value
 
-    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+    def get(self, owner: object, key: Hashable, make: Callable[[], Value]) -> Value:
         """Return the value of `key`, made and kept when it is not there."""
-        value = self.find(key)
+        value = self.find(owner, key)
         if value is None:
-            value = self._values[key] = make()
+            value = make()
+            self._own(owner)
+            self._values[id(owner), key] = value
             self.bytes += self._size(value)
             while self.bytes > self.budget and len(self._values) > 1:
-                self.drop(next(iter(self._values)))
+                self._give_up(next(iter(self._values)))
         return value
 
     def has_room(self, size: int) -> bool:
         """Return whether a value of `size` bytes fits without giving another up."""
         return self.bytes + size <= self.budget
 
-    def drop(self, key: Hashable) -> None:
+    def drop(self, owner: object, key: Hashable) -> None:
         """Give up the value of `key`, if kept."""
-        value = self._values.pop(key, None)
+        self._give_up((id(owner), key))
+
+    def _own(self, owner: object) -> None:
+        # The id of an owner is its own until the finalizer has run.
+        number = id(owner)
+        if number not in self._owners:
+            self._owners[number] = weakref.finalize(owner, self._forget, number)
+            self._owners[number].atexit = False
+
+    def _forget(self, number: int) -> None:
+        del self._owners[number]
+        for place in [place for place in self._values if place[0] == number]:
+            self._give_up(place)
+
+    def _give_up(self, place: tuple[int, Hashable]) -> None:
+        value = self._values.pop(place, None)
         if value is not None:
             self.bytes -= self._size(value)
             self._close(value)

@@ -109,14 +109,16 @@ class SampleMaker:
 
     def episode_chunks(self, name: str, episode: int) -> NDArray[np.float32]:
         """Return the anchors of every frame of an episode, [n, T + 1, 20]."""
-        key = self._key(name, episode)
-        kept = ANCHORS.find(key)
+        dataset, key = self.sources[name].dataset, (episode, *self._rules.values())
+        kept = ANCHORS.find(dataset, key)
         if kept is not None:
             return kept
         recorded = self._recorded(name, episode)
         starts = np.arange(len(recorded["times"]))
         chunks = episode_anchors(**recorded, starts=starts, **self._rules)
-        return ANCHORS.get(key, lambda: chunks) if ANCHORS.has_room(chunks.nbytes) else chunks
+        if ANCHORS.has_room(chunks.nbytes):
+            return ANCHORS.get(dataset, key, lambda: chunks)
+        return chunks
 
     def starts(self, name: str, episode: int) -> NDArray[np.int64]:
         """Return the frames of an episode that training may start from; none of a broken one."""
@@ -140,14 +142,12 @@ class SampleMaker:
         times, states = self.indices[name].episode(episode)
         return {"times": times, "states": states}
 
-    def _key(self, name: str, episode: int) -> tuple[Any, ...]:
-        return (self.sources[name].dataset, episode, *self._rules.values())
-
     def _chunk(self, name: str, episode: int, start: int) -> NDArray[np.float32]:
-        kept = ANCHORS.find(self._key(name, episode))
+        dataset = self.sources[name].dataset
+        kept = ANCHORS.find(dataset, (episode, *self._rules.values()))
         if kept is not None:
             return kept[start]
-        length = int(self.sources[name].dataset.episodes.lengths[episode])
+        length = int(dataset.episodes.lengths[episode])
         size = length * (self.config.num_anchors + 1) * STATE_DIM * 4
         # With an index a sample costs one chunk, whatever the number of episodes.
         if ANCHORS.has_room(size) and name not in self.indices:

@@ -139,12 +139,16 @@ class Mixture:
         anchor = self.config.anchor_domain
         return sorted(self.sources.values(), key=lambda source: source.name != anchor)
 
+    def under(self, config: DataConfig) -> "Mixture":
+        """Return the same sources under another configuration, which must have opened them too."""
+        for name in DECIDED_AT_OPEN:
+            if getattr(config, name) != getattr(self.config, name):
+                raise TypeError(f"{name} decides what is opened; open another mixture")
+        return replace(self, config=config)
+
     def with_fields(self, **changes: Any) -> "Mixture":
         """Return the same sources under other fields of the configuration, e.g. `blind=True`."""
-        fixed = {*changes} & {*DECIDED_AT_OPEN}
-        if fixed:
-            raise TypeError(f"{sorted(fixed)} decide what is opened; open another mixture")
-        return replace(self, config=replace(self.config, **changes))
+        return self.under(replace(self.config, **changes))
 
     def alone(self, name: str, *, whole: bool = False) -> "Mixture":
         """Return one domain as a mixture of its own, its anchor; `whole`: all training episodes."""

@@ -1,5 +1,6 @@
 """One kind of cache: bounded in bytes over all sets of a process, least recently used first out."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,19 @@ import pytest
 from make_lerobot import VIEWS, SetSpec, write_set
 
 from xvla.config import DataConfig, DomainEntry
-from xvla.data import open_dataset, samples
+from xvla.data import frames, open_dataset, samples
 from xvla.data.memory import ByteCache
 from xvla.data.normalise import Normaliser
 from xvla.data.readers import episode_files, row_groups, video
 from xvla.data.samples import SampleMaker
 from xvla.data.sources import Mixture
+
+
+class Owner:
+    """What something is kept for."""
+
+
+HERE = Owner()
 
 
 def _array(size: int) -> np.ndarray:
@@ -23,31 +31,55 @@ def test_the_least_recently_used_is_given_up_and_closed() -> None:
     closed: list[int] = []
     cache: ByteCache[np.ndarray] = ByteCache(10, close=lambda value: closed.append(len(value)))
     for size in (2, 3, 4):
-        cache.get(size, lambda size=size: _array(size))
-    assert cache.find(2) is not None  # used again: 3 is now the oldest
-    cache.get(5, lambda: _array(5))
+        cache.get(HERE, size, lambda size=size: _array(size))
+    assert cache.find(HERE, 2) is not None  # used again: 3 is now the oldest
+    cache.get(HERE, 5, lambda: _array(5))
     assert (closed, cache.bytes) == ([3, 4], 7)
-    assert cache.find(3) is None
-    cache.drop(2)
-    cache.drop(2)
+    assert cache.find(HERE, 3) is None
+    cache.drop(HERE, 2)
+    cache.drop(HERE, 2)
     assert (closed, cache.bytes) == ([3, 4, 2], 5)
 
 
 def test_what_is_kept_is_made_once_and_the_newest_stays_whatever_its_size() -> None:
     cache: ByteCache[np.ndarray] = ByteCache(10)
-    first = cache.get("a", lambda: _array(99))
-    assert cache.get("a", lambda: pytest.fail("made again")) is first
+    first = cache.get(HERE, "a", lambda: _array(99))
+    assert cache.get(HERE, "a", lambda: pytest.fail("made again")) is first
     assert not cache.has_room(1)
-    cache.get("b", lambda: _array(4))
-    assert (cache.find("a"), cache.bytes) == (None, 4)
+    cache.get(HERE, "b", lambda: _array(4))
+    assert (cache.find(HERE, "a"), cache.bytes) == (None, 4)
     assert (cache.has_room(6), cache.has_room(7)) == (True, False)
 
 
 def test_a_value_that_cannot_be_made_leaves_nothing() -> None:
     cache: ByteCache[np.ndarray] = ByteCache(10)
     with pytest.raises(ZeroDivisionError):
-        cache.get("a", lambda: _array(1 // 0))
-    assert (cache.find("a"), cache.bytes) == (None, 0)
+        cache.get(HERE, "a", lambda: _array(1 // 0))
+    assert (cache.find(HERE, "a"), cache.bytes) == (None, 0)
+
+
+def test_what_is_kept_for_an_owner_goes_with_it() -> None:
+    cache: ByteCache[np.ndarray] = ByteCache(100)
+    owner = Owner()
+    for key in ("a", "b"):
+        cache.get(owner, key, lambda: _array(5))
+        assert cache.get(HERE, key, lambda: _array(7)) is not cache.find(owner, key)
+    assert cache.bytes == 24
+    del owner
+    assert cache.bytes == 14
+    assert cache.find(HERE, "b") is not None
+
+
+def test_a_set_that_is_no_longer_open_leaves_nothing_behind(tmp_path: Path) -> None:
+    caches = (episode_files._POSES, row_groups._COLUMNS, frames.FRAMES)
+    gc.collect()
+    before = [cache.bytes for cache in caches]
+    dataset = open_dataset(write_set(tmp_path / "set"))
+    frames.frame_views(dataset, 0, 3, views=2, size=16, budget=2**30 + before[2])
+    assert all(cache.bytes > old for cache, old in zip(caches, before, strict=True))
+    del dataset
+    gc.collect()
+    assert [cache.bytes for cache in caches] == before
 
 
 def test_all_sets_of_a_process_share_a_budget_and_read_the_same(

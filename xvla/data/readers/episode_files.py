@@ -53,7 +53,7 @@ class EpisodeFiles(ABC):
 
     def poses(self, index: int) -> Poses:
         """Return the poses of an episode, with the arms' own clocks where the source has them."""
-        return _POSES.get((self, index), partial(self._checked_poses, index))
+        return _POSES.get(self, index, partial(self._checked_poses, index))
 
     def start_frames(self, index: int, *, evaluate: bool = False) -> NDArray[np.int64] | None:
         """Return the frames that the source lets a sample start from; None: no rule of its own."""

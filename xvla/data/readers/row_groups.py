@@ -24,18 +24,13 @@ class RowGroups:
         self.pattern = pattern
         self.columns: list[str] = []
         self._groups: list[tuple[Path, int]] = []
-        # Columns are kept by file as it is now: one written anew is read anew.
-        self._states: list[tuple[str | int, ...]] = []
         sizes: list[int] = []
         for file in matching(root, pattern):
             with opened_table(root, file) as parquet:
                 metadata, names = parquet.metadata, parquet.schema_arrow.names
             self.columns = self.columns or list(names)
-            status = file.stat()
-            state = (str(file), status.st_ino, status.st_size, status.st_mtime_ns)
             for group in range(metadata.num_row_groups):
                 self._groups.append((file, group))
-                self._states.append((*state, group))
                 sizes.append(metadata.row_group(group).num_rows)
         self._bounds = [0, *itertools.accumulate(sizes)]
 
@@ -68,7 +63,7 @@ class RowGroups:
             yield first, self._read(number, key)
 
     def _kept(self, number: int, key: str) -> NDArray[Any]:
-        return _COLUMNS.get((self._states[number], key), lambda: self._read(number, key))
+        return _COLUMNS.get(self, (number, key), lambda: self._read(number, key))
 
     def _read(self, number: int, key: str) -> NDArray[Any]:
         """Read one column of one row group; names the file when it is missing or damaged."""

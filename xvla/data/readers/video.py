@@ -30,16 +30,16 @@ def decode_frames(path: Path, numbers: Sequence[int], *, fps: float) -> NDArray[
     """
     wanted = sorted({int(number) for number in numbers})
     found: dict[int, NDArray[np.uint8]] = {}
-    files = _own().files
+    own = _own()
     key: tuple[Any, ...] = ()
     try:
         status = os.stat(path)  # a file that was replaced is opened again
         key = (path, status.st_ino, status.st_size, status.st_mtime_ns)
-        container = files.get(key, lambda: _open(path))
+        container = own.files.get(own, key, lambda: _open(path))
         for run in _runs(wanted):
             _decode_run(container, run, fps, found)
     except (FFmpegError, OSError) as error:
-        files.drop(key)
+        own.files.drop(own, key)
         raise ValueError(f"cannot decode {path} ({one_line(error)}); copy it again") from None
     missing = [number for number in wanted if number not in found]
     if missing:
