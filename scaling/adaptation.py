@@ -9,7 +9,8 @@ from scaling.recipes import with_recipe
 from scaling.runs.curves import metric_lines
 from scaling.runs.folder import Run, finished_runs
 from scaling.spec import InitConfig, RunSpec
-from xvla.config import DOMAIN_IDS, DomainEntry
+from xvla.config import DomainEntry
+from xvla.domains import domain_id
 
 
 def finetune_spec(
@@ -27,7 +28,7 @@ def finetune_spec(
     First only the soft prompts and the action heads train (`optim.freeze_steps`), then all that
     the parent trained. Raises ValueError for an unknown domain or recipe.
     """
-    check_domain(domain)
+    domain_id(domain)  # refuses an unknown one
     entry = DomainEntry(name=domain, num_episodes=num_episodes)
     spec = replace(
         parent,
@@ -38,12 +39,6 @@ def finetune_spec(
     )
     default = "finetune_small" if parent.scale == "cpu" else "finetune_paper"
     return with_overrides(with_recipe(spec, recipe or default), overrides or []).validate()
-
-
-def check_domain(domain: str) -> None:
-    """Raise ValueError for a domain without a row in the domain-specific tables."""
-    if domain not in DOMAIN_IDS:
-        raise ValueError(f"unknown domain {domain!r}; known domains: {', '.join(DOMAIN_IDS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

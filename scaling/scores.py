@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -22,10 +23,12 @@ from scaling.search.controller import Score
 from scaling.spec import RunSpec
 from scaling.study import Choice, IntRange, Search
 from scaling.study import Score as ScoreName
+from xvla.config import DataConfig, DomainEntry
 
 if TYPE_CHECKING:
     from xvla.data.horizon import Horizon
     from xvla.data.samples import SampleKey
+    from xvla.data.sources import Mixture
 
 Scorer = Callable[[RunSpec, int], Score | None]
 NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
@@ -93,16 +96,28 @@ def horizon_score(
     from xvla.data.horizon import Horizon, horizon_frames
 
     horizon = Horizon.of(windows_s)
-    entries = [e for e in spec.data.mixture if e.name == spec.data.anchor_domain]
-    anchor = replace(
-        spec, data=replace(spec.data, mixture=entries, num_workers=0, decode_images=True)
+    data = replace(
+        spec.data,
+        mixture=[DomainEntry(name=spec.data.anchor_domain)],
+        subset_seed=0,
+        num_workers=0,
+        decode_images=True,
     )
-    keys = horizon_frames(anchor.data, split, horizon)  # type: ignore[arg-type]
-    errors = _horizon_errors(anchor, checkpoint, keys, horizon)
+    mixture = _anchor_alone(data.root, data.anchor_domain).under(data)
+    keys = horizon_frames(mixture, split, horizon)  # type: ignore[arg-type]
+    errors = _horizon_errors(spec, checkpoint, mixture, keys, horizon)
     import numpy as np
 
     mean, sem = clustered_mean(errors, np.array([episode for _, episode, _ in keys]))
     return Score(value=mean, sem=sem)
+
+
+@lru_cache(maxsize=1)  # a search scores run after run on the same frames
+def _anchor_alone(root: str, name: str) -> "Mixture":
+    from xvla.data.sources import Mixture
+
+    entry = DomainEntry(name=name)
+    return Mixture.open(DataConfig(mixture=[entry], anchor_domain=name, root=root))
 
 
 def adapted_success(spec: RunSpec, runs_dir: Path) -> Score:
@@ -128,7 +143,13 @@ def adapted_success(spec: RunSpec, runs_dir: Path) -> Score:
     return Score(value=failure, sem=math.sqrt(failure * (1 - failure) / episodes))
 
 
-def _horizon_errors(spec: RunSpec, checkpoint: Path, keys: "list[SampleKey]", horizon: "Horizon"):
+def _horizon_errors(
+    spec: RunSpec,
+    checkpoint: Path,
+    mixture: "Mixture",
+    keys: "list[SampleKey]",
+    horizon: "Horizon",
+):
     """Return l1 of each frame [F]."""
     import numpy as np
     import torch
@@ -147,9 +168,9 @@ def _horizon_errors(spec: RunSpec, checkpoint: Path, keys: "list[SampleKey]", ho
         model = model.to(torch.bfloat16)
     state = read_state(checkpoint)
     normaliser = Normaliser.from_dict(state["normaliser"])
-    maker = SampleMaker(spec.data, normaliser)
-    targets = horizon_targets(spec.data, keys, horizon).numpy()
-    present = maker.sources[spec.data.anchor_domain].present()
+    maker = SampleMaker(mixture, normaliser)
+    targets = horizon_targets(mixture, keys, horizon).numpy()
+    present = mixture.sources[spec.data.anchor_domain].present
     shape = (spec.model.num_anchors, action_dim(spec.model))
     errors = []
     for first in range(0, len(keys), spec.engine.eval_batch_size):

@@ -10,7 +10,8 @@ import yaml
 
 from scaling.config import from_yaml, write_atomic
 from scaling.document import plain
-from xvla.config import DOMAIN_IDS, DataConfig, ModelConfig
+from xvla.config import DataConfig, ModelConfig
+from xvla.domains import check_anchor, check_mixture
 from xvla.limits import Config, limited
 
 # Fields of DataConfig that choose or make samples. The others only change speed and place.
@@ -207,7 +208,8 @@ class RunSpec(Config):
     def validate(self) -> "RunSpec":
         """Return self, or raise ValueError naming the fields that do not go together."""
         self.model.validate()
-        _check_domains(self.data)
+        check_mixture(self.data)
+        check_anchor(self.data)
         _check_together(self)
         return self
 
@@ -239,22 +241,6 @@ def _without_later_defaults(science: dict[str, Any]) -> dict[str, Any]:
         if node.get(leaf) == default:
             node.pop(leaf)
     return science
-
-
-def _check_domains(data: DataConfig) -> None:
-    names = [entry.name for entry in data.mixture]
-    if not names:
-        raise ValueError("data.mixture is empty; name at least one domain")
-    for name in names:
-        if name not in DOMAIN_IDS:
-            raise ValueError(f"unknown domain {name!r}; known domains: {', '.join(DOMAIN_IDS)}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"data.mixture names a domain twice: {names}")
-    if data.anchor_domain not in names:
-        raise ValueError(
-            f"data.anchor_domain={data.anchor_domain!r} is not in the mixture {names}; validation "
-            "needs the anchor domain in every training set"
-        )
 
 
 def _check_together(spec: RunSpec) -> None:

@@ -147,40 +147,6 @@ class DataConfig(Config):
     max_failed_share: float = limited(0.01, least=0, most=1)
 
 
-# Rows of the domain-specific tables. Real sources keep the released ids (X-VLA's data table); a
-# simulated domain takes the row of the source it stands for, unseen robots the unused ids 19, 28.
-DOMAIN_IDS: dict[str, int] = {
-    "bridge": 0,
-    "rt1": 1,
-    "calvin": 2,
-    "libero": 3,
-    "widowx_air": 4,
-    "air_agilex_hq": 5,
-    "robotwin2": 6,
-    "robocasa_human": 7,
-    "vlabench": 8,
-    "agibot_challenge": 9,
-    "air_agilex": 10,
-    "robomind_franka": 11,
-    "robomind_ur": 12,
-    "droid_left": 13,
-    "droid_right": 14,
-    "agibot": 15,
-    "robomind_agilex": 16,
-    "robomind_franka_dual": 17,
-    "airbot": 18,
-    "sim_panda": 11,
-    "sim_ur5e": 12,
-    "sim_panda_left": 13,
-    "sim_panda_right": 14,
-    "sim_kinova3_dual": 15,
-    "sim_ur5e_dual": 16,
-    "sim_panda_dual": 17,
-    "sim_xarm7": 19,
-    "sim_iiwa": 28,
-}
-
-
 def _check_stages(vision: VisionConfig) -> None:
     stages = len(vision.dim_embed)
     if not stages:

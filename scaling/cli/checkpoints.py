@@ -1,6 +1,7 @@
 """Verbs on checkpoints: best, lineage, finetune."""
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,10 +69,11 @@ def finetune(arguments: Namespace) -> int:
 
 def plan_finetuning(arguments: Namespace, folder: Path) -> tuple[RunSpec, str]:
     """Return the finetuning run that the command line asks for and its parent's run id."""
-    from scaling.adaptation import check_domain, finetune_spec
+    from scaling.adaptation import finetune_spec
     from scaling.best import resolve, study_of, words_of
+    from xvla.domains import domain_id
 
-    check_domain(arguments.domain)
+    domain_id(arguments.domain)  # refuses an unknown one
     study = study_of(arguments.source)
     specs = study_runs(study, words_of(arguments.source), folder) if study else []
     checkpoint = resolve(arguments.source, folder, specs=specs, tracking_uri=existing_store(folder))
@@ -90,11 +92,11 @@ def plan_finetuning(arguments: Namespace, folder: Path) -> tuple[RunSpec, str]:
 
 def _shipped_episodes(parent: RunSpec, domain: str) -> int:
     """Return how many training episodes of the domain are at hand."""
-    from xvla.data import open_dataset
-    from xvla.data.catalogue import dataset_root
+    from xvla.config import DomainEntry
+    from xvla.data.sources import Mixture
 
-    dataset = open_dataset(dataset_root(parent.data) / domain)
-    return sum(episode.split == "train" for episode in dataset.episodes)
+    data = replace(parent.data, mixture=[DomainEntry(name=domain)], anchor_domain=domain)
+    return len(Mixture.open(data).sources[domain].episodes)
 
 
 def _render_finetune(result: "Finetuned") -> str:

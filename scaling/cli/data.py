@@ -70,6 +70,7 @@ def prepare(arguments: Namespace) -> int:
 
     from scaling.cli.arguments import expand
     from xvla.data.prepare import prepare_caches
+    from xvla.data.sources import Mixture
 
     rows = []
     seen: set[str] = set()
@@ -78,7 +79,7 @@ def prepare(arguments: Namespace) -> int:
         seen |= {entry.name for entry in new}
         if new:
             rows += prepare_caches(
-                replace(spec.data, mixture=new, anchor_domain=new[0].name),
+                Mixture.open(replace(spec.data, mixture=new, anchor_domain=new[0].name)),
                 arguments.out,
                 frames=arguments.frames,
                 yes=arguments.yes,

@@ -61,7 +61,7 @@ def _soft_prompts(done: list[RunSpec], folder: Path) -> dict[str, Any]:
 
     from analysis.prompts import map_prompts
     from scaling.best import best
-    from xvla.config import DOMAIN_IDS
+    from xvla.domains import domain_id
 
     most = max(len(spec.data.mixture) for spec in done)
     able = [s for s in done if len(s.data.mixture) == most and s.model.soft_prompt_length > 1]
@@ -72,7 +72,7 @@ def _soft_prompts(done: list[RunSpec], folder: Path) -> dict[str, Any]:
     names, length = [e.name for e in spec.data.mixture], spec.model.soft_prompt_length
     with safe_open(Path(found.checkpoint) / WEIGHTS, framework="numpy") as file:
         table = file.get_tensor("transformer.soft_prompt_hub.weight")
-    rows = table[[DOMAIN_IDS[name] for name in names]].reshape(len(names), length, -1)
+    rows = table[[domain_id(name) for name in names]].reshape(len(names), length, -1)
     return {"soft_prompts": map_prompts(rows, names).to_dict()}
 
 

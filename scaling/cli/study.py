@@ -75,13 +75,13 @@ def _order(arguments: Namespace, folder: Path, cluster: "Cluster") -> "Order":
 
 def _chained(arguments: Namespace, folder: Path) -> list[list[str]]:
     """Return the commands that --then chains behind the study."""
-    from scaling.adaptation import check_domain
+    from xvla.domains import domain_id
 
     shared = [*arguments.overrides, f"--runs={folder}"]
     then = chain_commands(option(arguments, "then") or "", arguments.study, shared)
     for words in then:
         if "--domain" in words:
-            check_domain(words[words.index("--domain") + 1])
+            domain_id(words[words.index("--domain") + 1])  # refuses an unknown one
     return then
 
 

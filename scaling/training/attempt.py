@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,10 +33,11 @@ from scaling.training.reshard import can_reshard
 from scaling.training.trainer import Trainer
 from scaling.training.validation import StoppedError, Validation
 from scaling.training.watchdog import Watchdog
+from xvla.data.caches import options_of
 from xvla.data.evaluation import EvalSplit, eval_digest, eval_frames
 from xvla.data.loader import Loader, make_loader
 from xvla.data.normalise import Normaliser, fit_normaliser
-from xvla.data.options import options_of
+from xvla.data.sources import Mixture
 from xvla.data.verify import verify_mixture
 
 SPLITS: tuple[EvalSplit, ...] = ("val", "test")
@@ -48,7 +48,7 @@ def advance(spec: RunSpec, run: Run, stop_requested: Callable[[], bool]) -> bool
 
     Raises ValueError for a user's mistake (data, checkpoint), NonFiniteLossError, OSError.
     """
-    check_inputs(spec)
+    mixture = checked_inputs(spec)
     device = start_distributed(spec)
     _check_machine(spec, device)
     main = dist.get_rank() == 0
@@ -73,7 +73,13 @@ def advance(spec: RunSpec, run: Run, stop_requested: Callable[[], bool]) -> bool
             attempt.open()
         if _await_trunk(spec, run, stop_requested, log=log, watchdog=watchdog):
             trainer = _prepare(
-                spec, run, device, log=log, watchdog=watchdog, stop_requested=stop_requested
+                spec,
+                run,
+                device,
+                mixture=mixture,
+                log=log,
+                watchdog=watchdog,
+                stop_requested=stop_requested,
             )
             if attempt:
                 attempt.open(trainer.step)
@@ -97,10 +103,15 @@ def advance(spec: RunSpec, run: Run, stop_requested: Callable[[], bool]) -> bool
             dist.destroy_process_group()
 
 
-def check_inputs(spec: RunSpec) -> None:
-    """Raise ValueError for data or weights that are not what the run declares; writes nothing."""
-    verify_mixture(spec.data)
+def checked_inputs(spec: RunSpec) -> Mixture:
+    """Return the run's data, open; writes nothing.
+
+    Raises ValueError for data or weights that are not what the run declares.
+    """
+    mixture = Mixture.open(spec.data)
+    verify_mixture(mixture)
     check_initial(spec)
+    return mixture
 
 
 def _check_machine(spec: RunSpec, device: torch.device) -> None:
@@ -148,18 +159,19 @@ def _prepare(
     run: Run,
     device: torch.device,
     *,
+    mixture: Mixture,
     log: RunLog | None,
     watchdog: Watchdog,
     stop_requested: Callable[[], bool],
 ) -> Trainer:
-    """Build data, model, engine and trainer; resume from the newest valid checkpoint."""
+    """Build model, engine and trainer on open data; resume from the newest valid checkpoint."""
     if log:
         log.beat(0, "start")
     start = _starting_point(spec, run)  # first: what is refused is refused at once
-    normaliser = fit_normaliser(spec.data)
+    normaliser = fit_normaliser(mixture)
     torch.manual_seed(spec.seeds.init)
     model = build_model(spec).to(device)
-    cache = _feature_cache(spec, model, run, log=log, watchdog=watchdog)
+    cache = _feature_cache(spec, model, run, mixture=mixture, log=log, watchdog=watchdog)
     engine = initialize(spec, model)
     ema = Ema(engine.module, spec.optim.ema_decay) if spec.optim.ema_decay else None
     torch.manual_seed(spec.seeds.data * 1_000_003 + dist.get_rank())
@@ -170,13 +182,18 @@ def _prepare(
         step, normaliser = state["step"], Normaliser.from_dict(state["normaliser"])
     watchdog.touch(f"resuming at step {step}")
     if dist.get_rank() == 0:
-        _write_environment(spec, run)
+        _write_environment(run, mixture)
     loader = _train_loader(
-        spec, normaliser, step=step, decode_images=cache is None, device=str(device)
+        spec,
+        mixture.with_fields(decode_images=cache is None),
+        normaliser,
+        step=step,
+        device=str(device),
     )
     validation = Validation(
         spec,
         engine,
+        mixture=mixture,
         normaliser=normaliser,
         cache=cache,
         home=run,
@@ -199,25 +216,32 @@ def _prepare(
 
 
 def _train_loader(
-    spec: RunSpec, normaliser: Normaliser, *, step: int, decode_images: bool, device: str
+    spec: RunSpec, mixture: Mixture, normaliser: Normaliser, *, step: int, device: str
 ) -> Loader:
     """Return this rank's batches from a step on."""
-    data = replace(spec.data, batch_size=batch_plan(spec)[0], num_workers=spec.engine.num_workers,
-                   decode_images=decode_images)  # fmt: skip
+    mixture = mixture.with_fields(
+        batch_size=batch_plan(spec)[0], num_workers=spec.engine.num_workers
+    )
     return make_loader(
-        data,
+        mixture,
         split="train",
         seed=spec.seeds.data,
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
         start_sample=step * spec.global_batch_size,
         normaliser=normaliser,
-        options=options_of(data, device=device),
+        options=options_of(mixture, device=device),
     )
 
 
 def _feature_cache(
-    spec: RunSpec, model: Any, run: Run, *, log: RunLog | None, watchdog: Watchdog
+    spec: RunSpec,
+    model: Any,
+    run: Run,
+    *,
+    mixture: Mixture,
+    log: RunLog | None,
+    watchdog: Watchdog,
 ) -> FeatureCache | None:
     if not can_cache(spec):
         return None
@@ -228,7 +252,7 @@ def _feature_cache(
             log.beat(0, "features")
 
     model.eval()
-    cache = FeatureCache(spec, model, run.folder.parent / "_features")
+    cache = FeatureCache(spec, model, run.folder.parent / "_features", mixture=mixture)
     cache.prepare(on_progress)
     return cache
 
@@ -311,7 +335,7 @@ def _write_done(spec: RunSpec, run: Run, metrics: dict[str, float]) -> None:
     write_json(run.done_file, done)
 
 
-def _write_environment(spec: RunSpec, run: Run) -> None:
+def _write_environment(run: Run, mixture: Mixture) -> None:
     packages = ("torch", "deepspeed", "transformers", "numpy")
     environment = {
         "host": this_host(),
@@ -319,7 +343,7 @@ def _write_environment(spec: RunSpec, run: Run) -> None:
         "versions": {name: version(name) for name in packages},
         "code_digest": code_digest(),
         "world_size": dist.get_world_size(),
-        "eval_manifest": {split: eval_digest(eval_frames(spec.data, split)) for split in SPLITS},
+        "eval_manifest": {split: eval_digest(eval_frames(mixture, split)) for split in SPLITS},
     }
     write_json(run.environment_file, environment)
 

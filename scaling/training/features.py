@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,10 @@ import torch
 
 from scaling.spec import RunSpec, canonical_json
 from xvla.batch import Batch
-from xvla.config import DataConfig
-from xvla.data.catalogue import dataset_root
 from xvla.data.evaluation import eval_frames
 from xvla.data.normalise import Normaliser
 from xvla.data.samples import SampleKey, SampleMaker
+from xvla.data.sources import Mixture
 from xvla.data.verify import dataset_digest
 
 ENCODE_BATCH = 32
@@ -53,8 +52,8 @@ def can_cache(spec: RunSpec) -> bool:
 class FeatureCache:
     """Looks up encoder features by (domain, episode, start)."""
 
-    def __init__(self, spec: RunSpec, model: Any, folder: Path) -> None:
-        self._spec = spec
+    def __init__(self, spec: RunSpec, model: Any, folder: Path, *, mixture: Mixture) -> None:
+        self._mixture = mixture
         self._model = model
         self._folder = folder / _digest(spec, model)
         self._digests: dict[str, str] = {}
@@ -63,7 +62,7 @@ class FeatureCache:
     def prepare(self, on_progress: Callable[[str, int, int], None] | None = None) -> None:
         """Build what is missing for the domains of the run and open all of it."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        names = [entry.name for entry in self._spec.data.mixture]
+        names = [*self._mixture.sources]
         # First what nobody else is at, so that runs starting together share the work; then wait.
         for wait in (False, True):
             for name in names:
@@ -96,8 +95,9 @@ class FeatureCache:
                 self._build(domain, on_progress)
 
     def _build(self, domain: str, on_progress: Callable[[str, int, int], None] | None) -> None:
-        data = _whole_domain(self._spec.data, domain)
-        maker = SampleMaker(data, Normaliser())
+        # All training episodes, whichever this run takes: others take others.
+        whole = self._mixture.alone(domain, whole=True).with_fields(decode_images=True)
+        maker = SampleMaker(whole, Normaliser())
         keys = _all_keys(maker, domain)
         vlm, aux = [], []
         for first in range(0, len(keys), ENCODE_BATCH):
@@ -131,24 +131,13 @@ class FeatureCache:
     def _file(self, domain: str, table: str) -> Path:
         """Return the path of a table, named by the bytes of the dataset as well."""
         if domain not in self._digests:
-            self._digests[domain] = dataset_digest(dataset_root(self._spec.data) / domain)[:12]
+            self._digests[domain] = dataset_digest(self._mixture.sources[domain].dataset.path)[:12]
         return self._folder / f"{domain}-{self._digests[domain]}.{table}.npy"
 
     def _open(self, domain: str) -> tuple[dict[tuple[int, int], int], np.ndarray, np.ndarray]:
         index = _load(self._file(domain, "index"))
         rows = {(int(episode), int(start)): row for row, (episode, start) in enumerate(index)}
         return rows, _load(self._file(domain, "vlm")), _load(self._file(domain, "aux"))
-
-
-def _whole_domain(data: DataConfig, domain: str) -> DataConfig:
-    """Return the config of one domain with all its training episodes: runs take subsets."""
-    entry = next(entry for entry in data.mixture if entry.name == domain)
-    return replace(
-        data,
-        mixture=[replace(entry, num_episodes=0, num_frames=None)],
-        anchor_domain=domain,
-        decode_images=True,
-    )
 
 
 def _all_keys(maker: SampleMaker, domain: str) -> list[SampleKey]:
@@ -159,9 +148,9 @@ def _all_keys(maker: SampleMaker, domain: str) -> list[SampleKey]:
         for start in maker.starts(domain, episode)
     }
     for starts in (maker.config.eval_starts_per_episode, maker.config.eval_starts_other):
-        config = replace(maker.config, eval_starts_per_episode=starts)
+        mixture = maker.mixture.with_fields(eval_starts_per_episode=starts)
         for split in ("val", "test"):
-            keys |= set(eval_frames(config, split))
+            keys |= set(eval_frames(mixture, split))
     return sorted(keys)
 
 

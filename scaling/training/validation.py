@@ -5,7 +5,6 @@ The frames are dealt out to the ranks in whole batches; each rank then has the e
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -26,10 +25,10 @@ from scaling.training.evaluate import (
     summarise,
 )
 from scaling.training.features import FeatureCache
-from xvla.config import DataConfig
 from xvla.data.evaluation import EvalBatch, EvalSplit, eval_batches, eval_frames, mean_chunk
 from xvla.data.normalise import Normaliser
 from xvla.data.samples import SampleKey
+from xvla.data.sources import Mixture
 
 DENOISING_STEPS = 10
 
@@ -46,6 +45,7 @@ class Validation:
         spec: RunSpec,
         engine: Any,
         *,
+        mixture: Mixture,
         normaliser: Normaliser,
         cache: FeatureCache | None,
         home: Run,
@@ -58,24 +58,27 @@ class Validation:
         of any rank says so, an evaluation ends with StoppedError on all.
         """
         self.spec, self.engine, self.normaliser = spec, engine, normaliser
+        self.mixture = mixture.with_fields(decode_images=cache is None)
         self.cache, self.home, self.on_batch = cache, home, on_batch
         self._stop_requested = stop_requested
 
     def run(self, split: EvalSplit, *, step: int, anchor_only: bool = False) -> dict[str, float]:
         """Return the metrics of a split, `val/l1` and so on, and append val_episodes.parquet."""
-        data = self._data(anchor_only)
-        batches = self._batches(data, split)
+        mixture = self.mixture
+        if anchor_only:
+            mixture = mixture.alone(mixture.config.anchor_domain)
+        batches = self._batches(mixture, split)
         errors = evaluate_policy(batches, self._act, self.spec, self.normaliser)
-        errors = gathered(errors, eval_frames(data, split))
+        errors = gathered(errors, eval_frames(mixture, split))
         if dist.get_rank() == 0:
             append_episodes(self.home, per_episode(errors, step=step, split=split))
         return summarise(errors, anchor=self.spec.data.anchor_domain, prefix=split)
 
     def baselines(self, split: EvalSplit) -> dict[str, float]:
         """Return the same metrics for the two trivial predictors, e.g. baseline/hold/val/l1."""
-        data = replace(self._data(anchor_only=False), decode_images=False)  # neither looks
-        found = evaluate_baselines(self._batches(data, split), self._mean_chunks)
-        frames = eval_frames(data, split)
+        mixture = self.mixture.with_fields(decode_images=False)  # neither looks
+        found = evaluate_baselines(self._batches(mixture, split), self._mean_chunks)
+        frames = eval_frames(mixture, split)
         result: dict[str, float] = {}
         for name, errors in found.items():
             errors = gathered(errors, frames)
@@ -85,22 +88,15 @@ class Validation:
 
     @cached_property
     def _mean_chunks(self) -> dict[str, NDArray[np.float32]]:
-        return mean_chunk(self.spec.data)
+        return mean_chunk(self.mixture)
 
-    def _data(self, anchor_only: bool) -> DataConfig:
-        data = replace(self.spec.data, decode_images=self.cache is None)
-        if anchor_only:
-            anchor = [entry for entry in data.mixture if entry.name == data.anchor_domain]
-            data = replace(data, mixture=anchor)
-        return data
-
-    def _batches(self, data: DataConfig, split: EvalSplit) -> Iterator[EvalBatch]:
+    def _batches(self, mixture: Mixture, split: EvalSplit) -> Iterator[EvalBatch]:
         """Yield this rank's batches; the ranks agree before each whether to go on."""
         size, ranks = self.spec.engine.eval_batch_size, dist.get_world_size()
-        frames = eval_frames(data, split)
+        frames = eval_frames(mixture, split)
         parts = rank_parts(frames, size, rank=dist.get_rank(), world_size=ranks)
         rounds = len(rank_parts(frames, size, rank=0, world_size=ranks))  # no rank has more
-        for batch in eval_batches(data, parts, self.normaliser):
+        for batch in eval_batches(mixture, parts, self.normaliser):
             self._agree_to_go_on()
             self.on_batch(f"an evaluation batch of {split}")
             yield batch

@@ -24,10 +24,10 @@ import torch
 from av.video.reformatter import VideoReformatter
 from data_sets import DOMAIN, FPS, VIEWS, cached, data_config, filmed_set, long_config, long_set
 
+from xvla.data.caches import LoaderOptions
 from xvla.data.frame_cache import FrameCache
 from xvla.data.loader import make_loader
-from xvla.data.mixture import SampleOrder
-from xvla.data.options import LoaderOptions
+from xvla.data.order import SampleOrder
 from xvla.data.readers.lerobot_v3 import LeRobotV3
 
 GOPS = (2, 10, 60)

@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xvla.config import DataConfig, DomainEntry
+from xvla.data.caches import index_path
 from xvla.data.frame_cache import CacheSpec, build_frame_cache, cache_cost, cache_path
-from xvla.data.options import index_path
 from xvla.data.readers import open_dataset
 from xvla.data.readers.base import Dataset
 from xvla.data.readers.lerobot_v3 import LeRobotV3
-from xvla.data.sample_index import STATES, TIMES, dataset_facts, start_files
-from xvla.data.writing.lerobot import EpisodeRecord, VideoOptions, write_dataset
+from xvla.data.sample_index import STATES, TIMES, dataset_identity, start_files
+from xvla.data.writing.lerobot import EpisodeRecord, write_dataset
+from xvla.data.writing.video import VideoOptions
 
 FPS = 30
 SIZE = 224
@@ -165,4 +166,4 @@ def _write_index(dataset: Dataset, folder: Path, config: DataConfig, states: np.
     bounds_file, frames_file = start_files(folder, config)
     np.save(bounds_file, np.arange(episodes + 1) * each)
     np.tile(np.arange(each, dtype=np.int32), episodes).tofile(frames_file)
-    (folder / "index.json").write_text(json.dumps(dataset_facts(dataset)))
+    (folder / "index.json").write_text(json.dumps(dataset_identity(dataset)))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xvla.data.keyed import keyed_generator
+from xvla.data.random_streams import random_stream
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -186,5 +186,5 @@ def _drawn(
 
 @lru_cache(maxsize=16)
 def _block(stream: str, seed: int, block: int, views: int, count: int) -> NDArray[np.float64]:
-    generator = keyed_generator(stream, seed, views, block=block)
+    generator = random_stream(stream, seed, views, block=block)
     return generator.random((DRAW_BLOCK, views, count))

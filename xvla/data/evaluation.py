@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -11,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from xvla.batch import Batch
-from xvla.config import DataConfig
-from xvla.data.catalogue import Source, open_sources
-from xvla.data.keyed import keyed_generator
 from xvla.data.normalise import Normaliser, thinned
+from xvla.data.random_streams import random_stream
 from xvla.data.samples import SampleKey, SampleMaker
+from xvla.data.sources import Mixture, Source
 from xvla.data.starts import candidate_starts
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class EvalBatch:
     present: "Tensor"
 
 
-def eval_frames(config: DataConfig, split: EvalSplit) -> list[SampleKey]:
+def eval_frames(mixture: Mixture, split: EvalSplit) -> list[SampleKey]:
     """Return the frozen evaluation frames (domain, episode, start) of the mixture's domains.
 
     In every episode of the split: `eval_starts_per_episode` frames on the anchor domain, which
@@ -55,9 +54,9 @@ def eval_frames(config: DataConfig, split: EvalSplit) -> list[SampleKey]:
         raise ValueError(f"split {split!r} is not evaluated; allowed: val, test")
     return [
         (source.name, episode, start)
-        for source in _anchor_first(config)
+        for source in mixture.anchor_first()
         for episode in source.split(split)
-        for start in _even_starts(config, source, episode)
+        for start in _even_starts(mixture, source, episode)
     ]
 
 
@@ -67,11 +66,10 @@ def eval_digest(frames: Sequence[SampleKey]) -> str:
 
 
 def eval_batches(
-    config: DataConfig, parts: Iterable[list[SampleKey]], normaliser: Normaliser
+    mixture: Mixture, parts: Iterable[list[SampleKey]], normaliser: Normaliser
 ) -> Iterator[EvalBatch]:
     """Yield a batch for each part of the evaluation frames, e.g. those of one rank."""
-    maker = SampleMaker(replace(config, num_workers=0), normaliser)
-    present = {name: source.present() for name, source in maker.sources.items()}
+    maker = SampleMaker(mixture.with_fields(num_workers=0), normaliser)
     for keys in parts:
         poses = maker.poses(keys)
         yield EvalBatch(
@@ -79,7 +77,9 @@ def eval_batches(
             keys=keys,
             raw_proprio=torch.from_numpy(poses.proprio.copy()),
             target=torch.from_numpy(poses.action.copy()),
-            present=torch.from_numpy(np.stack([present[name] for name, _, _ in keys])),
+            present=torch.from_numpy(
+                np.stack([mixture.sources[name].present for name, _, _ in keys])
+            ),
         )
 
 
@@ -87,7 +87,7 @@ def frame_noise(
     keys: Sequence[SampleKey], *, seed: int, shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
     """Return standard normal noise [B, *shape] fixed by (frame, evaluation seed)."""
-    rows = [keyed_generator("eval", seed, *key).standard_normal(shape) for key in keys]
+    rows = [random_stream("eval", seed, *key).standard_normal(shape) for key in keys]
     return np.stack(rows).astype(np.float32)
 
 
@@ -96,14 +96,14 @@ def hold_chunk(raw_proprio: "Tensor", num_anchors: int = 30) -> "Tensor":
     return raw_proprio[:, None, :].repeat(1, num_anchors, 1)
 
 
-def mean_chunk(config: DataConfig) -> dict[str, NDArray[np.float32]]:
+def mean_chunk(mixture: Mixture) -> dict[str, NDArray[np.float32]]:
     """Predict each domain's mean absolute chunk [T, 20] over the start frames trained on.
 
     Of a set of more than FITTED_EPISODES episodes every n-th is taken: with their hundreds of
     thousands of chunks the mean is far more exact than its difference from a model's error.
     """
-    maker = SampleMaker(config, Normaliser())
-    return {name: _mean_chunk(maker, source) for name, source in maker.sources.items()}
+    maker = SampleMaker(mixture, Normaliser())
+    return {name: _mean_chunk(maker, source) for name, source in mixture.sources.items()}
 
 
 def _mean_chunk(maker: SampleMaker, source: Source) -> NDArray[np.float32]:
@@ -121,18 +121,8 @@ def _mean_chunk(maker: SampleMaker, source: Source) -> NDArray[np.float32]:
     return (total / count).astype(np.float32)
 
 
-def _anchor_first(config: DataConfig) -> list[Source]:
-    sources = open_sources(config)
-    names = [source.name for source in sources]
-    if config.anchor_domain not in names:
-        raise ValueError(
-            f"anchor_domain = {config.anchor_domain!r} is not in the mixture "
-            f"({', '.join(names)}); every training set holds the domain it is validated on"
-        )
-    return sorted(sources, key=lambda source: source.name != config.anchor_domain)
-
-
-def _even_starts(config: DataConfig, source: Source, episode: int) -> list[int]:
+def _even_starts(mixture: Mixture, source: Source, episode: int) -> list[int]:
+    config = mixture.config
     is_anchor = source.name == config.anchor_domain
     wanted = config.eval_starts_per_episode if is_anchor else config.eval_starts_other
     candidates = candidate_starts(source.dataset, episode, config, evaluate=True)

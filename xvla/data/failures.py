@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from xvla.data.catalogue import Source
-from xvla.data.keyed import keyed_generator
+from xvla.data.random_streams import random_stream
+from xvla.data.sources import Source
 
 LOG = logging.getLogger("xvla.data")
 NAMED = 5
@@ -65,4 +65,4 @@ def known_failures(source: Source) -> list[Failure]:
 
 def replacement_rows(seed: int, domain: str, position: int, size: int) -> NDArray[np.int64]:
     """Return start frames to try, in this order, instead of the sample at `position`."""
-    return keyed_generator("replace", seed, domain, block=position).integers(0, size, TRIES)
+    return random_stream("replace", seed, domain, block=position).integers(0, size, TRIES)

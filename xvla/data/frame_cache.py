@@ -13,34 +13,34 @@ frames differ by a few grey levels, so that a run trained on them is another exp
 import hashlib
 import io
 import json
-import os
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from xvla.data import memory
 from xvla.data.images import resize
 from xvla.data.readers.base import Dataset
 from xvla.data.verify import content_files
+from xvla.data.writing.targets import new_file
 
 Codec = Literal["jpeg", "raw"]
 CODECS = ("jpeg", "raw")
 JPEG_QUALITY = 90
 SHARD_EPISODES = 64
-OPEN_SHARDS = 512
 SAMPLED_FRAMES = 24
 # The table of a shard, int64: crc32, SHARD_EPISODES + 1 counts of frames, and the offsets.
 FIRST, OFFSETS = 1, SHARD_EPISODES + 2
 
 
 _Shard = tuple[NDArray[np.uint8], NDArray[np.int64]]
+_SHARDS: memory.ByteCache[_Shard] = memory.ByteCache(memory.SHARDS, size=lambda _: memory.SHARD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ def cache_path(folder: str | Path, name: str, spec: CacheSpec) -> Path:
 def cache_cost(dataset: Dataset, spec: CacheSpec) -> dict[str, int]:
     """Return {"frames", "bytes"} that a cache would take, from a few encoded frames."""
     views = dataset.views[: spec.views]
-    frames = sum(-(-e.length // spec.stride) for e in dataset.episodes) * len(views)
+    frames = int((-(-dataset.episodes.lengths // spec.stride)).sum()) * len(views)
     places = np.linspace(0, len(dataset.episodes) - 1, SAMPLED_FRAMES).astype(int)
     one = replace(spec, stride=10**9)
     episodes = np.unique(places)[: -(-SAMPLED_FRAMES // max(1, len(views)))]
@@ -129,7 +129,6 @@ class FrameCache:
             raise ValueError(f"frame cache {folder} is not complete; build it again to go on")
         self.folder, self.spec = folder, spec
         self._views = len(dataset.views[: spec.views])
-        self._shards: OrderedDict[int, _Shard] = OrderedDict()
 
     def get(self, episode: int, frame: int) -> NDArray[np.uint8] | None:
         """Return the views of a frame, uint8 [views, 3, size, size]; None if it is not cached."""
@@ -148,18 +147,17 @@ class FrameCache:
         return frames
 
     def _shard(self, number: int) -> _Shard:
-        if number not in self._shards:
-            data = np.memmap(self.folder / f"{_name(number)}.bin", dtype=np.uint8, mode="r")
-            self._shards[number] = (data, _table(self.folder, number))
-            while len(self._shards) > OPEN_SHARDS:
-                self._shards.popitem(last=False)
-        self._shards.move_to_end(number)
-        return self._shards[number]
+        return _SHARDS.get(self, number, partial(_map, self.folder, number))
+
+
+def _map(folder: Path, number: int) -> _Shard:
+    data = np.memmap(folder / f"{_name(number)}.bin", dtype=np.uint8, mode="r")
+    return data, _table(folder, number)
 
 
 def _encoded(dataset: Dataset, episode: int, spec: CacheSpec) -> Iterator[bytes]:
     """Yield the encoded frames of an episode, view after view within each frame."""
-    numbers = range(0, dataset.episodes[episode].length, spec.stride)
+    numbers = range(0, int(dataset.episodes.lengths[episode]), spec.stride)
     views = [
         resize(dataset.frames(episode, view, numbers), spec.size)
         for view in dataset.views[: spec.views]
@@ -189,7 +187,7 @@ def _write_shard(dataset: Dataset, folder: Path, number: int, spec: CacheSpec) -
     lengths: list[int] = []
     first = [0]
     crc = 0
-    with _aside(folder / f"{_name(number)}.bin") as stream:
+    with new_file(folder / f"{_name(number)}.bin") as stream:
         for episode in episodes:
             if episode < len(dataset.episodes):
                 for data in _whole_or_nothing(dataset, episode, spec):
@@ -197,7 +195,7 @@ def _write_shard(dataset: Dataset, folder: Path, number: int, spec: CacheSpec) -
                     lengths.append(stream.write(data))
             first.append(len(lengths))
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    with _aside(folder / f"{_name(number)}.npy") as stream:
+    with new_file(folder / f"{_name(number)}.npy") as stream:
         np.save(stream, np.concatenate([[crc], first, offsets]).astype(np.int64))
 
 
@@ -206,20 +204,6 @@ def _whole_or_nothing(dataset: Dataset, episode: int, spec: CacheSpec) -> Sequen
         return list(_encoded(dataset, episode, spec))
     except ValueError:
         return []
-
-
-@contextmanager
-def _aside(path: Path) -> Iterator[BinaryIO]:
-    """Yield a binary file that takes its name when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_whole(folder: Path, number: int, *, read: bool = False) -> bool:
@@ -279,5 +263,5 @@ def _check_same(folder: Path, dataset: Dataset, spec: CacheSpec) -> None:
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:
-    with _aside(path) as stream:
+    with new_file(path) as stream:
         stream.write(json.dumps(document, indent=1).encode())

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from xvla.config import DataConfig
-from xvla.data.catalogue import open_sources
 from xvla.data.evaluation import EvalSplit, eval_frames
 from xvla.data.resample import anchors
 from xvla.data.samples import SampleKey
-from xvla.data.starts import recorded_poses
+from xvla.data.sources import Mixture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,38 +44,37 @@ class Horizon:
         return cls(smallest_s=min(windows_s), largest_s=max(windows_s))
 
 
-def horizon_frames(config: DataConfig, split: EvalSplit, horizon: Horizon) -> list[SampleKey]:
+def horizon_frames(mixture: Mixture, split: EvalSplit, horizon: Horizon) -> list[SampleKey]:
     """Return the frozen evaluation frames that have the largest window ahead of them, in order.
 
     They depend on the datasets and on `horizon`, not on the window of the model evaluated.
     Raises ValueError when no frame of the anchor domain is left.
     """
-    datasets = {source.name: source.dataset for source in open_sources(config)}
+    anchor = mixture.config.anchor_domain
     kept = [
         (name, episode, start)
-        for name, episode, start in eval_frames(config, split)
-        if _seconds_left(datasets[name], episode, start) >= horizon.largest_s
+        for name, episode, start in eval_frames(mixture, split)
+        if _seconds_left(mixture.sources[name].dataset, episode, start) >= horizon.largest_s
     ]
-    if not any(name == config.anchor_domain for name, _, _ in kept):
+    if not any(name == anchor for name, _, _ in kept):
         raise ValueError(
-            f"no evaluation frame of {config.anchor_domain} has {horizon.largest_s} s ahead of it; "
+            f"no evaluation frame of {anchor} has {horizon.largest_s} s ahead of it; "
             "compare smaller windows or record longer episodes"
         )
     return kept
 
 
-def horizon_targets(config: DataConfig, keys: Sequence[SampleKey], horizon: Horizon) -> "Tensor":
+def horizon_targets(mixture: Mixture, keys: Sequence[SampleKey], horizon: Horizon) -> "Tensor":
     """Return the recorded absolute poses of samples at the fixed times, [B, H, A]."""
-    datasets = {source.name: source.dataset for source in open_sources(config)}
     rows = []
     for name, episode, start in keys:
         rows.append(
             anchors(
-                **recorded_poses(datasets[name], episode),
+                **mixture.sources[name].dataset.poses(episode).recorded(),
                 start=start,
                 window_s=horizon.smallest_s,
                 num_anchors=HORIZON_TIMES,
-                rotation=config.rotation,
+                rotation=mixture.config.rotation,
             )[1:]
         )
     return torch.from_numpy(np.stack(rows))

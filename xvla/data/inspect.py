@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xvla.data.readers.base import Dataset, DatasetError, Problem
-from xvla.data.readers.formats import format_of, open_dataset
+from xvla.data.readers.formats import open_dataset
 from xvla.data.verify import dataset_digest
 
 ARM_DIMS = ("x_m", "y_m", "z_m", "r00", "r01", "r10", "r11", "r20", "r21", "gripper")
@@ -35,9 +35,9 @@ def inspect_dataset(path: str | Path) -> dict[str, Any]:
     except DatasetError as error:
         dataset, problems, content = None, error.problems, {}
     return {
-        "format": format_of(dataset) if dataset else "unknown",
+        "format": dataset.format if dataset else "unknown",
         "episodes": len(dataset.episodes) if dataset else 0,
-        "frames": sum(e.length for e in dataset.episodes) if dataset else 0,
+        "frames": dataset.episodes.num_frames if dataset else 0,
         "fps": dataset.fps if dataset else 0.0,
         "views": list(dataset.views) if dataset else [],
         "problems": [problem.to_dict() for problem in problems],
@@ -52,9 +52,9 @@ def problem_lines(document: dict[str, Any]) -> list[str]:
 
 def readable_states(dataset: Dataset) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield the number and the poses [n, 20] of every episode that can be read, one at a time."""
-    for episode in dataset.episodes:
+    for number in range(len(dataset.episodes)):
         try:
-            yield episode.id, dataset.episode(episode.id).states
+            yield number, dataset.episode(number).states
         except DatasetError:
             continue  # among the problems
 
@@ -65,10 +65,10 @@ def _content(dataset: Dataset) -> dict[str, Any]:
     closed = np.zeros(len(GRIPPER_DIMS), dtype=np.int64)
     for number, states in readable_states(dataset):
         lengths.append(len(states))
-        tasks[dataset.episodes[number].task] += 1
+        tasks[dataset.episodes.task(number)] += 1
         low, high = np.minimum(low, states.min(axis=0)), np.maximum(high, states.max(axis=0))
         closed += (states[:, GRIPPER_DIMS] > 0.5).sum(axis=0)  # more closed than open
-    splits = Counter(episode.split for episode in dataset.episodes)
+    splits = Counter(dataset.episodes.splits.tolist())
     content: dict[str, Any] = {
         "domain": dataset.domain,
         "splits": {name or "none": count for name, count in splits.items()},

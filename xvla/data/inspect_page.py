@@ -51,7 +51,7 @@ def write_page(path: str | Path, document: dict[str, Any], out: str | Path) -> N
     if out.is_dir():
         raise ValueError(f"{out} is a folder; give the file of the page, e.g. {out / 'page.html'}")
     check_folder(out.parent)
-    parts = [_head(path, document), _problems(document), _facts(document)]
+    parts = [_head(path, document), _problems(document), _overview(document)]
     try:
         parts += _episodes(open_dataset(path, check=False))
     except DatasetError:
@@ -83,7 +83,7 @@ def _problems(document: dict[str, Any]) -> str:
     return f'<div class="bad"><b>{len(lines)} problems</b><ul>{items}</ul>{more}</div>'
 
 
-def _facts(document: dict[str, Any]) -> str:
+def _overview(document: dict[str, Any]) -> str:
     """Return the tables of facts, instructions and ranges."""
     if "action_ranges" not in document:
         return ""

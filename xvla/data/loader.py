@@ -9,14 +9,15 @@ import numpy as np
 from xvla.batch import Batch
 from xvla.config import DataConfig
 from xvla.data.augment import Draws, crop_draws, jitter_draws
+from xvla.data.caches import LoaderOptions, open_caches, options_of
 from xvla.data.evaluation import eval_frames
 from xvla.data.failures import Failure, FailureCount, known_failures, replacement_rows
-from xvla.data.keyed import keyed_generator
-from xvla.data.mixture import SampleOrder
 from xvla.data.normalise import Normaliser
-from xvla.data.options import LoaderOptions, open_caches, options_of
+from xvla.data.order import SampleOrder
+from xvla.data.random_streams import random_stream
 from xvla.data.sample_index import StartFrames
 from xvla.data.samples import SampleKey, SampleMaker, finished
+from xvla.data.sources import Mixture
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -61,9 +62,8 @@ class TrainBatches:
         for name in maker.sources:
             self.starts[name], failures = list_starts(maker, name)
             self.failures.add(failures)
-        weights = {name: source.entry.weight for name, source in maker.sources.items()}
         sizes = {name: len(rows) for name, rows in self.starts.items()}
-        self.order = SampleOrder(weights, sizes, seed)
+        self.order = SampleOrder(maker.mixture.weights, sizes, seed)
 
     def keys(self, first: int, count: int) -> list[SampleKey]:
         """Return samples first..first + count of the global order."""
@@ -101,7 +101,7 @@ class TrainBatches:
             wordings = self.maker.wordings(key)
             choice = 0
             if len(wordings) > 1:
-                generator = keyed_generator("wording", self.seed, position)
+                generator = random_stream("wording", self.seed, position)
                 choice = int(generator.integers(len(wordings)))
             texts.append(wordings[choice])
         return texts
@@ -207,7 +207,7 @@ class Loader:
 
 
 def make_loader(
-    config: DataConfig,
+    config: DataConfig | Mixture,
     *,
     split: Split,
     seed: int,
@@ -222,7 +222,8 @@ def make_loader(
     The global batch is batch_size * world_size consecutive samples of an order that depends on
     config and seed alone; rank r takes rows [r * batch_size, (r + 1) * batch_size). "train" is
     endless and starts at sample `start_sample`; "val" and "test" give the frozen evaluation
-    frames once, unaugmented (`seed` has no part in them).
+    frames once, unaugmented (`seed` has no part in them). A mixture that is open already is taken
+    in the place of its `config`.
     `normaliser` is fitted on the training episodes unless given; `options` (default: what the
     configuration asks for) choose caches, the device that augments and how many broken episodes
     are borne.
@@ -238,10 +239,11 @@ def make_loader(
             "0 <= rank < world_size, a whole start_sample >= 0"
         )
     start_sample = int(start_sample)
-    options = options or options_of(config)
-    frames, indices = open_caches(config, options)
-    maker = SampleMaker(config, normaliser, frames=frames, indices=indices)
-    step = world_size * config.batch_size
+    mixture = config if isinstance(config, Mixture) else Mixture.open(config)
+    options = options or options_of(mixture)
+    frames, indices = open_caches(mixture, options)
+    maker = SampleMaker(mixture, normaliser, frames=frames, indices=indices)
+    step = world_size * mixture.config.batch_size
     if split == "train":
         batches = TrainBatches(
             maker,
@@ -253,7 +255,7 @@ def make_loader(
         )
         return Loader(batches, start=start_sample, step=step)
     parts = EvalBatches(
-        maker, eval_frames(config, split)[start_sample:], rank=rank, world_size=world_size
+        maker, eval_frames(mixture, split)[start_sample:], rank=rank, world_size=world_size
     )
     return Loader(parts, start=start_sample, step=step)
 

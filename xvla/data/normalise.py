@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from xvla.config import DataConfig
 from xvla.data.readers.base import STATE_DIM
 
 if TYPE_CHECKING:
     import torch
 
-    from xvla.data.catalogue import Source
+    from xvla.data.sources import Mixture, Source
 
 ArrayT = TypeVar("ArrayT", "NDArray[Any]", "torch.Tensor")
 
@@ -111,15 +110,13 @@ class Normaliser:
         return rows[0] if isinstance(domain, str) else rows
 
 
-def fit_normaliser(config: DataConfig) -> Normaliser:
-    """Fit the options of `config` on the training episodes that its mixture uses."""
+def fit_normaliser(mixture: "Mixture") -> Normaliser:
+    """Fit the options of a mixture's configuration on the training episodes that it uses."""
+    config = mixture.config
     if config.proprio_norm == "none":
         return Normaliser(target=config.target)
-    # Imported here: acting needs a Normaliser, and no reader.
-    from xvla.data.catalogue import open_sources
-
     mean, std = {}, {}
-    for source in open_sources(config):
+    for source in mixture.sources.values():
         states = _states(source).astype(np.float64)
         mean[source.name] = _row(states.mean(axis=0))
         std[source.name] = _row(np.maximum(states.std(axis=0), STD_FLOOR))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xvla.config import DataConfig
-from xvla.data.catalogue import open_sources
+from xvla.data.caches import index_path
 from xvla.data.frame_cache import (
     CacheSpec,
     build_frame_cache,
@@ -13,15 +13,16 @@ from xvla.data.frame_cache import (
     cache_path,
     verify_frame_cache,
 )
-from xvla.data.options import index_path
+from xvla.data.readers.base import Dataset
 from xvla.data.sample_index import build_index, index_cost
+from xvla.data.sources import Mixture
 from xvla.data.writing.targets import check_folder
 
 CacheFrames = Literal["none", "jpeg", "raw"]
 
 
 def prepare_caches(
-    config: DataConfig,
+    mixture: Mixture,
     folder: str | Path,
     *,
     frames: CacheFrames = "none",
@@ -37,8 +38,8 @@ def prepare_caches(
         ValueError: a cache of other data or a file is in the way, or what was written is damaged.
     """
     check_folder(Path(folder))
-    rows = []
-    for source in open_sources(config):
+    rows, config = [], mixture.config
+    for source in mixture.sources.values():
         row: dict[str, Any] = {"domain": source.name, "index": index_cost(source.dataset)}
         say(f"{source.name}: index of {_amount(row['index'])}")
         spec = None
@@ -60,7 +61,7 @@ def prepare_caches(
 
 
 def _build(
-    dataset: Any, name: str, config: DataConfig, folder: Path, spec: CacheSpec | None
+    dataset: Dataset, name: str, config: DataConfig, folder: Path, spec: CacheSpec | None
 ) -> None:
     build_index(dataset, index_path(folder, name), config)
     if spec is None:

@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xvla.config import DataConfig
-from xvla.data.readers.base import STATE_DIM, Dataset, episode_lengths
+from xvla.data.readers.base import STATE_DIM, Dataset
 from xvla.data.resample import episode_anchors, moving
-from xvla.data.starts import candidate_starts, has_arm_clocks, recorded_poses
+from xvla.data.starts import candidate_starts
+from xvla.data.writing.targets import new_file
 
 # Start frames depend on these fields of the configuration and on nothing else.
 START_FIELDS = ("prediction_window_s", "num_anchors", "rotation", "start_tail_s", "start_stride")
@@ -83,7 +84,7 @@ class SampleIndex:
         """Map the files of `folder`; raises ValueError when they are not there or do not fit."""
         self.folder = folder
         record = _record(folder)
-        wanted = dataset_facts(dataset)
+        wanted = dataset_identity(dataset)
         for key, value in wanted.items():
             if record.get(key) != value:
                 raise ValueError(
@@ -126,7 +127,7 @@ def _stretch(path: Path, kind: type, first: int, last: int) -> NDArray[Any]:
 
 def index_cost(dataset: Dataset) -> dict[str, int]:
     """Return {"frames", "bytes"} that an index with one set of start frames takes at most."""
-    frames = int(episode_lengths(dataset).sum())
+    frames = dataset.episodes.num_frames
     return {
         "frames": frames,
         "bytes": frames * (4 * STATE_DIM + 8 + 4) + 16 * len(dataset.episodes),
@@ -148,8 +149,9 @@ def build_index(
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "index.json").exists():
         broken = _write_poses(dataset, folder, on_progress)
-        text = json.dumps({**dataset_facts(dataset), "broken": broken})
-        _aside(folder / "index.json", lambda path: path.write_text(text))
+        text = json.dumps({**dataset_identity(dataset), "broken": broken})
+        with new_file(folder / "index.json") as stream:
+            stream.write(text.encode())
     index = SampleIndex(dataset, folder)
     files = start_files(folder, config)
     if not all(file.exists() for file in files):
@@ -162,7 +164,7 @@ def _write_poses(
 ) -> dict[int, str]:
     """Write the poses; return what is wrong with the episodes whose place is left empty."""
     broken: dict[int, str] = {}
-    lengths = episode_lengths(dataset)
+    lengths = dataset.episodes.lengths
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     with (folder / STATES).open("wb") as states_file, (folder / TIMES).open("wb") as times_file:
         for number in range(len(lengths)):
@@ -184,25 +186,21 @@ def _write_starts(
     dataset: Dataset, index: SampleIndex, config: DataConfig, files: tuple[Path, Path]
 ) -> None:
     sizes = []
-    clocks = has_arm_clocks(dataset)
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as stream:
-            for number in range(len(dataset.episodes)):
-                if number in index.broken:
-                    sizes.append(0)
-                    continue
-                candidates = candidate_starts(dataset, number, config)
-                if clocks:
-                    poses = recorded_poses(dataset, number)
-                else:
-                    poses = dict(zip(("times", "states"), index.episode(number), strict=True))
-                starts = episode_starts(poses, candidates, config)
-                sizes.append(len(starts))
-                stream.write(starts.astype(np.int32).tobytes())
-
-    _aside(files[1], write)
-    _save(files[0], np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
+    with new_file(files[1]) as stream:
+        for number in range(len(dataset.episodes)):
+            if number in index.broken:
+                sizes.append(0)
+                continue
+            candidates = candidate_starts(dataset, number, config)
+            if dataset.has_arm_clocks:
+                poses = dataset.poses(number).recorded()
+            else:
+                poses = dict(zip(("times", "states"), index.episode(number), strict=True))
+            starts = episode_starts(poses, candidates, config)
+            sizes.append(len(starts))
+            stream.write(starts.astype(np.int32).tobytes())
+    with new_file(files[0]) as stream:
+        np.save(stream, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
 
 
 def episode_starts(
@@ -230,11 +228,10 @@ def start_files(folder: Path, config: DataConfig) -> tuple[Path, Path]:
     return folder / f"starts-{key}.npy", folder / f"starts-{key}.int32"
 
 
-def dataset_facts(dataset: Dataset) -> dict[str, Any]:
+def dataset_identity(dataset: Dataset) -> dict[str, Any]:
     """Return what tells the dataset of an index from others: its lengths and its meta file."""
-    lengths = episode_lengths(dataset)
-    meta = getattr(dataset, "info", None) or getattr(dataset, "meta", None)
-    text = json.dumps(meta, sort_keys=True)
+    lengths = dataset.episodes.lengths
+    text = json.dumps(dataset.meta, sort_keys=True)
     return {
         "meta_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "fps": dataset.fps,
@@ -249,17 +246,3 @@ def _record(folder: Path) -> dict[str, Any]:
         return json.loads((folder / "index.json").read_text())
     except FileNotFoundError:
         raise ValueError(f"no finished index at {folder}; build it first") from None
-
-
-def _save(path: Path, values: NDArray[Any]) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as stream:
-            np.save(stream, values)
-
-    _aside(path, write)
-
-
-def _aside(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)
-    temporary.replace(path)

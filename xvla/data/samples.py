@@ -9,27 +9,27 @@ import torch
 from numpy.typing import NDArray
 
 from xvla.batch import Batch
-from xvla.config import DataConfig
+from xvla.data import memory
 from xvla.data.augment import Draws
-from xvla.data.catalogue import Source, domain_id, open_sources
 from xvla.data.frame_cache import FrameCache
-from xvla.data.frames import STORE
+from xvla.data.frames import frame_views
 from xvla.data.images import finish
 from xvla.data.normalise import Normaliser, fit_normaliser
+from xvla.data.readers.base import STATE_DIM
 from xvla.data.resample import anchors, episode_anchors, training_starts
 from xvla.data.sample_index import SampleIndex
-from xvla.data.starts import candidate_starts, has_arm_clocks, recorded_poses
+from xvla.data.sources import Mixture
+from xvla.data.starts import candidate_starts
 from xvla.data.text import build_tokenizer
 
 SampleKey = tuple[str, int, int]
 
-# Anchors of whole episodes are kept up to this many bytes in a process; beyond it each sample's
-# are interpolated when asked for.
-CHUNK_BUDGET = 512 * 2**20
+# Anchors of whole episodes; beyond their budget each sample's are interpolated when asked for.
+ANCHORS: memory.ByteCache[NDArray[np.float32]] = memory.ByteCache(memory.ANCHORS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Poses:
+class SamplePoses:
     """Absolute poses of samples: proprio [B, 20] and action [B, T, 20], float32."""
 
     proprio: NDArray[np.float32]
@@ -44,34 +44,38 @@ class SampleMaker:
 
     def __init__(
         self,
-        config: DataConfig,
+        mixture: Mixture,
         normaliser: Normaliser | None = None,
         *,
         frames: Mapping[str, FrameCache] | None = None,
         indices: Mapping[str, SampleIndex] | None = None,
     ) -> None:
-        """Open the mixture; without a normaliser, fit it. Raises ValueError as those do."""
-        self.config = config
-        self.sources: dict[str, Source] = {s.name: s for s in open_sources(config)}
-        self.normaliser = normaliser or fit_normaliser(config)
-        self.tokenizer = build_tokenizer(config.tokenizer)
+        """Read an open mixture; without a normaliser, fit it. Raises ValueError as that does."""
+        self.mixture, self.config, self.sources = mixture, mixture.config, mixture.sources
+        self.normaliser = normaliser or fit_normaliser(mixture)
+        self.tokenizer = build_tokenizer(self.config.tokenizer)
+        self._rules: dict[str, Any] = {
+            "window_s": self.config.prediction_window_s,
+            "num_anchors": self.config.num_anchors,
+            "rotation": self.config.rotation,
+        }
         self._frames = dict(frames or {})
         self.indices = dict(indices or {})
-        self._chunks: dict[tuple[str, int], NDArray[np.float32]] = {}
-        self._chunk_bytes = 0
 
     def make(self, keys: Sequence[SampleKey], draws: Draws | None = None) -> Batch:
         """Return the batch of samples `keys`, augmented by `draws`."""
         return self.collate(keys, self.poses(keys), draws)
 
-    def collate(self, keys: Sequence[SampleKey], poses: Poses, draws: Draws | None = None) -> Batch:
+    def collate(
+        self, keys: Sequence[SampleKey], poses: SamplePoses, draws: Draws | None = None
+    ) -> Batch:
         """Return the batch of samples whose absolute poses are at hand."""
         return finished(self.raw(keys, poses), draws)
 
     def raw(
         self,
         keys: Sequence[SampleKey],
-        poses: Poses | None = None,
+        poses: SamplePoses | None = None,
         texts: Sequence[str] | None = None,
     ) -> Batch:
         """Return the batch with its images still uint8, to be `finished` on any device.
@@ -87,7 +91,7 @@ class SampleMaker:
             input_ids=torch.from_numpy(np.stack([self._encode(text) for text in texts])),
             images=self._images(keys, view_mask),
             view_mask=torch.from_numpy(view_mask),
-            domain_id=torch.tensor([domain_id(name) for name in names]),
+            domain_id=torch.tensor([self.sources[name].domain_id for name in names]),
             proprio=torch.from_numpy(proprio),
             action=torch.from_numpy(action),
         )
@@ -98,22 +102,22 @@ class SampleMaker:
         if self.config.decode_images and not self.config.blind:
             self._pixels(key, int(self._view_mask([key[0]]).sum()))
 
-    def poses(self, keys: Sequence[SampleKey]) -> Poses:
+    def poses(self, keys: Sequence[SampleKey]) -> SamplePoses:
         """Return the absolute poses of samples."""
         chunks = np.stack([self._chunk(*key) for key in keys])
-        return Poses(proprio=chunks[:, 0], action=chunks[:, 1:])
+        return SamplePoses(proprio=chunks[:, 0], action=chunks[:, 1:])
 
     def episode_chunks(self, name: str, episode: int) -> NDArray[np.float32]:
         """Return the anchors of every frame of an episode, [n, T + 1, 20]."""
-        key = (name, episode)
-        if key in self._chunks:
-            return self._chunks[key]
+        dataset, key = self.sources[name].dataset, (episode, *self._rules.values())
+        kept = ANCHORS.find(dataset, key)
+        if kept is not None:
+            return kept
         recorded = self._recorded(name, episode)
         starts = np.arange(len(recorded["times"]))
-        chunks = episode_anchors(**recorded, starts=starts, **self._rules())
-        if self._chunk_bytes + chunks.nbytes <= CHUNK_BUDGET:
-            self._chunks[key] = chunks
-            self._chunk_bytes += chunks.nbytes
+        chunks = episode_anchors(**recorded, starts=starts, **self._rules)
+        if ANCHORS.has_room(chunks.nbytes):
+            return ANCHORS.get(dataset, key, lambda: chunks)
         return chunks
 
     def starts(self, name: str, episode: int) -> NDArray[np.int64]:
@@ -127,32 +131,28 @@ class SampleMaker:
     def wordings(self, key: SampleKey) -> list[str]:
         """Return the instruction of a sample and other wordings that its source has for it."""
         dataset = self.sources[key[0]].dataset
-        task = dataset.episodes[key[1]].task
-        return [task, *getattr(dataset, "instruction_variants", {}).get(task, [])]
+        task = dataset.episodes.task(key[1])
+        return [task, *dataset.instruction_variants.get(task, [])]
 
     def _recorded(self, name: str, episode: int) -> dict:
         """Return times and states of an episode, and `arm_times` where arms have own clocks."""
-        dataset: Any = self.sources[name].dataset
-        if name not in self.indices or has_arm_clocks(dataset):
-            return recorded_poses(dataset, episode)
+        dataset = self.sources[name].dataset
+        if name not in self.indices or dataset.has_arm_clocks:
+            return dataset.poses(episode).recorded()
         times, states = self.indices[name].episode(episode)
         return {"times": times, "states": states}
 
-    def _rules(self) -> dict:
-        return {
-            "window_s": self.config.prediction_window_s,
-            "num_anchors": self.config.num_anchors,
-            "rotation": self.config.rotation,
-        }
-
     def _chunk(self, name: str, episode: int, start: int) -> NDArray[np.float32]:
-        kept = self._chunks.get((name, episode))
+        dataset = self.sources[name].dataset
+        kept = ANCHORS.find(dataset, (episode, *self._rules.values()))
         if kept is not None:
             return kept[start]
+        length = int(dataset.episodes.lengths[episode])
+        size = length * (self.config.num_anchors + 1) * STATE_DIM * 4
         # With an index a sample costs one chunk, whatever the number of episodes.
-        if self._chunk_bytes < CHUNK_BUDGET and name not in self.indices:
+        if ANCHORS.has_room(size) and name not in self.indices:
             return self.episode_chunks(name, episode)[start]
-        return anchors(**self._recorded(name, episode), start=start, **self._rules())
+        return anchors(**self._recorded(name, episode), start=start, **self._rules)
 
     def _encode(self, text: str) -> NDArray[np.int64]:
         return self.tokenizer.encode(text, self.config.text_length)
@@ -184,7 +184,7 @@ class SampleMaker:
         budget = int(self.config.frame_cache_gib * 2**30) // workers
         dataset = self.sources[name].dataset
         size = self.config.image_size
-        return STORE.get(dataset, episode, start, views=views, size=size, budget=budget)
+        return frame_views(dataset, episode, start, views=views, size=size, budget=budget)
 
 
 def finished(batch: Batch, draws: Draws | None = None) -> Batch:

@@ -1,41 +1,38 @@
 """Which episodes are trained on: a seeded, nested prefix of the training split of a domain."""
 
-from collections.abc import Hashable, Sequence
-from functools import lru_cache
-from typing import cast
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xvla.config import DomainEntry
-from xvla.data.keyed import keyed_generator
-from xvla.data.readers.base import Dataset, episode_splits, episode_tasks
+from xvla.data.random_streams import random_stream
+from xvla.data.readers.base import Dataset
 
 HELD_OUT_PER_TASK = 3
 
 
-def split_episodes(dataset: Dataset, split: str) -> list[int]:
-    """Return the episode numbers of a split; ValueError when the dataset has none in it.
+def splits_of(dataset: Dataset) -> NDArray[np.str_]:
+    """Return the split of each episode.
 
     A set that names neither "val" nor "test" (most published ones) is split here, by task.
     """
-    splits = _splits(cast(Hashable, dataset))
+    splits = dataset.episodes.splits
+    if np.isin(splits, ("val", "test")).any():
+        return splits
+    return held_out_by_task(dataset.episodes.tasks)
+
+
+def episodes_in(splits: NDArray[np.str_], split: str, *, path: str) -> list[int]:
+    """Return the episode numbers of a split; ValueError when the dataset at `path` has none."""
     chosen = np.flatnonzero(splits == split).tolist()
     if not chosen:
         known = sorted(set(splits.tolist()) - {""})
         raise ValueError(
-            f"dataset {dataset.path} has no episodes in split {split!r}; it has "
+            f"dataset {path} has no episodes in split {split!r}; it has "
             f"{', '.join(known) or 'no splits'}; name them in meta/info.json under splits"
         )
     return chosen
-
-
-@lru_cache(maxsize=64)
-def _splits(dataset: Dataset) -> NDArray[np.str_]:
-    splits = episode_splits(dataset)
-    if np.isin(splits, ("val", "test")).any():
-        return splits
-    return held_out_by_task(episode_tasks(dataset))
 
 
 def held_out_by_task(tasks: Sequence[str]) -> NDArray[np.str_]:
@@ -53,15 +50,15 @@ def held_out_by_task(tasks: Sequence[str]) -> NDArray[np.str_]:
     members.pop("", None)
     for task, episodes in members.items():
         count = min(HELD_OUT_PER_TASK, (len(episodes) - 1) // 2)
-        order = keyed_generator("held out", task).permutation(len(episodes))
+        order = random_stream("held out", task).permutation(len(episodes))
         chosen = np.asarray(episodes)[order]
         splits[chosen[:count]] = "val"
         splits[chosen[count : 2 * count]] = "test"
     return splits
 
 
-def training_episodes(dataset: Dataset, entry: DomainEntry, *, subset_seed: int) -> list[int]:
-    """Return the training episodes that `entry` takes of its domain, in ascending order.
+def taken(train: Sequence[int], entry: DomainEntry, *, subset_seed: int) -> list[int]:
+    """Return those of the training episodes that `entry` takes, in ascending order.
 
     The first `num_episodes` (0: all) of a permutation keyed by (subset_seed, domain): a smaller
     number is always a subset of a larger one.
@@ -69,12 +66,11 @@ def training_episodes(dataset: Dataset, entry: DomainEntry, *, subset_seed: int)
     Raises:
         ValueError: fewer training episodes than asked for.
     """
-    episodes = split_episodes(dataset, "train")
-    if not 0 <= entry.num_episodes <= len(episodes):
+    if not 0 <= entry.num_episodes <= len(train):
         raise ValueError(
             f"domain {entry.name}: num_episodes = {entry.num_episodes}, but it has "
-            f"{len(episodes)} training episodes; give 0 (all) to {len(episodes)}"
+            f"{len(train)} training episodes; give 0 (all) to {len(train)}"
         )
-    order = keyed_generator("subset", subset_seed, entry.name).permutation(len(episodes))
-    taken = order[: entry.num_episodes or len(episodes)]
-    return sorted(np.asarray(episodes)[taken].tolist())
+    order = random_stream("subset", subset_seed, entry.name).permutation(len(train))
+    chosen = order[: entry.num_episodes or len(train)]
+    return sorted(np.asarray(train)[chosen].tolist())

@@ -5,10 +5,8 @@ import json
 import os
 from pathlib import Path
 
-from xvla.config import DataConfig
-from xvla.data.catalogue import Source, open_sources
 from xvla.data.readers.base import DatasetError
-from xvla.data.splits import split_episodes
+from xvla.data.sources import Mixture, Source
 
 CONTENT_SUFFIXES = (".json", ".hdf5", ".h5", ".hdf", ".parquet", ".mp4")
 CONTENT_FOLDERS = ("meta", "data", "videos")
@@ -69,18 +67,18 @@ def _elsewhere(meta: Path) -> Path | None:
     return meta.parent / given if isinstance(given, str) else None
 
 
-def verify_mixture(config: DataConfig) -> None:
+def verify_mixture(mixture: Mixture) -> None:
     """Check the datasets against the mixture's manifest; call it when training starts.
 
     sha256 covers the whole dataset, num_frames the frames of the training episodes taken; a None
-    is not checked. Opening the sets checks their content and the episode counts: broken episodes
+    is not checked. Opening the sets checked their content and the episode counts: broken episodes
     are borne up to `max_failed_share` in training, and not at all in what is evaluated.
 
     Raises:
         ValueError: a defective dataset, too few episodes, other frames or other bytes.
     """
-    for source in open_sources(config):
-        _check_broken(source, config.max_failed_share)
+    for source in mixture.sources.values():
+        _check_broken(source, mixture.config.max_failed_share)
         _check_frames(source)
         _check_digest(source)
 
@@ -92,7 +90,7 @@ def _check_broken(source: Source, max_share: float) -> None:
     """
     if not source.broken:
         return
-    train = split_episodes(source.dataset, "train")
+    train = source.split("train")
     hurt = [source.broken[episode] for episode in train if episode in source.broken]
     held_out = [source.broken[episode] for episode in sorted({*source.broken} - {*train})]
     if held_out or len(hurt) > max_share * len(train):

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from xvla.data.writing.lerobot import EpisodeRecord, VideoOptions, write_dataset
+from xvla.data.writing.lerobot import STATE_NAMES, EpisodeRecord, write_dataset
 from xvla.data.writing.targets import check_new
+from xvla.data.writing.video import VideoOptions
 from xvla.sim.domains import Domain, find_domain
-from xvla.sim.record import OBJECT_NAMES, RECORD_HZ, STATE_NAMES, render, roll_out
+from xvla.sim.record import OBJECT_NAMES, RECORD_HZ, render, roll_out
 from xvla.sim.render import ViewRenderer
 from xvla.sim.scene import Scene, load_robosuite
 

@@ -10,11 +10,6 @@ from xvla.sim.render import ViewRenderer
 from xvla.sim.scene import CONTROL_HZ, Scene
 
 RECORD_HZ = 10
-STATE_NAMES = [
-    f"{arm}_{part}"
-    for arm in ("arm1", "arm2")
-    for part in ("x", "y", "z", "r00", "r01", "r10", "r11", "r20", "r21", "gripper")
-]
 OBJECT_NAMES = [
     f"object{index}_{part}"
     for index in (0, 1)
@@ -102,7 +97,7 @@ def roll_out(scene: Scene, rng: np.random.Generator) -> Trajectory:
     )
 
 
-def show(scene: Scene, trajectory: Trajectory, instant: int) -> None:
+def restore(scene: Scene, trajectory: Trajectory, instant: int) -> None:
     """Put the scene back to a recorded instant: joint positions and looks."""
     looks = zip(scene.task.objects, trajectory.colours, trajectory.sizes, strict=True)
     for item, colour, size in looks:
@@ -116,7 +111,7 @@ def render(scene: Scene, renderer: ViewRenderer, trajectory: Trajectory) -> dict
     """Return view key -> uint8 [n, size, size, 3] of a recorded demonstration."""
     frames: dict[str, list[np.ndarray]] = {view: [] for view in scene.domain.views}
     for instant in range(len(trajectory.qpos)):
-        show(scene, trajectory, instant)
+        restore(scene, trajectory, instant)
         for view, pictures in frames.items():
             pictures.append(renderer.frame(view))
     return {view: np.stack(pictures) for view, pictures in frames.items()}

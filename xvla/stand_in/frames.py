@@ -12,7 +12,7 @@ import numpy as np
 
 from xvla.sim.collect import in_order, stage
 from xvla.sim.domains import find_domain
-from xvla.sim.record import Trajectory, read_state, roll_out, show
+from xvla.sim.record import Trajectory, read_state, restore, roll_out
 from xvla.sim.render import ViewRenderer
 from xvla.sim.scene import Scene, load_robosuite
 
@@ -165,7 +165,7 @@ def _labelled(
     if free:
         ranges = [o.half_size or (s, s) for o, s in zip(scene.task.objects, sizes, strict=True)]
         sizes = [float(rng.uniform(*bounds)) for bounds in ranges]
-    show(scene, replace(trajectory, colours=colours, sizes=sizes), instant)
+    restore(scene, replace(trajectory, colours=colours, sizes=sizes), instant)
     if free:
         _scatter(scene, trajectory.qpos[instant], rng)
     words = scene.task.templates[int(rng.integers(len(scene.task.templates)))]

@@ -29,9 +29,17 @@ CLOCKS = ("time", "attempt", "throughput/samples_per_s", "throughput/samples_per
 FORK_AND_TRAIN = """
 import os, sys
 import deepspeed, transformers.models.bart.modeling_bart
+from pathlib import Path
 from scaling.cli import main
+from xvla.data.readers import formats
 
 def train(run_yaml):
+    real, note = formats._open, Path(run_yaml).parents[1] / "opened"
+    def noted(path, format):
+        with note.open("a") as file:
+            print(Path(path).name, file=file)
+        return real(path, format)
+    formats._open = noted
     code = main(["train", run_yaml])
     sys.stdout.flush()
     os._exit(code)
@@ -114,3 +122,9 @@ def _keys(value: Any) -> Any:
     if isinstance(value, list):
         return [_keys(item) for item in value[:1]]
     return type(value).__name__
+
+
+def test_a_run_opens_each_of_its_sets_once(trained: dict[str, Path]) -> None:
+    """To verify, to fit, to train on and to validate with: one mixture, handed around."""
+    for folder in trained.values():
+        assert (folder.parent / "opened").read_text().split() == ["sim_kinova3_dual"]

@@ -11,6 +11,7 @@ from scaling.training.features import DIGEST_FIELDS, FeatureCache, can_cache
 from sweeps._mixtures import simulated_run
 from xvla.data.normalise import Normaliser
 from xvla.data.samples import SampleMaker
+from xvla.data.sources import Mixture
 from xvla.model import XVLA
 
 ANCHOR = "sim_kinova3_dual"
@@ -28,11 +29,11 @@ def short_spec(*, blind: bool):
 def test_lookup_equals_encode(tmp_path, blind: bool) -> None:
     spec = short_spec(blind=blind)
     model = XVLA(spec.model).eval()
-    cache = FeatureCache(spec, model, tmp_path)
+    cache = FeatureCache(spec, model, tmp_path, mixture=Mixture.open(spec.data))
     cache.prepare()
     keys = [(ANCHOR, 0, 0), (ANCHOR, 2, 40)]
     with torch.no_grad():
-        expected = model.encode(SampleMaker(spec.data, Normaliser()).make(keys))
+        expected = model.encode(SampleMaker(Mixture.open(spec.data), Normaliser()).make(keys))
     for found, wanted in zip(cache.lookup(keys), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
@@ -40,12 +41,12 @@ def test_lookup_equals_encode(tmp_path, blind: bool) -> None:
 def test_files_are_built_once_and_named_by_weights(tmp_path) -> None:
     spec = short_spec(blind=True)
     model = XVLA(spec.model).eval()
-    FeatureCache(spec, model, tmp_path).prepare()
+    FeatureCache(spec, model, tmp_path, mixture=Mixture.open(spec.data)).prepare()
     built = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
     assert len(built) == 3
-    FeatureCache(spec, model, tmp_path).prepare()
+    FeatureCache(spec, model, tmp_path, mixture=Mixture.open(spec.data)).prepare()
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")} == built
-    FeatureCache(spec, XVLA(spec.model).eval(), tmp_path).prepare()
+    FeatureCache(spec, XVLA(spec.model).eval(), tmp_path, mixture=Mixture.open(spec.data)).prepare()
     assert len(list(tmp_path.rglob("*.npy"))) == 6
 
 
@@ -69,8 +70,8 @@ def test_a_scientific_field_of_the_data_is_cached_under_or_is_no_input_of_the_en
 def test_a_damaged_table_is_named(tmp_path) -> None:
     spec = short_spec(blind=True)
     model = XVLA(spec.model).eval()
-    FeatureCache(spec, model, tmp_path).prepare()
+    FeatureCache(spec, model, tmp_path, mixture=Mixture.open(spec.data)).prepare()
     (table,) = tmp_path.rglob("*.vlm.npy")
     table.write_bytes(table.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"vlm.npy is damaged .* delete the folder"):
-        FeatureCache(spec, model, tmp_path).prepare()
+        FeatureCache(spec, model, tmp_path, mixture=Mixture.open(spec.data)).prepare()

@@ -10,9 +10,9 @@ from PIL import Image
 
 from xvla.config import DataConfig, DomainEntry
 from xvla.data.augment import Draws, crop_draws, jitter_draws, resized_crop
+from xvla.data.caches import LoaderOptions
 from xvla.data.images import finish, normalise
 from xvla.data.loader import make_loader
-from xvla.data.options import LoaderOptions
 
 SIZE = 64
 RNG = np.random.default_rng(0)

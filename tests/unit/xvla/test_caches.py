@@ -11,12 +11,13 @@ from make_lerobot import VIEWS, SetSpec, write_set
 from xvla.batch import Batch
 from xvla.config import DataConfig, DomainEntry
 from xvla.data import frame_cache, open_dataset
+from xvla.data.caches import LoaderOptions
 from xvla.data.frame_cache import CacheSpec, FrameCache, build_frame_cache, verify_frame_cache
 from xvla.data.loader import make_loader
-from xvla.data.options import LoaderOptions
 from xvla.data.prepare import prepare_caches
 from xvla.data.readers.base import Dataset
 from xvla.data.sample_index import SampleIndex
+from xvla.data.sources import Mixture
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +66,13 @@ def _assert_equal(a: tuple[Batch, list], b: tuple[Batch, list], *, atol: float =
 def test_samples_are_the_same_with_and_without(config: DataConfig, tmp_path: Path) -> None:
     plain = _batches(config, 8)
     said: list[str] = []
-    rows = prepare_caches(config, tmp_path, frames="raw", say=said.append)
+    rows = prepare_caches(Mixture.open(config), tmp_path, frames="raw", say=said.append)
     assert not any(tmp_path.iterdir())
     assert said[-1].startswith("nothing written")
     # 205 frames in six episodes, of which every second is kept: 15 + 18 + 20 + 17 + 16 + 18.
     assert rows[0]["frames"]["frames"] == 104 * len(VIEWS)
     for frames in ("raw", "jpeg"):
-        prepare_caches(config, tmp_path, frames=frames, yes=True, say=said.append)
+        prepare_caches(Mixture.open(config), tmp_path, frames=frames, yes=True, say=said.append)
     for a, b in zip(plain, _batches(config, 8, cache=str(tmp_path), frames="raw"), strict=True):
         _assert_equal(a, b)
     # Flat grey pictures survive JPEG to one grey level, 1/255/0.224 after normalisation.
@@ -144,7 +145,7 @@ def test_what_does_not_fit_is_refused(config: DataConfig, dataset: Dataset, tmp_
         _batches(config, 1, frames="jpeg")
     with pytest.raises(ValueError, match="codec 'png' is unknown"):
         CacheSpec(codec="png")  # type: ignore[arg-type]
-    prepare_caches(config, tmp_path, yes=True, say=lambda _: None)
+    prepare_caches(Mixture.open(config), tmp_path, yes=True, say=lambda _: None)
     with pytest.raises(ValueError, match="has frames = 205, the dataset"):
         SampleIndex(other, tmp_path / "sim_panda/index")
     with pytest.raises(ValueError, match="no start frames for"):

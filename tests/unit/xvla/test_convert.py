@@ -1,10 +1,13 @@
 """Converting sets to LeRobot v3.0: same poses, same pictures, resumable, nothing half-written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from make_official import KEYS, write_agibot, write_meta, write_set, write_v21
 from official_layouts import expected_states
@@ -58,6 +61,39 @@ def test_statistics_are_those_of_all_frames(tmp_path: Path) -> None:
     np.testing.assert_allclose(stats["std"], states.std(axis=0), atol=1e-7)
     np.testing.assert_allclose(stats["max"], states.max(axis=0))
     assert stats["count"] == [75]
+
+
+def test_parts_make_the_set_that_one_part_makes(tmp_path: Path) -> None:
+    """All but where the files lie; statistics to the bit, those of the index columns included."""
+    source = write_set(tmp_path / "set", "Calvin", (24, 31, 20, 27, 22))
+    for files, per_file in ((1, 50), (3, 2)):
+        options = replace(SMALL, episodes_per_file=per_file)
+        out = tmp_path / str(files)
+        convert_dataset(source, out, options=options, workers=min(2, files), progress=False)
+        assert len([*out.glob("data/*/*.parquet")]) == files
+        assert len([*out.glob("videos/*/*/*.mp4")]) == files * len(VIEWS)
+    whole = _content(tmp_path / "1")
+    assert _content(tmp_path / "3") == whole
+    stats = whole["stats.json"]
+    assert stats["index"]["max"] == [123]
+    assert stats["index"]["mean"] == [61.5]
+    assert stats["episode_index"]["max"] == [4]
+    assert stats["task_index"]["max"] == [1]
+    assert whole["frames"]["index"] == list(range(124))
+
+
+def _content(root: Path) -> dict[str, Any]:
+    """Return all that a set says of its frames, whichever of its files says it."""
+    rows = pq.read_table(root / "meta/episodes", partitioning=None).to_pylist()
+    places, meta = ("_index", "_timestamp"), ("info.json", "stats.json")
+    return {
+        "frames": pq.read_table(root / "data", partitioning=None).to_pydict(),
+        "tasks": pq.read_table(root / "meta/tasks.parquet").to_pydict(),
+        "episodes": [
+            {k: v for k, v in row.items() if "/" not in k or not k.endswith(places)} for row in rows
+        ],
+        **{name: json.loads((root / "meta" / name).read_text()) for name in meta},
+    }
 
 
 def test_interrupted_conversion_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

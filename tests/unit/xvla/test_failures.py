@@ -15,11 +15,12 @@ from make_official import write_v21
 from official_layouts import expected_states
 
 from xvla.config import DataConfig, DomainEntry
+from xvla.data.caches import LoaderOptions
 from xvla.data.loader import make_loader
-from xvla.data.options import LoaderOptions
 from xvla.data.prepare import prepare_caches
 from xvla.data.readers.base import DatasetError
 from xvla.data.readers.lerobot_v3 import LeRobotV3
+from xvla.data.sources import Mixture
 from xvla.data.verify import verify_mixture
 
 BROKEN = 2
@@ -130,7 +131,7 @@ def test_files_that_cannot_be_read(
     config = replace(config, root=str(root), proprio_norm="none")
     options = LoaderOptions(max_failed_share=0.2, cache=str(tmp_path / "c") if indexed else "")
     if indexed:
-        prepare_caches(config, tmp_path / "c", yes=True, say=lambda _: None)
+        prepare_caches(Mixture.open(config), tmp_path / "c", yes=True, say=lambda _: None)
     loader = make_loader(config, split="train", seed=0, options=options)
     seen = set()
     for _ in range(40):
@@ -154,14 +155,14 @@ def test_a_run_is_stopped_when_it_starts_by_too_many_or_by_one_to_evaluate(
     for episodes in (0, 1):
         entry = DomainEntry(name="sim_panda", num_episodes=episodes)
         with pytest.raises(DatasetError, match=r"NaN or infinite in 1 frames .*and 2 more prob"):
-            verify_mixture(replace(config, mixture=[entry]))
+            verify_mixture(Mixture.open(replace(config, mixture=[entry])))
     borne = replace(config, max_failed_share=0.2)
-    verify_mixture(borne)
+    verify_mixture(Mixture.open(borne))
     (tmp_path / "real/sim_panda/data/chunk-008/episode_000017.parquet").unlink()
     info = tmp_path / "real/sim_panda/meta/info.json"
     info.write_text(info.read_text() + "\n")
     with pytest.raises(DatasetError, match=r"000017\.parquet, episode 17: missing"):
-        verify_mixture(borne)
+        verify_mixture(Mixture.open(borne))
     next(make_loader(borne, split="train", seed=0))
     with pytest.raises(DatasetError, match=r"000017\.parquet, episode 17: missing"):
         make_loader(borne, split="val", seed=0)

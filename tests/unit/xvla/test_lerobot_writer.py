@@ -10,8 +10,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from xvla.data.writing.lerobot import EpisodeRecord, VideoOptions, write_dataset
-from xvla.data.writing.video import VideoWriter
+from xvla.data.writing.lerobot import EpisodeRecord, write_dataset
+from xvla.data.writing.video import VideoOptions, VideoWriter
 
 FPS, SIDE = 10, 48
 VIEWS = {"observation.images.main": (SIDE, SIDE), "observation.images.wrist": (SIDE, SIDE)}

@@ -16,7 +16,9 @@ from xvla.data import open_dataset
 from xvla.data.evaluation import eval_frames
 from xvla.data.images import IMAGENET_MEAN, IMAGENET_STD, normalise
 from xvla.data.loader import Loader, make_loader
+from xvla.data.memory import ByteCache
 from xvla.data.resample import anchors
+from xvla.data.sources import Mixture
 from xvla.data.text import build_tokenizer
 
 DUAL_VIEWS = (*VIEWS, "observation.images.extra")
@@ -196,10 +198,10 @@ def test_small_cache_changes_nothing(config: DataConfig, monkeypatch: pytest.Mon
     from xvla.data import frames, samples
 
     plain = _take(_train(config), 3)
-    monkeypatch.setattr(samples, "STORE", frames.FrameStore())
-    monkeypatch.setattr(samples, "CHUNK_BUDGET", 0)
+    monkeypatch.setattr(frames, "FRAMES", ByteCache(0))
+    monkeypatch.setattr(samples, "ANCHORS", ByteCache(0))
     small = _take(_train(replace(config, frame_cache_gib=1e-9)), 3)
-    assert samples.STORE.bytes == 0
+    assert frames.FRAMES.bytes == samples.ANCHORS.bytes == 0
     assert all(_equal(a[0], b[0]) for a, b in zip(plain, small, strict=True))
 
 
@@ -237,7 +239,7 @@ def test_mistakes(config: DataConfig) -> None:
         make_loader(config, split="valid", seed=0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="rank 2 of 2"):
         make_loader(config, split="train", seed=0, rank=2, world_size=2)
-    with pytest.raises(ValueError, match="anchor_domain = 'sim_ur5e' is not in the mixture"):
+    with pytest.raises(ValueError, match="anchor_domain='sim_ur5e' is not in the mixture"):
         make_loader(replace(config, anchor_domain="sim_ur5e"), split="val", seed=0)
 
 
@@ -277,7 +279,7 @@ def test_all_ranks_evaluate_equally_many_batches(
     parts = [[keys for _, keys in _drain(loader)] for loader in loaders]
     assert len({len(part) for part in parts}) == 1
     flat = [key for part in parts for keys in part for key in keys]
-    assert set(flat) == set(eval_frames(config, "val"))
+    assert set(flat) == set(eval_frames(Mixture.open(config), "val"))
     # Only when fewer frames are left than ranks does one come again.
     assert len(flat) - len(set(flat)) < world_size
     assert all(0 < len(keys) <= batch_size for part in parts for keys in part)

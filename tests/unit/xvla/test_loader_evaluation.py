@@ -21,6 +21,7 @@ from xvla.data.evaluation import (
 )
 from xvla.data.normalise import Normaliser, fit_normaliser
 from xvla.data.resample import anchors
+from xvla.data.sources import Mixture
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
 
 
 def test_frames_are_spread_evenly_anchor_first(config: DataConfig) -> None:
-    frames = eval_frames(config, "val")
+    frames = eval_frames(Mixture.open(config), "val")
     assert len(frames) == 2 * 21 + 2 * 5
     assert [name for name, _, _ in frames] == ["sim_kinova3_dual"] * 42 + ["sim_panda"] * 10
     # Episode 3 has 33 frames, the last 10 are the tail: starts 0..22.
@@ -53,12 +54,12 @@ def test_frames_are_spread_evenly_anchor_first(config: DataConfig) -> None:
 
 
 def test_short_episodes_give_each_start_once(config: DataConfig) -> None:
-    frames = eval_frames(replace(config, eval_starts_per_episode=500), "val")
+    frames = eval_frames(Mixture.open(replace(config, eval_starts_per_episode=500)), "val")
     assert len(frames) == len(set(frames)) == 23 + 21 + 10
 
 
 def test_frames_are_frozen(config: DataConfig) -> None:
-    digest = eval_digest(eval_frames(config, "val"))
+    digest = eval_digest(eval_frames(Mixture.open(config), "val"))
     same = replace(
         config,
         subset_seed=9,
@@ -67,10 +68,10 @@ def test_frames_are_frozen(config: DataConfig) -> None:
         batch_size=3,
         mixture=[replace(entry, num_episodes=2, weight=0.1) for entry in config.mixture],
     )
-    assert eval_digest(eval_frames(same, "val")) == digest
-    assert eval_digest(eval_frames(config, "test")) != digest
+    assert eval_digest(eval_frames(Mixture.open(same), "val")) == digest
+    assert eval_digest(eval_frames(Mixture.open(config), "test")) != digest
     fewer = replace(config, eval_starts_other=4)
-    assert eval_digest(eval_frames(fewer, "val")) != digest
+    assert eval_digest(eval_frames(Mixture.open(fewer), "val")) != digest
     assert digest == "e14115e79fa20170fd2ddef56ff96e81efdf68bae0f522455b4743012fea3ec8"
 
 
@@ -79,8 +80,8 @@ def test_no_leak_between_splits(config: DataConfig) -> None:
         {key[:2] for key in frames}
         for frames in (
             train_frames(config),
-            eval_frames(config, "val"),
-            eval_frames(config, "test"),
+            eval_frames(Mixture.open(config), "val"),
+            eval_frames(Mixture.open(config), "test"),
         )
     ]
     assert not episodes[0] & episodes[1]
@@ -90,11 +91,11 @@ def test_no_leak_between_splits(config: DataConfig) -> None:
 
 def test_targets_are_absolute_whatever_the_options(config: DataConfig) -> None:
     options = replace(config, target="delta", proprio_norm="standardise")
-    normaliser = fit_normaliser(options)
-    frames = eval_frames(options, "val")
-    assert frames == eval_frames(config, "val")
+    normaliser = fit_normaliser(Mixture.open(options))
+    frames = eval_frames(Mixture.open(options), "val")
+    assert frames == eval_frames(Mixture.open(config), "val")
     parts = [frames[first : first + 8] for first in range(0, len(frames), 8)]
-    batches = list(eval_batches(options, parts, normaliser))
+    batches = list(eval_batches(Mixture.open(options), parts, normaliser))
     assert [batch.keys for batch in batches] == parts
     for batch in batches:
         for row, (name, episode, start) in enumerate(batch.keys):
@@ -110,7 +111,11 @@ def test_targets_are_absolute_whatever_the_options(config: DataConfig) -> None:
 
 
 def test_hold_chunk(config: DataConfig) -> None:
-    batch = next(eval_batches(config, [eval_frames(config, "val")[:4]], Normaliser()))
+    batch = next(
+        eval_batches(
+            Mixture.open(config), [eval_frames(Mixture.open(config), "val")[:4]], Normaliser()
+        )
+    )
     held = hold_chunk(batch.raw_proprio, 5)
     assert held.shape == batch.target.shape
     assert all(torch.equal(held[:, t], batch.raw_proprio) for t in range(5))
@@ -118,7 +123,7 @@ def test_hold_chunk(config: DataConfig) -> None:
 
 def test_mean_chunk_is_the_mean_of_training_chunks(config: DataConfig) -> None:
     config = replace(config, mixture=[replace(e, num_episodes=2) for e in config.mixture])
-    means = mean_chunk(config)
+    means = mean_chunk(Mixture.open(config))
     assert set(means) == {"sim_panda", "sim_kinova3_dual"}
     for name, mean in means.items():
         dataset = open_dataset(Path(config.root) / name)
@@ -142,14 +147,14 @@ def test_noise_belongs_to_the_frame() -> None:
 
 def test_only_val_and_test_are_evaluated(config: DataConfig) -> None:
     with pytest.raises(ValueError, match="split 'train' is not evaluated; allowed: val, test"):
-        eval_frames(config, "train")  # type: ignore[arg-type]
+        eval_frames(Mixture.open(config), "train")  # type: ignore[arg-type]
 
 
 def test_mean_chunk_of_a_large_set_reads_every_nth_episode(
     config: DataConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("xvla.data.normalise.FITTED_EPISODES", 2)
-    for name, mean in mean_chunk(config).items():
+    for name, mean in mean_chunk(Mixture.open(config)).items():
         dataset = open_dataset(Path(config.root) / name)
         frames = [key for key in train_frames(config) if key[0] == name]
         assert {e for _, e, _ in frames} == {0, 1, 2}

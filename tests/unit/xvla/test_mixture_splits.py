@@ -9,9 +9,10 @@ from make_lerobot import SetSpec, write_set
 
 from xvla.config import DataConfig, DomainEntry
 from xvla.data import open_dataset
-from xvla.data.catalogue import domain_id, open_sources
 from xvla.data.readers.base import Dataset
-from xvla.data.splits import held_out_by_task, split_episodes, training_episodes
+from xvla.data.sources import Mixture
+from xvla.data.splits import episodes_in, held_out_by_task, splits_of, taken
+from xvla.domains import check_anchor, domain_id
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +30,13 @@ def dataset(root: Path) -> Dataset:
     return open_dataset(root / "sim_panda")
 
 
+def _in(dataset: Dataset, split: str) -> list[int]:
+    return episodes_in(splits_of(dataset), split, path=dataset.path)
+
+
 def _taken(dataset: Dataset, count: int, *, seed: int = 0, name: str = "sim_panda") -> list[int]:
     entry = DomainEntry(name=name, num_episodes=count)
-    return training_episodes(dataset, entry, subset_seed=seed)
+    return taken(_in(dataset, "train"), entry, subset_seed=seed)
 
 
 def test_subsets_are_nested_and_of_the_training_split(dataset: Dataset) -> None:
@@ -39,7 +44,7 @@ def test_subsets_are_nested_and_of_the_training_split(dataset: Dataset) -> None:
     assert [len(chosen) for chosen in sets] == [1, 2, 4, 8, 16, 20]
     assert all(small < large for small, large in pairwise(sets))
     assert sets[-1] == set(range(20)) == set(_taken(dataset, 0))
-    assert not set(split_episodes(dataset, "val")) & sets[-1]
+    assert not set(_in(dataset, "val")) & sets[-1]
 
 
 def test_subset_depends_on_seed_and_domain(dataset: Dataset) -> None:
@@ -50,14 +55,15 @@ def test_subset_depends_on_seed_and_domain(dataset: Dataset) -> None:
 
 
 def test_asking_for_too_many(dataset: Dataset) -> None:
-    for count in (21, -1):
-        with pytest.raises(ValueError, match=r"20 training episodes; give 0 \(all\) to 20"):
-            _taken(dataset, count)
+    with pytest.raises(ValueError, match=r"20 training episodes; give 0 \(all\) to 20"):
+        _taken(dataset, 21)
+    with pytest.raises(ValueError, match=r"data\.mixture\.num_episodes=-1; allowed: .* 0 or more"):
+        _taken(dataset, -1)
 
 
 def test_split_that_is_not_there(root: Path) -> None:
     with pytest.raises(ValueError, match="no episodes in split 'val'; it has train"):
-        split_episodes(open_dataset(root / "no_val"), "val")
+        _in(open_dataset(root / "no_val"), "val")
 
 
 def test_sets_without_splits_are_split_by_task() -> None:
@@ -77,7 +83,7 @@ def test_sets_without_splits_are_split_by_task() -> None:
 def test_a_published_set_is_held_out(tmp_path: Path) -> None:
     root = write_set(tmp_path / "sim_panda", SetSpec(lengths=[12] * 30, splits={"train": "0:30"}))
     dataset = open_dataset(root)
-    parts = [set(split_episodes(dataset, split)) for split in ("train", "val", "test")]
+    parts = [set(_in(dataset, split)) for split in ("train", "val", "test")]
     assert [len(part) for part in parts] == [18, 6, 6]
     assert set.union(*parts) == set(range(30))
     # Two tasks take turns: three episodes of each.
@@ -85,14 +91,15 @@ def test_a_published_set_is_held_out(tmp_path: Path) -> None:
     assert set(_taken(dataset, 18)) == parts[0]
 
 
-def _open(root: Path, *names: str) -> list:
-    return open_sources(DataConfig(mixture=[DomainEntry(name=n) for n in names], root=str(root)))
+def _open(root: Path, *names: str, **fields) -> Mixture:
+    entries = [DomainEntry(name=n, **fields) for n in names]
+    return Mixture.open(DataConfig(mixture=entries, root=str(root)))
 
 
 def test_sources_of_a_mixture(root: Path) -> None:
-    (source,) = _open(root, "sim_panda")
+    (source,) = _open(root, "sim_panda").sources.values()
     assert source.num_frames == 20 * 12
-    assert source.present().tolist() == [True] * 10 + [False] * 10
+    assert source.present.tolist() == [True] * 10 + [False] * 10
     assert (domain_id("sim_panda"), domain_id("sim_kinova3_dual"), domain_id("bridge")) == (
         11,
         15,
@@ -101,11 +108,13 @@ def test_sources_of_a_mixture(root: Path) -> None:
 
 
 def test_mistakes_in_a_mixture(root: Path) -> None:
-    with pytest.raises(ValueError, match="domain 'sim_pnda' is unknown; allowed: agibot, "):
+    with pytest.raises(ValueError, match="unknown domain 'sim_pnda'; known domains: bridge, "):
         _open(root, "sim_pnda")
-    with pytest.raises(ValueError, match=r"'sim_panda' is in data\.mixture twice"):
+    with pytest.raises(
+        ValueError, match=r"data\.mixture names a domain twice: \['sim_panda', 'sim_panda'\]"
+    ):
         _open(root, "sim_panda", "sim_panda")
-    with pytest.raises(ValueError, match="the mixture is empty"):
+    with pytest.raises(ValueError, match=r"data\.mixture is empty; name at least one domain"):
         _open(root)
     with pytest.raises(
         ValueError, match=r"domain droid_left: no dataset folder at .* there are no_val"
@@ -113,3 +122,35 @@ def test_mistakes_in_a_mixture(root: Path) -> None:
         _open(root, "droid_left")
     with pytest.raises(ValueError, match="has no views"):
         _open(root, "sim_ur5e")
+    for weight in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(
+            ValueError, match=r"data\.mixture\.weight=.*; allowed: a number, above 0"
+        ):
+            _open(root, "sim_panda", weight=weight)
+
+
+def test_the_anchor_is_one_of_the_mixture_and_comes_first(root: Path) -> None:
+    mixture = _open(root, "sim_panda")
+    with pytest.raises(ValueError, match=r"data\.anchor_domain='' is not in the mixture"):
+        mixture.anchor_first()
+    with pytest.raises(ValueError, match="'bridge' is not in the mixture"):
+        check_anchor(DataConfig(mixture=[DomainEntry(name="rt1")], anchor_domain="bridge"))
+    write_set(root / "bridge", SetSpec(lengths=[12] * 9))
+    entries = [DomainEntry(name=name) for name in ("sim_panda", "bridge")]
+    config = DataConfig(mixture=entries, anchor_domain="bridge", root=str(root))
+    assert [source.name for source in Mixture.open(config).anchor_first()] == [
+        "bridge",
+        "sim_panda",
+    ]
+
+
+def test_one_domain_of_an_open_mixture_takes_the_same_episodes_or_all(root: Path) -> None:
+    mixture = _open(root, "sim_panda", num_episodes=5, num_frames=60)
+    alone, whole = mixture.alone("sim_panda"), mixture.alone("sim_panda", whole=True)
+    assert alone.sources == mixture.sources
+    assert alone.config.anchor_domain == "sim_panda"
+    assert whole.sources["sim_panda"].episodes == tuple(range(20))
+    assert whole.sources["sim_panda"].dataset is mixture.sources["sim_panda"].dataset
+    assert mixture.with_fields(blind=True).config.blind
+    with pytest.raises(TypeError, match="open another mixture"):
+        mixture.with_fields(root="elsewhere")

@@ -10,6 +10,7 @@ from make_lerobot import SetSpec, helix, write_set
 
 from xvla.config import DataConfig, DomainEntry
 from xvla.data.normalise import STD_FLOOR, Normaliser, fit_normaliser
+from xvla.data.sources import Mixture
 
 GRIPPERS = [9, 19]
 
@@ -24,7 +25,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _fit(root: Path, **options: str) -> Normaliser:
     entries = [DomainEntry(name=n, num_episodes=2) for n in ("sim_panda", "sim_kinova3_dual")]
-    return fit_normaliser(DataConfig(mixture=entries, root=str(root), **options))
+    return fit_normaliser(Mixture.open(DataConfig(mixture=entries, root=str(root), **options)))
 
 
 def _poses() -> tuple[np.ndarray, np.ndarray]:
@@ -52,11 +53,9 @@ def test_delta_subtracts_poses_never_grippers(root: Path) -> None:
 
 
 def test_standardise_uses_the_training_episodes_taken(root: Path) -> None:
-    from xvla.data.catalogue import open_sources
-
     normaliser = _fit(root, proprio_norm="standardise")
     entries = [DomainEntry(name="sim_panda", num_episodes=2)]
-    (source,) = open_sources(DataConfig(mixture=entries, root=str(root)))
+    (source,) = Mixture.open(DataConfig(mixture=entries, root=str(root))).sources.values()
     states = np.concatenate(
         [helix(np.arange(SetSpec().lengths[e]) / 10, 0.3 * e).astype("f4") for e in source.episodes]
     ).astype("f8")

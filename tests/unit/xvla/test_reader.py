@@ -75,7 +75,7 @@ def test_any_column_by_name(dataset: Dataset) -> None:
     action = dataset.column(2, "action")
     states = dataset.episode(2).states
     np.testing.assert_array_equal(action[:-1], states[1:])
-    with pytest.raises(ValueError, match="has no column 'force'; it has "):
+    with pytest.raises(ValueError, match="force: missing column; the file has "):
         dataset.column(2, "force")
 
 

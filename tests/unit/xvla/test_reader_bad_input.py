@@ -310,7 +310,28 @@ def test_v21_reads_what_was_written(v21: Path) -> None:
         dataset.episode(3)
 
 
+def relist(**changes: object) -> Break:
+    def edit(root: Path) -> None:
+        meta = json.loads((root / "agibot.json").read_text())
+        meta["datalist"][1] |= changes
+        (root / "agibot.json").write_text(json.dumps(meta))
+
+    return edit
+
+
 AGIBOT: dict[str, tuple[Break, str]] = {
+    "outside": (
+        relist(top_path="../x"),
+        "agibot.json, episode 1, datalist: '../x' is a path outside the dataset's folder",
+    ),
+    "no path": (relist(top_path=3), "agibot.json, episode 1, datalist: 3, must be a path"),
+    "no number": (relist(episode_index="1"), "agibot.json, episode 1, datalist: must be an object"),
+    "length": (relist(length=0), f"{AGIBOT_DATA}, episode 1, length: 0, must be a number of"),
+    "rows": (relist(length=34), f"{AGIBOT_DATA}, episode 1: 35 rows, the meta file says 34"),
+    "no segments": (
+        relist(action_config=[]),
+        f"{AGIBOT_DATA}, episode 1, action_config: must list segments",
+    ),
     "zero quaternion": (
         edit_table(AGIBOT_DATA, "actions.end.orientation", put(3, [[0.0] * 4, [0, 0, 0, 1.0]])),
         f"{AGIBOT_DATA}, episode 1, actions.end.orientation: the quaternion of frame 3",

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from xvla.config import DOMAIN_IDS, DataConfig, DomainEntry
+from xvla.config import DataConfig, DomainEntry
 from xvla.data import open_dataset
-from xvla.data.catalogue import DEMO_ROOT
 from xvla.data.evaluation import eval_frames
 from xvla.data.inspect import inspect_dataset
+from xvla.data.sources import DEMO_ROOT, Mixture
+from xvla.domains import DOMAIN_IDS
 
 ANCHOR = "sim_kinova3_dual"
 UNSEEN = "sim_xarm7"
@@ -62,6 +63,6 @@ def test_last_frames_decode_and_poses_are_rotations(name: str) -> None:
 def test_anchor_domain_is_large_enough_to_validate_on() -> None:
     config = DataConfig(mixture=[DomainEntry(name=ANCHOR)], anchor_domain=ANCHOR)
     for split in ("val", "test"):
-        frames = eval_frames(config, split)
+        frames = eval_frames(Mixture.open(config), split)
         assert len({episode for _, episode, _ in frames}) >= 24
         assert len(frames) >= 500

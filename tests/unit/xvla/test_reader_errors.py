@@ -13,6 +13,7 @@ from make_lerobot import VIEWS, SetSpec, write_set
 
 from xvla.data import open_dataset
 from xvla.data.inspect import inspect_dataset, problem_lines
+from xvla.data.readers import base
 from xvla.data.readers.base import DatasetError
 
 VIDEO = f"videos/{VIEWS[1]}/chunk-000/file-000.mp4"
@@ -201,12 +202,16 @@ def test_no_folder_and_unknown_format(tmp_path: Path) -> None:
         open_dataset(write_set(tmp_path / "sim_panda"), format="rlds")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("limit", ["CHECKED_FRAMES", "CHECKED_EPISODES"])
 @pytest.mark.parametrize("case", ["no rotation", "time"])
-def test_a_set_too_large_to_check_is_checked_by_the_episode(case: str, tmp_path: Path) -> None:
+def test_a_set_too_large_to_check_is_checked_by_the_episode(
+    case: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = write_set(tmp_path / "sim_panda")
     breaks, message = BROKEN[case]
     breaks(root)
-    dataset = open_dataset(root, check=False)
+    monkeypatch.setattr(base, limit, 5)
+    dataset = open_dataset(root)
     dataset.episode(0)
     with pytest.raises(DatasetError, match=re.escape(message)):
         dataset.episode(1)

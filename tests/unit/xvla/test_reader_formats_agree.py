@@ -15,9 +15,9 @@ import torch
 
 from xvla.config import DataConfig, DomainEntry
 from xvla.data import open_dataset
-from xvla.data.catalogue import DEMO_ROOT
 from xvla.data.readers.base import Dataset
 from xvla.data.samples import SampleMaker
+from xvla.data.sources import DEMO_ROOT, Mixture
 
 EPISODES = 2
 # Which of X-VLA's layouts holds a set, and the rate that its meta file must state.
@@ -121,7 +121,7 @@ def maker(root: Path, name: str) -> SampleMaker:
         image_size=64,
         tokenizer="demo",
     )
-    return SampleMaker(config)
+    return SampleMaker(Mixture.open(config))
 
 
 @pytest.mark.parametrize("name", LAYOUT)

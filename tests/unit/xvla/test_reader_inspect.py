@@ -11,6 +11,7 @@ from make_lerobot import RADIUS_M, VIEWS, SetSpec, write_set
 
 from xvla.config import DataConfig, DomainEntry
 from xvla.data.inspect import inspect_dataset
+from xvla.data.sources import Mixture
 from xvla.data.verify import dataset_digest, verify_mixture
 
 
@@ -56,17 +57,17 @@ def test_digest_sees_content_and_names_only(root: Path, tmp_path: Path) -> None:
 
 def test_verified_mixture(root: Path) -> None:
     frames, digest = sum(SetSpec().lengths[:4]), dataset_digest(root / "sim_panda")
-    verify_mixture(_config(root, num_frames=frames, sha256=digest))
-    verify_mixture(_config(root))
+    verify_mixture(Mixture.open(_config(root, num_frames=frames, sha256=digest)))
+    verify_mixture(Mixture.open(_config(root)))
     for off in ({"num_frames": frames + 1}, {"num_frames": frames, "sha256": digest[::-1]}):
         with pytest.raises(ValueError, match="declares"):
-            verify_mixture(_config(root, **off))
+            verify_mixture(Mixture.open(_config(root, **off)))
 
 
 def test_mixture_that_differs_from_its_manifest(root: Path) -> None:
     with pytest.raises(ValueError, match=r"declares 99 training frames, .* has 138 in its 4"):
-        verify_mixture(_config(root, num_frames=99))
+        verify_mixture(Mixture.open(_config(root, num_frames=99)))
     with pytest.raises(ValueError, match=r"declares sha256 000000000000\.\.\."):
-        verify_mixture(_config(root, sha256="0" * 64))
+        verify_mixture(Mixture.open(_config(root, sha256="0" * 64)))
     with pytest.raises(ValueError, match="num_episodes = 5, but it has 4 training episodes"):
-        verify_mixture(_config(root, num_episodes=5))
+        verify_mixture(Mixture.open(_config(root, num_episodes=5)))

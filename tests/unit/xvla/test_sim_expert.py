@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from xvla.sim.collect import EpisodeJob, episode_rng, record_episode
 from xvla.sim.domains import COLOURS, find_domain
 from xvla.sim.expert import grasp_rotation
-from xvla.sim.record import Trajectory, read_state, render, roll_out, show
+from xvla.sim.record import Trajectory, read_state, render, restore, roll_out
 from xvla.sim.render import ViewRenderer
 from xvla.sim.scene import Scene, load_robosuite
 from xvla.sim.ship import DEMO, SEED
@@ -92,7 +92,7 @@ def test_shipped_episode_is_what_the_code_records(scene: Scene) -> None:
 
 @pytest.mark.sim
 def test_state_is_the_grip_site_in_the_base_frame(scene: Scene, demonstration: Trajectory) -> None:
-    show(scene, demonstration, 20)
+    restore(scene, demonstration, 20)
     data = scene.data
     site, base = data.site("gripper0_right_grip_site"), data.body("robot0_base")
     turn = base.xmat.reshape(3, 3)
@@ -109,7 +109,7 @@ def test_state_is_the_grip_site_in_the_base_frame(scene: Scene, demonstration: T
 def test_projected_cube_is_where_its_colour_is(
     scene: Scene, demonstration: Trajectory, renderer: ViewRenderer
 ) -> None:
-    show(scene, demonstration, 0)
+    restore(scene, demonstration, 0)
     for view in scene.domain.views:
         picture = renderer.frame(view).astype(float)
         assert picture.shape == (SIZE, SIZE, 3)

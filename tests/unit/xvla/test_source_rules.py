@@ -11,7 +11,6 @@ from official_layouts import LAYOUTS
 
 from xvla.config import DataConfig, DomainEntry
 from xvla.data import open_dataset
-from xvla.data.catalogue import open_sources
 from xvla.data.evaluation import eval_frames
 from xvla.data.frame_cache import CacheSpec, FrameCache, build_frame_cache
 from xvla.data.loader import make_loader
@@ -20,6 +19,7 @@ from xvla.data.prepare import prepare_caches
 from xvla.data.resample import anchors
 from xvla.data.sample_index import SampleIndex, build_index
 from xvla.data.samples import SampleMaker
+from xvla.data.sources import Mixture
 from xvla.data.verify import dataset_digest
 
 DOMAIN, NAME = "air_agilex_hq", "AIR-AGILEX-HQ"  # two arms with clocks of their own
@@ -45,31 +45,31 @@ def config(tmp_path: Path) -> DataConfig:
 
 
 def test_samples_start_where_the_source_lets_them(config: DataConfig) -> None:
-    maker = SampleMaker(config, Normaliser())
+    maker = SampleMaker(Mixture.open(config), Normaliser())
     allowed = set(range(80 - LAYOUTS[NAME].tail))
     for episode in maker.sources[DOMAIN].episodes:
         starts = maker.starts(DOMAIN, episode)
         assert len(starts)
         assert set(starts.tolist()) <= allowed
-    assert {frame for _, _, frame in eval_frames(config, "val")} <= allowed
-    sparse = SampleMaker(replace(config, start_stride=5), Normaliser())
+    assert {frame for _, _, frame in eval_frames(Mixture.open(config), "val")} <= allowed
+    sparse = SampleMaker(Mixture.open(replace(config, start_stride=5)), Normaliser())
     assert set(sparse.starts(DOMAIN, episode).tolist()) <= set(range(0, 80, 5))
 
 
 def test_each_arm_is_read_by_its_own_clock(config: DataConfig, tmp_path: Path) -> None:
-    dataset = open_sources(config)[0].dataset
+    dataset = Mixture.open(config).sources[DOMAIN].dataset
     poses = dataset.poses(3)
     expected = anchors(
         poses.times, poses.arm_states, 7, window_s=1.0, num_anchors=30, arm_times=poses.arm_times
     )
-    made = SampleMaker(config, Normaliser()).poses([(DOMAIN, 3, 7)])
+    made = SampleMaker(Mixture.open(config), Normaliser()).poses([(DOMAIN, 3, 7)])
     np.testing.assert_array_equal(np.vstack([made.proprio, made.action[0]]), expected)
     # A prepared index holds poses at the mean of the clocks and must not be used for these.
-    prepare_caches(config, tmp_path / "cache", yes=True, say=lambda _: None)
+    prepare_caches(Mixture.open(config), tmp_path / "cache", yes=True, say=lambda _: None)
     cached = replace(config, cache=str(tmp_path / "cache"))
     loader = make_loader(cached, split="train", seed=0, normaliser=Normaliser())
     batch = next(loader)
-    again = SampleMaker(config, Normaliser()).poses(loader.last_keys)
+    again = SampleMaker(Mixture.open(config), Normaliser()).poses(loader.last_keys)
     np.testing.assert_array_equal(batch.action.numpy(), again.action)
 
 
@@ -83,8 +83,11 @@ def test_training_varies_the_wording_and_evaluation_does_not(config: DataConfig)
         if key[1] % 2 == 0
     }
     assert len(seen) == 3
-    maker = SampleMaker(config, Normaliser())
-    assert {maker.wordings(key)[0] for key in eval_frames(config, "val")} == {TASK, "put it down"}
+    maker = SampleMaker(Mixture.open(config), Normaliser())
+    assert {maker.wordings(key)[0] for key in eval_frames(Mixture.open(config), "val")} == {
+        TASK,
+        "put it down",
+    }
     expected = {tuple(maker.tokenizer.encode(text, 24).tolist()) for text in (TASK, "put it down")}
     fixed = make_loader(config, split="val", seed=0)
     assert {tuple(row) for batch in fixed for row in batch.input_ids.tolist()} == expected
@@ -94,7 +97,9 @@ def test_prepared_raw_frames_are_found_and_have_the_same_pixels(
     config: DataConfig, tmp_path: Path
 ) -> None:
     plain = next(make_loader(config, split="train", seed=0))
-    prepare_caches(config, tmp_path / "cache", frames="raw", yes=True, say=lambda _: None)
+    prepare_caches(
+        Mixture.open(config), tmp_path / "cache", frames="raw", yes=True, say=lambda _: None
+    )
     cached = make_loader(replace(config, cache=str(tmp_path / "cache")), split="train", seed=0)
     assert (next(cached).images == plain.images).all()
     with pytest.raises(ValueError, match="no jpeg frame cache of air_agilex_hq"):
@@ -116,7 +121,7 @@ def test_sets_that_share_a_folder_of_data_keep_their_own_pictures(
         shown = {"observation_key": [KEYS[view]], "root_path": "../raw"}
         write_meta(tmp_path / folder, name, [f"{i}.hdf5" for i in range(8)], **shown)
     entries = [DomainEntry(name=name) for name in names]
-    maker = SampleMaker(replace(config, mixture=entries, anchor_domain="droid_left"))
+    maker = SampleMaker(Mixture.open(replace(config, mixture=entries, anchor_domain="droid_left")))
     left, right = maker.make([("droid_left", 0, 3), ("droid_right", 0, 3)]).images
     assert (left[0] - right[0]).abs().max() > 0.02
     before = dataset_digest(tmp_path / "droid_left")
@@ -147,8 +152,8 @@ def test_an_index_lists_the_starts_of_arms_with_their_own_clocks(
             file["observations/eef_left_time"][:] = np.arange(80) / 30
             file["observations/eef_right_time"][:] = np.arange(80) / 30 + 0.011
     config = replace(config, prediction_window_s=0.06, num_anchors=4)
-    maker = SampleMaker(config)
-    prepare_caches(config, tmp_path / "cache", yes=True, say=lambda _: None)
+    maker = SampleMaker(Mixture.open(config))
+    prepare_caches(Mixture.open(config), tmp_path / "cache", yes=True, say=lambda _: None)
     index = SampleIndex(maker.sources[DOMAIN].dataset, tmp_path / "cache" / DOMAIN / "index")
     for episode in maker.sources[DOMAIN].episodes:
         starts = index.starts(config, [episode])

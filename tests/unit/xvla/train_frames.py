@@ -6,11 +6,12 @@ from xvla.config import DataConfig
 from xvla.data.loader import list_starts
 from xvla.data.normalise import Normaliser
 from xvla.data.samples import SampleKey, SampleMaker
+from xvla.data.sources import Mixture
 
 
 def train_frames(config: DataConfig) -> list[SampleKey]:
     """Return the (domain, episode, start) of a mixture, domain by domain."""
-    maker = SampleMaker(config, Normaliser())
+    maker = SampleMaker(Mixture.open(config), Normaliser())
     keys: list[SampleKey] = []
     for name in maker.sources:
         starts, _ = list_starts(maker, name)

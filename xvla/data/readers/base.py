@@ -1,24 +1,18 @@
-"""What every reader returns: episodes, their poses over time, and the problems found in a set."""
+"""What every reader implements and returns: episodes, their poses over time, and problems."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xvla.data.readers.episode_table import EpisodeTable
+
 STATE_DIM = 20
-CHECKED_FRAMES = 500_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpisodeInfo:
-    """One episode of a dataset; `length` in frames, `split` is "" when the set names none."""
-
-    id: int
-    task: str
-    length: int
-    split: str
+# Up to so many frames and episodes a set is checked when it is opened, in about a second.
+CHECKED_FRAMES, CHECKED_EPISODES = 500_000, 5_000
 
 
 class Episode(NamedTuple):
@@ -27,6 +21,35 @@ class Episode(NamedTuple):
     times: NDArray[np.float64]
     states: NDArray[np.float32]
     instruction: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poses:
+    """Poses [n, 20] at times [n] in s; `arm_times` [n, 2] where the arms have clocks of their own.
+
+    With own clocks `states` are interpolated at the mean of the two, as `times` is, and
+    `arm_states` [n, 20] are the rows as recorded.
+    """
+
+    times: NDArray[np.float64]
+    states: NDArray[np.float32]
+    arm_times: NDArray[np.float64] | None = None
+    arm_states: NDArray[np.float32] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        parts = (self.times, self.states, self.arm_times, self.arm_states)
+        return sum(part.nbytes for part in parts if part is not None)
+
+    def recorded(self) -> dict[str, NDArray[Any]]:
+        """Return times [n] and states [n, 20] as anchors are made of them, by name.
+
+        Arms with clocks of their own have arm_times [n, 2] as well.
+        """
+        if self.arm_times is None or self.arm_states is None:
+            return {"times": self.times, "states": self.states}
+        return {"times": self.times, "states": self.arm_states, "arm_times": self.arm_times}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,28 +84,72 @@ class DatasetError(ValueError):
         super().__init__(f"dataset {root}: {problems[0]}{more}")
 
 
+class FieldError(ValueError):
+    """A defect of one field of one episode; the reader adds the file and the episode."""
+
+    def __init__(self, field: str | None, message: str) -> None:
+        self.field = field
+        self.message = message
+        super().__init__(f"{field}: {message}" if field else message)
+
+
+def fail(
+    root: str | Path, file: str | Path, field: str | None, message: str, episode: int | None = None
+) -> NoReturn:
+    """Raise the DatasetError of one defect; a Path below `root` is named relative to it."""
+    if isinstance(file, Path):
+        file = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
+    problem = Problem(file=file, episode=episode, field=field, message=message)
+    # Where a library's error led here, its text is in the message.
+    raise DatasetError(str(root), [problem]) from None
+
+
+def one_line(error: Exception, limit: int | None = None) -> str:
+    """Return a library's error as one line of at most `limit` characters."""
+    return " ".join(str(error).split())[:limit]
+
+
 class Dataset(Protocol):
-    """The interface of a reader, whatever the format on disk."""
+    """The interface of a reader, whatever the format on disk; all of it, nothing is probed for.
+
+    meta: the set's own meta file. instruction_variants: other wordings, by instruction.
+    """
 
     path: str
     domain: str
     fps: float
     views: tuple[str, ...]
+    episodes: EpisodeTable
+    meta: dict[str, Any]
+    instruction_variants: Mapping[str, list[str]]
 
     @property
-    def episodes(self) -> Sequence[EpisodeInfo]:
-        """Return the episodes, numbered 0, 1, 2, ..."""
+    def format(self) -> str:
+        """Name of the format on disk."""
+        ...
+
+    @property
+    def has_arm_clocks(self) -> bool:
+        """Whether the arms have clocks of their own."""
         ...
 
     def episode(self, index: int) -> Episode:
         """Return times, states and instruction of one episode."""
         ...
 
+    def poses(self, index: int) -> Poses:
+        """Return the poses of an episode, with the arms' own clocks where the source has them."""
+        ...
+
+    def start_frames(self, index: int, *, evaluate: bool = False) -> NDArray[np.int64] | None:
+        """Return the frames that the source lets a sample start from; None: no rule of its own."""
+        ...
+
     def column(self, index: int, key: str) -> NDArray[Any]:
         """Return any other per-frame column of an episode as [n, ...]."""
         ...
 
-    def frames(self, index: int, view: str, indices: Any) -> NDArray[np.uint8]:
+    def frames(self, index: int, view: str, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Return the frames `indices` of a view as uint8 [k, H, W, 3] RGB."""
         ...
 
@@ -91,31 +158,10 @@ class Dataset(Protocol):
         ...
 
 
-def episode_lengths(dataset: Dataset) -> NDArray[np.int64]:
-    """Return the frames of each episode, [episodes], from the table where the reader has one."""
-    lengths = getattr(dataset.episodes, "lengths", None)
-    if lengths is None:
-        lengths = [episode.length for episode in dataset.episodes]
-    return np.asarray(lengths, dtype=np.int64)
-
-
-def episode_splits(dataset: Dataset) -> NDArray[np.str_]:
-    """Return the split of each episode, [episodes], from the table where the reader has one."""
-    splits = getattr(dataset.episodes, "splits", None)
-    if splits is None:
-        splits = [episode.split for episode in dataset.episodes]
-    return np.asarray(splits, dtype=np.str_)
-
-
-def episode_tasks(dataset: Dataset) -> list[str]:
-    """Return the instruction of each episode, from the table where the reader has one."""
-    tasks = getattr(dataset.episodes, "tasks", None)
-    return [episode.task for episode in dataset.episodes] if tasks is None else tasks
-
-
 def checked_at_open(dataset: Dataset) -> bool:
     """Return whether a set is small enough to check its whole content when it is opened.
 
     A larger one is checked by `inspect_dataset`, and each of its episodes when it is read.
     """
-    return int(episode_lengths(dataset).sum()) <= CHECKED_FRAMES
+    episodes = dataset.episodes
+    return episodes.num_frames <= CHECKED_FRAMES and len(episodes) <= CHECKED_EPISODES

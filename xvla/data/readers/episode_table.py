@@ -1,25 +1,41 @@
-"""The episodes of a large set as columns: a few bytes an episode, an object only when asked for."""
+"""The episodes of a set as columns: a few bytes an episode, an object only when asked for."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from xvla.data.readers.base import EpisodeInfo
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeInfo:
+    """One episode of a dataset; `length` in frames, `split` is "" when the set names none."""
+
+    id: int
+    task: str
+    length: int
+    split: str
 
 
 class EpisodeTable(Sequence[EpisodeInfo]):
     """Episodes 0, 1, 2, ...: lengths in frames, and numbers into the names of splits and tasks."""
 
     def __init__(
-        self, lengths: NDArray[np.int64], splits: Sequence[str], tasks: tuple[Any, Sequence[str]]
+        self, lengths: ArrayLike, splits: Sequence[str], tasks: tuple[Any, Sequence[str]]
     ) -> None:
         """Take lengths [n], the split of each, and (numbers [n], texts) of the instructions."""
-        self.lengths = lengths
+        self.lengths: NDArray[np.int64] = np.asarray(lengths, dtype=np.int64)
+        self.num_frames = int(self.lengths.sum())
         self._split_names, codes = np.unique(np.asarray(splits, dtype=np.str_), return_inverse=True)
         self._split_codes = codes.astype(np.int16)
         self._task_codes, self._texts = np.asarray(tasks[0], dtype=np.int32), list(tasks[1])
+
+    @classmethod
+    def of(cls, lengths: ArrayLike, splits: Sequence[str], tasks: Sequence[str]) -> "EpisodeTable":
+        """Take the instruction of each episode as a text."""
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(tasks))}
+        return cls(lengths, splits, ([numbers[text] for text in tasks], [*numbers]))
 
     @property
     def splits(self) -> NDArray[np.str_]:
@@ -31,10 +47,9 @@ class EpisodeTable(Sequence[EpisodeInfo]):
         """Return the instruction of each episode."""
         return [self._texts[code] for code in self._task_codes.tolist()]
 
-    def without_task(self) -> NDArray[np.int64]:
-        """Return the episodes that have no instruction."""
-        empty = np.array([not text for text in self._texts] or [False])
-        return np.flatnonzero(empty[self._task_codes])
+    def task(self, index: int) -> str:
+        """Return the instruction of one episode, "" when it has none."""
+        return self._texts[self._task_codes[index]]
 
     def __len__(self) -> int:
         """Return the number of episodes."""
@@ -53,7 +68,7 @@ class EpisodeTable(Sequence[EpisodeInfo]):
         number = range(len(self))[index]
         return EpisodeInfo(
             id=number,
-            task=self._texts[self._task_codes[number]],
+            task=self.task(number),
             length=int(self.lengths[number]),
             split=str(self._split_names[self._split_codes[number]]),
         )

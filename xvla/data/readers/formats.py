@@ -5,17 +5,22 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from xvla.data.readers.base import Dataset, DatasetError, Problem, checked_at_open
+from xvla.data.readers.base import (
+    Dataset,
+    DatasetError,
+    Problem,
+    checked_at_open,
+    fail,
+    one_line,
+)
 from xvla.data.readers.lerobot_v3 import LeRobotV3
 from xvla.data.readers.lerobot_v21 import LeRobotV21
 from xvla.data.readers.meta_json import read_meta
-from xvla.data.readers.paths import fill
 
 Format = Literal["auto", "lerobot_v3", "lerobot_v21", "xvla"]
 FORMATS = ("auto", "lerobot_v3", "lerobot_v21", "xvla")
 CODEBASE_VERSIONS = {"v3.0": "lerobot_v3", "v2.1": "lerobot_v21"}
 INFO = "meta/info.json"
-VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 # What damaged meta files make a reader trip over; each reader names what it expects to be wrong.
 SURPRISES = (KeyError, IndexError, TypeError, AttributeError, OverflowError, RuntimeError)
 
@@ -51,7 +56,7 @@ def open_with_problems(
         dataset = _open(path, format)
         problems = dataset.problems() if check and checked_at_open(dataset) else []
     except (*SURPRISES, pa.ArrowException, OSError) as error:
-        message = f"cannot be read ({type(error).__name__}: {_one_line(error)}); copy it again"
+        message = f"cannot be read ({type(error).__name__}: {one_line(error)}); copy it again"
         raise DatasetError(str(path), [Problem(file="the dataset", message=message)]) from error
     return dataset, problems
 
@@ -64,7 +69,7 @@ def detect_format(path: Path) -> tuple[str, Path]:
     """
     if path.is_file() and path.suffix != ".json":
         message = "is no meta JSON; give the dataset's folder, or X-VLA's meta JSON by its path"
-        raise DatasetError(str(path.parent), [Problem(file=path.name, message=message)])
+        fail(path.parent, path, None, message)
     if path.is_file():
         root, file = path.parent, path
     elif (path / INFO).is_file():
@@ -77,20 +82,9 @@ def detect_format(path: Path) -> tuple[str, Path]:
     version = meta.get("codebase_version")
     if version not in CODEBASE_VERSIONS:
         allowed = ", ".join(CODEBASE_VERSIONS)
-        problem = Problem(
-            file=file.relative_to(root).as_posix(),
-            field="codebase_version",
-            message=f"{version!r} is not read; allowed: {allowed}; convert the dataset first",
-        )
-        raise DatasetError(str(root), [problem])
+        message = f"{version!r} is not read; allowed: {allowed}; convert the dataset first"
+        fail(root, file, "codebase_version", message)
     return CODEBASE_VERSIONS[version], file
-
-
-def format_of(dataset: Dataset) -> str:
-    """Return the name of an open dataset's format."""
-    if isinstance(dataset, LeRobotV3):
-        return "lerobot_v3"
-    return "lerobot_v21" if isinstance(dataset, LeRobotV21) else "xvla"
 
 
 def _open(path: Path, format: str) -> Dataset:
@@ -105,25 +99,16 @@ def _open(path: Path, format: str) -> Dataset:
         return open_official(root, file, read_meta(root, file))
     root = file.parent.parent
     info: dict[str, Any] = read_meta(root, file)
-    if found == "lerobot_v21":
-        return LeRobotV21(root, info)
-    # The files of the first episode: a template that leaves the folder does so for all.
-    fill(root, info, "video_path", VIDEO_PATH, video_key="view", chunk_index=0, file_index=0)
-    return LeRobotV3(root, info)
+    return LeRobotV21(root, info) if found == "lerobot_v21" else LeRobotV3(root, info)
 
 
 def _only_meta(root: Path) -> Path:
     """Return the one X-VLA meta file of a folder without meta/info.json."""
     files = sorted(root.glob("*.json")) or sorted(root.glob("*/*.json"))
-    if len(files) == 1:
-        return files[0]
     if not files:
         message = "missing, and no other meta JSON; the folder is no dataset or is incomplete"
-        raise DatasetError(str(root), [Problem(file=INFO, message=message)])
-    names = ", ".join(file.relative_to(root).as_posix() for file in files[:8])
-    problem = Problem(file=INFO, message=f"missing; of the meta files {names} give one by its path")
-    raise DatasetError(str(root), [problem])
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        fail(root, INFO, None, message)
+    if len(files) > 1:
+        names = ", ".join(file.relative_to(root).as_posix() for file in files[:8])
+        fail(root, INFO, None, f"missing; of the meta files {names} give one by its path")
+    return files[0]

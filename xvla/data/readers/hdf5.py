@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from xvla.data.readers.base import FieldError, one_line
 from xvla.data.readers.hdf5_heap import damaged_heap
-from xvla.data.readers.poses import FieldError
 
 # Arrays of poses are small; one that claims more is a damaged header, not data.
 MAX_ARRAY_BYTES = 2**31
@@ -41,7 +41,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
         file = h5py.File(path, "r", locking=False)
     except READ_ERRORS as error:
         raise FieldError(
-            None, f"not readable as HDF5 ({_one_line(error)}); copy it again"
+            None, f"not readable as HDF5 ({one_line(error, 160)}); copy it again"
         ) from None
     with file:
         yield file
@@ -118,7 +118,7 @@ def _picture(key: str, row: int, value: NDArray[Any]) -> NDArray[np.uint8]:
                 key, f"picture {row} cannot be decoded: {len(encoded)} bytes of no known format"
             ) from None
         raise FieldError(
-            key, f"picture {row} cannot be decoded ({_one_line(error)}); record it again"
+            key, f"picture {row} cannot be decoded ({one_line(error, 160)}); record it again"
         ) from None
 
 
@@ -157,8 +157,6 @@ def _guard(key: str, read: Any) -> Any:
     except FieldError:
         raise
     except READ_ERRORS as error:
-        raise FieldError(key, f"not readable ({_one_line(error)}); copy the file again") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+        raise FieldError(
+            key, f"not readable ({one_line(error, 160)}); copy the file again"
+        ) from None

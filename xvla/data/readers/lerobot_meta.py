@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from xvla.data.readers.base import DatasetError, Problem
+from xvla.data.readers.base import fail
 from xvla.data.readers.tables import column_names, read_tables, to_array
 
-EPISODE_FILES = "meta/episodes/*/*.parquet"
+FOLDER = "meta/episodes"
+EPISODE_FILES = f"{FOLDER}/*/*.parquet"
 CLIP_FIELDS = ("chunk_index", "file_index", "from_timestamp")
 
 
@@ -42,9 +43,7 @@ def views_of(root: Path, info: dict[str, Any]) -> tuple[str, ...]:
     """Return the video features of info.json in their order (the first is the main view)."""
     features = info.get("features")
     if not isinstance(features, dict):
-        message = "missing; it must list the columns and views"
-        problem = Problem(file="meta/info.json", field="features", message=message)
-        raise DatasetError(str(root), [problem])
+        fail(root, "meta/info.json", "features", "missing; it must list the columns and views")
     return tuple(
         key
         for key, value in features.items()
@@ -57,9 +56,7 @@ def positive(root: Path, info: dict[str, Any], key: str) -> float:
     value = info.get(key)
     number = float(value) if isinstance(value, int | float) else 0.0
     if isinstance(value, bool) or not 1e-3 <= number <= 1e6:
-        message = f"{value!r}, must be a number above 0"
-        problem = Problem(file="meta/info.json", field=key, message=message)
-        raise DatasetError(str(root), [problem])
+        fail(root, "meta/info.json", key, f"{value!r}, must be a number above 0")
     return number
 
 
@@ -70,11 +67,11 @@ def read_slots(root: Path, views: Sequence[str]) -> Slots:
     table = read_tables(root, EPISODE_FILES, ["episode_index", "length", *names, *tasks])
     for name in ["episode_index", "length", *names]:
         if table.column(name).null_count:
-            raise _meta_error(root, name, "an episode has no value; write the dataset again")
+            fail(root, FOLDER, name, "an episode has no value; write the dataset again")
     numbers = _numbers(root, table, "episode_index").astype(np.int64)
     if not np.array_equal(numbers, np.arange(len(numbers))):
         message = "episodes are not numbered 0, 1, 2, ...; write the dataset again"
-        raise _meta_error(root, "episode_index", message)
+        fail(root, FOLDER, "episode_index", message)
     return Slots(
         lengths=_numbers(root, table, "length").astype(np.int64),
         clips={view: _clips(root, table, view) for view in views},
@@ -92,7 +89,7 @@ def _clips(root: Path, table: pa.Table, view: str) -> Clips:
 def _numbers(root: Path, table: pa.Table, name: str) -> NDArray[Any]:
     values = to_array(table.column(name).combine_chunks())
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
-        raise _meta_error(root, name, "not a number in every row; write the dataset again")
+        fail(root, FOLDER, name, "not a number in every row; write the dataset again")
     return values
 
 
@@ -107,10 +104,6 @@ def _one_task_each(table: pa.Table) -> tuple[NDArray[np.int64], list[str]] | Non
         return None
     texts = [(text or "").strip() for text in coded.dictionary.to_pylist()]
     return to_array(coded.indices).astype(np.int64), texts
-
-
-def _meta_error(root: Path, field: str, message: str) -> DatasetError:
-    return DatasetError(str(root), [Problem(file="meta/episodes", field=field, message=message)])
 
 
 def read_tasks(root: Path) -> dict[int, str]:
@@ -135,20 +128,20 @@ def split_names(root: Path, splits: Any, count: int, *, file: str = "meta/info.j
     """
     if not isinstance(splits or {}, dict):
         message = f"{splits!r}, must be an object like {{'train': '0:40', 'val': '40:48'}}"
-        raise DatasetError(str(root), [Problem(file=file, field="splits", message=message)])
+        fail(root, file, "splits", message)
     names = [""] * count
     for name, span in (splits or {}).items():
         first, last = _span(root, name, span, count=count, file=file)
         if any(names[first:last]):
             message = f"{name} = {span!r} overlaps another split; episodes belong to one split"
-            raise DatasetError(str(root), [Problem(file=file, field="splits", message=message)])
+            fail(root, file, "splits", message)
         names[first:last] = [name] * (last - first)
     return names
 
 
 def _span(root: Path, name: str, span: Any, *, count: int, file: str) -> tuple[int, int]:
     first, _, last = str(span).partition(":")
-    if first.isdigit() and last.isdigit() and int(first) <= int(last) <= count:
-        return int(first), int(last)
-    message = f"{name} = {span!r}, must be 'first:last' with last <= {count} episodes"
-    raise DatasetError(str(root), [Problem(file=file, field="splits", message=message)])
+    if not (first.isdigit() and last.isdigit() and int(first) <= int(last) <= count):
+        message = f"{name} = {span!r}, must be 'first:last' with last <= {count} episodes"
+        fail(root, file, "splits", message)
+    return int(first), int(last)

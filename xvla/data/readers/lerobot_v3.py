@@ -1,146 +1,104 @@
 """Reader of LeRobot v3.0 folders: many episodes a parquet file, many episodes an mp4 file."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xvla.data.readers.base import STATE_DIM, DatasetError, Episode, Problem
-from xvla.data.readers.checks import lerobot_problems
+from xvla.data.readers.base import FieldError, Poses, fail
+from xvla.data.readers.episode_files import TableAndVideo
 from xvla.data.readers.episode_table import EpisodeTable
-from xvla.data.readers.lerobot_meta import (
-    Slots,
-    positive,
-    read_slots,
-    read_tasks,
-    split_names,
-    views_of,
-)
+from xvla.data.readers.lerobot_meta import positive, read_slots, read_tasks, split_names, views_of
 from xvla.data.readers.paths import fill
-from xvla.data.readers.poses import FieldError, check_states, to_float32
+from xvla.data.readers.poses import check_finite
 from xvla.data.readers.row_groups import RowGroups
-from xvla.data.readers.video import decode_frames
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-STATE = "observation.state"
 # Up to this many frames the rows' owners are compared with meta/episodes when the set is opened;
 # of a larger set those of an episode are when it is read.
 COMPARED_FRAMES = 500_000
 
 
-class LeRobotV3:
+class LeRobotV3(TableAndVideo):
     """A LeRobot v3.0 dataset: a few columns of its meta tables are in memory, nothing else.
 
     `domain` is the name that info.json declares, or else the folder's.
     """
 
+    format = "lerobot_v3"
+    lengths_file = "meta/episodes"
+
     def __init__(self, root: Path, info: dict[str, Any]) -> None:
         """Read the meta tables of `root`; raises DatasetError when they cannot be read."""
-        self.path = str(root.resolve())
-        self.root = root
-        self.info = info
+        super().__init__(root, info)
+        # A template that leaves the folder does so for the first episode as well.
+        fill(root, info, "video_path", VIDEO_PATH, video_key="view", chunk_index=0, file_index=0)
         self.domain = str(info.get("domain") or root.resolve().name)
         self.fps = positive(root, info, "fps")
         self.views = views_of(root, info)
-        self.slots: Slots = read_slots(root, self.views)
+        self.slots = read_slots(root, self.views)
         self.data = RowGroups(root, _data_files(root, info))
-        self.data_columns = self.data.columns
         self.bounds = self._bounds()
+        self._videos: dict[tuple[str, int, int], Path] = {}  # many episodes share one
         splits = split_names(root, info.get("splits"), len(self.slots.lengths))
         self.episodes = EpisodeTable(self.slots.lengths, splits, self._tasks())
 
-    def episode(self, index: int) -> Episode:
-        """Return times [n] in s from the episode's start, states [n, 20] and the instruction.
+    def read_poses(self, index: int) -> Poses:
+        """Read and check one episode's poses; raises FieldError or DatasetError."""
+        if (self.read_column(index, "episode_index") != index).any():
+            raise FieldError(None, "rows of another episode; write it again")
+        return super().read_poses(index)
 
-        Times are frame_index / fps in float64; stored timestamps (float32 in LeRobot) are used
-        only where they differ from that grid by more than a hundredth of a frame. Raises
-        DatasetError for poses that are none (NaN, no rotation) and times that do not advance.
-        """
-        first, last = self._rows(index)
-        if not np.array_equal(
-            self.data.rows("episode_index", first, last), np.full(last - first, index)
-        ):
-            raise self._data_error("rows of another episode; write it again", episode=index)
-        stamps = self.data.rows("timestamp", first, last).astype(np.float64)
-        self._check_stamps(index, stamps)
-        times = np.arange(len(stamps), dtype=np.float64) / self.fps
-        if len(stamps) and np.abs(stamps - stamps[0] - times).max() > 0.01 / self.fps:
-            times = stamps - stamps[0]
-        states = self.data.rows(STATE, first, last)
-        self.check_width(states)
-        try:
-            check_states(states, STATE)
-            states = to_float32(states, STATE)
-        except FieldError as error:
-            raise self._data_error(error.message, episode=index, field=STATE) from None
-        return Episode(times, states, self.episodes[index].task)
+    def read_column(self, index: int, key: str) -> NDArray[Any]:
+        """Read the rows of an episode; raises DatasetError when they cannot be read."""
+        return self.data.rows(key, int(self.bounds[index]), int(self.bounds[index + 1]))
 
-    def column(self, index: int, key: str) -> NDArray[Any]:
-        """Return the column `key` of an episode, [n] or [n, d]; ValueError if there is none."""
-        if key not in self.data_columns:
-            raise ValueError(
-                f"dataset {self.path} has no column {key!r}; it has {', '.join(self.data_columns)}"
-            )
-        return self.data.rows(key, *self._rows(index))
+    def checks(self, index: int) -> list[Callable[[], Any]]:
+        """Return what is checked of one episode; its actions must be finite as its poses are."""
+        more = [partial(self._check_action, index)] if "action" in self.data.columns else []
+        return [*super().checks(index), *more]
 
-    def frames(self, index: int, view: str, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """Return frames of one view, uint8 [k, H, W, 3] RGB, `indices` counted in the episode."""
-        if view not in self.views:
-            raise ValueError(
-                f"dataset {self.path} has no view {view!r}; it has {', '.join(self.views)}"
-            )
-        self._rows(index)
-        length = int(self.slots.lengths[index])
-        beyond = [i for i in indices if not 0 <= i < length]
-        if beyond:
-            raise ValueError(f"episode {index} has {length} frames; frame {beyond[0]} is not one")
-        first = round(float(self.slots.clips[view].start_s[index]) * self.fps)
-        path = self.video_file(index, view)
-        return decode_frames(path, [first + int(i) for i in indices], fps=self.fps)
+    def data_file(self, index: int) -> str:
+        """Return the name of the parquet file that holds an episode's first row."""
+        return self.data.file_of(int(self.bounds[index]))
+
+    def task_place(self, index: int) -> tuple[str, str]:
+        """Return the file and the field that hold an episode's instruction."""
+        return "meta/tasks.parquet", "task"
+
+    def first_frame(self, index: int, view: str) -> int:
+        """Return which frame of its video an episode begins at."""
+        return round(float(self.slots.clips[view].start_s[index]) * self.fps)
 
     def video_file(self, index: int, view: str) -> Path:
         """Return the mp4 that holds an episode's frames of one view."""
         clips = self.slots.clips[view]
-        return fill(
-            self.root,
-            self.info,
-            "video_path",
-            VIDEO_PATH,
-            video_key=view,
-            chunk_index=int(clips.chunk[index]),
-            file_index=int(clips.file[index]),
-        )
+        place = (view, int(clips.chunk[index]), int(clips.file[index]))
+        if place not in self._videos:
+            names = dict(zip(("video_key", "chunk_index", "file_index"), place, strict=True))
+            self._videos[place] = fill(self.root, self.meta, "video_path", VIDEO_PATH, **names)
+        return self._videos[place]
 
-    def problems(self) -> list[Problem]:
-        """Return the defects of poses, instructions and videos, without decoding videos."""
-        return lerobot_problems(self)
-
-    def check_width(self, states: NDArray[Any]) -> None:
-        """Raise DatasetError when states [n, d] are not 20 wide."""
-        if states.ndim != 2 or states.shape[1] != STATE_DIM:
-            width = states.shape[1] if states.ndim == 2 else 1
-            message = (
-                f"{width} values a frame, must be {STATE_DIM}: per arm xyz, rotation 6D "
-                "(interleaved), gripper, the second arm zero when absent"
-            )
-            raise self._data_error(message, field=STATE)
+    def _check_action(self, index: int) -> None:
+        rows = self.read_column(index, "action")
+        check_finite(rows.reshape(len(rows), -1), "action")
 
     def _bounds(self) -> NDArray[np.int64]:
         """Return row bounds [episodes + 1]; the meta table and the data must agree on them."""
         lengths = self.slots.lengths
         if len(self.data) == 0 or len(lengths) == 0:
-            raise self._data_error("the dataset is empty: no episodes; record or copy it again")
+            self._fail("the dataset is empty: no episodes; record or copy it again")
         if (lengths < 1).any():
-            empty = int((lengths < 1).argmax())
-            raise self._data_error("the episode is empty: no frames", episode=empty)
+            self._fail("the episode is empty: no frames", episode=int((lengths < 1).argmax()))
         if len(self.data) <= COMPARED_FRAMES:
             self._compare_owners()
         elif len(self.data) != lengths.sum():
-            raise self._data_error(f"{len(self.data)} rows, meta/episodes says {lengths.sum()}")
+            self._fail(f"{len(self.data)} rows, meta/episodes says {lengths.sum()}")
         return np.concatenate([[0], np.cumsum(lengths)])
 
     def _compare_owners(self) -> None:
@@ -148,18 +106,18 @@ class LeRobotV3:
         owners = np.concatenate([rows for _, rows in self._numbers("episode_index")])
         if owners.min(initial=0) < 0 or np.any(np.diff(owners) < 0):
             message = "rows are not in the order of meta/episodes; write the dataset again"
-            raise self._data_error(message, field="episode_index")
+            self._fail(message, field="episode_index")
         counts = np.bincount(owners, minlength=len(lengths))
         differ = np.flatnonzero(counts[: len(lengths)] != lengths)
         if len(differ):
             first = int(differ[0])
             message = f"{counts[first]} rows, meta/episodes says {lengths[first]}"
-            raise self._data_error(message, episode=first)
+            self._fail(message, episode=first)
         if len(counts) > len(lengths):
             message = (
                 f"rows of episode {len(counts) - 1}, meta/episodes has {len(lengths)} episodes"
             )
-            raise self._data_error(message, field="episode_index")
+            self._fail(message, field="episode_index")
 
     def _tasks(self) -> tuple[NDArray[np.int64], list[str]]:
         """Return the instruction of each episode: that of its first row, as (numbers, texts)."""
@@ -179,34 +137,17 @@ class LeRobotV3:
         for first, rows in self.data.blocks(key):
             if rows.dtype.kind not in "iu" or rows.ndim != 1:
                 message = "not a whole number in every row; write the dataset again"
-                raise self._data_error(message, field=key, row=first)
+                fail(self.path, self.data.file_of(first), key, message)
             yield first, rows
 
-    def _check_stamps(self, index: int, stamps: NDArray[np.float64]) -> None:
-        advances = np.diff(stamps, axis=0, prepend=-np.inf) > 0 if stamps.ndim == 1 else [False]
-        if not (np.all(advances) and np.isfinite(stamps).all()):
-            message = f"time does not advance at frame {int(np.argmin(advances))}"
-            message += "; times must increase"
-            raise self._data_error(message, episode=index, field="timestamp")
-
-    def _rows(self, index: int) -> tuple[int, int]:
-        if not 0 <= index < len(self.slots.lengths):
-            raise ValueError(f"episode {index} is not one of 0..{len(self.slots.lengths) - 1}")
-        return int(self.bounds[index]), int(self.bounds[index + 1])
-
-    def _data_error(
-        self,
-        message: str,
-        *,
-        episode: int | None = None,
-        field: str | None = None,
-        row: int | None = None,
-    ) -> DatasetError:
-        if row is None and episode is not None:
-            row = int(self.slots.lengths[:episode].clip(0).sum())
-        file = "data" if row is None else self.data.file_of(row)
-        problem = Problem(file=file, episode=episode, field=field, message=message)
-        return DatasetError(self.path, [problem])
+    def _fail(
+        self, message: str, *, episode: int | None = None, field: str | None = None
+    ) -> NoReturn:
+        """Raise DatasetError for the tables as a whole, or for an episode's first row in them."""
+        file = "data"
+        if episode is not None:
+            file = self.data.file_of(int(self.slots.lengths[:episode].clip(0).sum()))
+        fail(self.path, file, field, message, episode)
 
 
 def _data_files(root: Path, info: dict[str, Any]) -> str:

@@ -5,24 +5,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xvla.data.readers.base import DatasetError, Problem
+from xvla.data.readers.base import fail, one_line
 from xvla.data.readers.sources import ROTATION_WIDTH, SOURCES, UNKNOWN_ROTATION, SourceRule
 
 
 def read_meta(root: Path, file: Path) -> dict[str, Any]:
     """Read a JSON object; raises DatasetError when the file is none."""
-    name = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
     try:
         meta = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         message = "missing; a dataset has it, so this folder is not one or is incomplete"
-        raise DatasetError(str(root), [Problem(file=name, message=message)]) from None
+        fail(root, file, None, message)
     except (OSError, ValueError, RecursionError) as error:
-        message = f"not readable as JSON ({' '.join(str(error).split())}); copy the dataset again"
-        raise DatasetError(str(root), [Problem(file=name, message=message)]) from None
+        message = f"not readable as JSON ({one_line(error)}); copy the dataset again"
+        fail(root, file, None, message)
     if not isinstance(meta, dict):
         message = f"holds a JSON {type(meta).__name__}, must be an object; copy the dataset again"
-        raise DatasetError(str(root), [Problem(file=name, message=message)])
+        fail(root, file, None, message)
     return meta
 
 
@@ -32,22 +31,22 @@ def source_rule(root: Path, file: str, meta: dict[str, Any]) -> SourceRule:
     rule = SOURCES.get(name) if isinstance(name, str) else None
     if rule is None:
         known = ", ".join(key for key, row in SOURCES.items() if not row.refusal)
-        raise wrong(root, file, "dataset_name", f"{name!r} is no known source; allowed: {known}")
+        fail(root, file, "dataset_name", f"{name!r} is no known source; allowed: {known}")
     if rule.refusal:
-        raise wrong(root, file, "dataset_name", f"{name} cannot be read: {rule.refusal}")
+        fail(root, file, "dataset_name", f"{name} cannot be read: {rule.refusal}")
     rule = _with_numbers(root, file, meta, rule)
     stated = meta.get("rotation")
     six = [key for key, width in ROTATION_WIDTH.items() if width == 6 and key != "unknown"]
     if stated is not None and ROTATION_WIDTH[rule.rotation] != 6:
         message = f"{stated!r}, but {name} has {rule.rotation} by its layout; leave the field out"
-        raise wrong(root, file, "rotation", message)
+        fail(root, file, "rotation", message)
     if stated is not None and stated not in six:
-        raise wrong(root, file, "rotation", f"{stated!r}; allowed: {', '.join(six)}")
+        fail(root, file, "rotation", f"{stated!r}; allowed: {', '.join(six)}")
     if stated is not None:
         rule = replace(rule, rotation=stated)
     if rule.rotation == "unknown":
         message = f'{UNKNOWN_ROTATION}; once you know it, set "rotation" to one of {", ".join(six)}'
-        raise wrong(root, file, "rotation", f"{name} is refused: {message}")
+        fail(root, file, "rotation", f"{name} is refused: {message}")
     return rule
 
 
@@ -60,7 +59,7 @@ def _with_numbers(root: Path, file: str, meta: dict[str, Any], rule: SourceRule)
     }
     for key, value in given.items():
         if not 0 <= value < 1e6 or (value == 0 and key != "tail_margin"):
-            raise wrong(root, file, key, f"{meta[key]!r}, must be a number above 0")
+            fail(root, file, key, f"{meta[key]!r}, must be a number above 0")
     return replace(
         rule,
         rate_hz=given.get("freq", rule.rate_hz),
@@ -76,7 +75,7 @@ def _is_number(value: Any) -> bool:
 def list_field(root: Path, file: str, meta: dict[str, Any], key: str) -> list[Any]:
     value = meta.get(key)
     if not isinstance(value, list):
-        raise wrong(root, file, key, f"{type(value).__name__}, must be a list")
+        fail(root, file, key, f"{type(value).__name__}, must be a list")
     return value
 
 
@@ -88,9 +87,5 @@ def instruction_variants(root: Path, file: str, meta: dict[str, Any]) -> dict[st
         for texts in variants.values()
     )
     if not good:
-        raise wrong(root, file, "lang_aug_map", "must map an instruction to a list of texts")
+        fail(root, file, "lang_aug_map", "must map an instruction to a list of texts")
     return {text.strip(): texts for text, texts in variants.items()}
-
-
-def wrong(root: Path, file: str, field: str, message: str) -> DatasetError:
-    return DatasetError(str(root), [Problem(file=file, field=field, message=message)])

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from xvla.data.readers.base import DatasetError, Problem
+from xvla.data.readers.base import fail
 
 
 def inside(
@@ -22,8 +22,7 @@ def inside(
     if "\0" in name or not path.startswith(base + os.sep):
         message = f"{name!r} is a path outside the dataset's folder {base}"
         message += f"; {allowed}" if allowed else "; copy the dataset again"
-        problem = Problem(file=file, episode=episode, field=field, message=message)
-        raise DatasetError(str(root), [problem])
+        fail(root, file, field, message, episode)
     return Path(path)
 
 
@@ -34,6 +33,5 @@ def fill(root: Path, info: dict[str, Any], key: str, default: str, **values: Any
         name = str(template).format(**values)
     except (KeyError, IndexError, ValueError, AttributeError, TypeError):
         message = f"{template!r} cannot be filled in; it may use {', '.join(values)}, as {default}"
-        problem = Problem(file="meta/info.json", field=key, message=message)
-        raise DatasetError(str(root), [problem]) from None
+        fail(root, "meta/info.json", key, message)
     return inside(root, name, file="meta/info.json", field=key)

@@ -67,7 +67,6 @@ class SourceRule:
 
     name: str
     domain: str
-    domain_id: int
     weight: float = 1.0
     rate_hz: float = 30.0
     window_s: float = 1.0
@@ -83,10 +82,8 @@ class SourceRule:
     task_separator: str = ""
 
 
-def _robomind(name: str, domain: str, domain_id: int, weight: float, arms: tuple) -> SourceRule:
-    return SourceRule(
-        name=name, domain=domain, domain_id=domain_id, weight=weight, window_s=4.0, arms=arms
-    )
+def _robomind(name: str, domain: str, weight: float, arms: tuple) -> SourceRule:
+    return SourceRule(name=name, domain=domain, weight=weight, window_s=4.0, arms=arms)
 
 
 _ROBOMIND_ARM = Arm(key="puppet/end_effector", gripper=Gripper(key="puppet/joint_position"))
@@ -97,7 +94,7 @@ def _robomind_side(side: str) -> Arm:
     return Arm(key=key, gripper=Gripper(key=key, rule="above", threshold=2.5))
 
 
-def _droid(side: str, domain_id: int) -> SourceRule:
+def _droid(side: str) -> SourceRule:
     # The gripper stays continuous: the released handler keeps the measured opening.
     arm = Arm(
         key="observation/cartesian_position", gripper=Gripper(key="observation/gripper_position")
@@ -105,7 +102,6 @@ def _droid(side: str, domain_id: int) -> SourceRule:
     return SourceRule(
         name=f"Droid-{side}",
         domain=f"droid_{side.lower()}",
-        domain_id=domain_id,
         weight=0.15,
         rate_hz=15.0,
         window_s=4.0,
@@ -113,7 +109,7 @@ def _droid(side: str, domain_id: int) -> SourceRule:
     )
 
 
-def _agibot(name: str, domain: str, domain_id: int, weight: float) -> SourceRule:
+def _agibot(name: str, domain: str, weight: float) -> SourceRule:
     arms = tuple(
         Arm(
             key="actions.end.position",
@@ -127,7 +123,6 @@ def _agibot(name: str, domain: str, domain_id: int, weight: float) -> SourceRule
     return SourceRule(
         name=name,
         domain=domain,
-        domain_id=domain_id,
         weight=weight,
         window_s=4.0,
         stride=4,
@@ -148,13 +143,11 @@ def _robotwin(name: str) -> SourceRule:
         )
         for side in ("left", "right")
     )
-    return SourceRule(
-        name=name, domain="robotwin2", domain_id=6, tail=10, rotation="quat_xyzw", arms=arms
-    )
+    return SourceRule(name=name, domain="robotwin2", tail=10, rotation="quat_xyzw", arms=arms)
 
 
 def _refused(name: str, weight: float, reason: str) -> SourceRule:
-    return SourceRule(name=name, domain="", domain_id=0, weight=weight, refusal=reason)
+    return SourceRule(name=name, domain="", weight=weight, refusal=reason)
 
 
 _JOINTS = "its actions are joint angles, not end-effector poses"
@@ -167,7 +160,6 @@ ROWS: tuple[SourceRule, ...] = (
     SourceRule(
         name="Bridge",
         domain="bridge",
-        domain_id=0,
         rate_hz=5.0,
         window_s=5.0,
         tail=10,
@@ -176,7 +168,6 @@ ROWS: tuple[SourceRule, ...] = (
     SourceRule(
         name="RT1",
         domain="rt1",
-        domain_id=1,
         rate_hz=3.0,
         window_s=10.0,
         tail=6,
@@ -186,14 +177,12 @@ ROWS: tuple[SourceRule, ...] = (
     SourceRule(
         name="Calvin",
         domain="calvin",
-        domain_id=2,
         tail=20,
         arms=(Arm(key="proprio", gripper=Gripper(key="proprio", rule="below")),),
     ),
     SourceRule(
         name="libero",
         domain="libero",
-        domain_id=3,
         tail=10,
         rotation="rot6d_columns",
         arms=(Arm(key="abs_action_6d", gripper=Gripper(key="abs_action_6d", rule="above")),),
@@ -202,7 +191,6 @@ ROWS: tuple[SourceRule, ...] = (
     SourceRule(
         name="widowx-air",
         domain="widowx_air",
-        domain_id=4,
         rate_hz=5.0,
         window_s=5.0,
         tail=15,
@@ -217,7 +205,6 @@ ROWS: tuple[SourceRule, ...] = (
     SourceRule(
         name="AIR-AGILEX-HQ",
         domain="air_agilex_hq",
-        domain_id=5,
         window_s=2.0,
         tail=60,
         rotation="rot6d_interleaved",
@@ -242,7 +229,6 @@ ROWS: tuple[SourceRule, ...] = (
     SourceRule(
         name="robocasa-human",
         domain="robocasa_human",
-        domain_id=7,
         rotation="unknown",
         arms=(
             Arm(
@@ -255,15 +241,13 @@ ROWS: tuple[SourceRule, ...] = (
     SourceRule(
         name="VLABench",
         domain="vlabench",
-        domain_id=8,
         tail=15,
         arms=(Arm(key="proprio", gripper=Gripper(key="proprio")),),
     ),
-    _agibot("AGIBOT-challenge", "agibot_challenge", 9, 1.0),
+    _agibot("AGIBOT-challenge", "agibot_challenge", 1.0),
     SourceRule(
         name="AIR-AGILEX",
         domain="air_agilex",
-        domain_id=10,
         window_s=2.0,
         stride=2,
         eval_stride=2,
@@ -283,22 +267,20 @@ ROWS: tuple[SourceRule, ...] = (
             for first in (0, 8)
         ),
     ),
-    _robomind("robomind-franka", "robomind_franka", 11, 0.1, (_ROBOMIND_ARM,)),
-    _robomind("robomind-ur", "robomind_ur", 12, 0.1, (_ROBOMIND_ARM,)),
-    _droid("Left", 13),
-    _droid("Right", 14),
-    _agibot("AGIBOT", "agibot", 15, 0.4),
+    _robomind("robomind-franka", "robomind_franka", 0.1, (_ROBOMIND_ARM,)),
+    _robomind("robomind-ur", "robomind_ur", 0.1, (_ROBOMIND_ARM,)),
+    _droid("Left"),
+    _droid("Right"),
+    _agibot("AGIBOT", "agibot", 0.4),
     _robomind(
         "robomind-agilex",
         "robomind_agilex",
-        16,
         0.07,
         (_robomind_side("left"), _robomind_side("right")),
     ),
     _robomind(
         "robomind-franka-dual",
         "robomind_franka_dual",
-        17,
         0.03,
         (
             Arm(key="puppet/end_effector", gripper=Gripper(key="puppet/joint_position", column=7)),
@@ -308,7 +290,6 @@ ROWS: tuple[SourceRule, ...] = (
     SourceRule(
         name="AIRBOT",
         domain="airbot",
-        domain_id=18,
         rate_hz=10.0,
         window_s=3.0,
         tail=10,

@@ -1,14 +1,16 @@
 """Parquet tables of a dataset, read with errors that name the file and the column."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from xvla.data.readers.base import DatasetError, Problem
+from xvla.data.readers.base import fail, one_line
 
 
 def read_tables(root: Path, pattern: str, columns: list[str]) -> pa.Table:
@@ -17,24 +19,27 @@ def read_tables(root: Path, pattern: str, columns: list[str]) -> pa.Table:
     Raises:
         DatasetError: no such file, a file that is truncated, or a missing column.
     """
-    files = sorted(root.glob(pattern))
-    if not files:
-        raise DatasetError(str(root), [Problem(file=pattern, message="missing; copy it again")])
-    return pa.concat_tables([read_table(root, file, columns) for file in files])
+    return pa.concat_tables([read_table(root, file, columns) for file in matching(root, pattern)])
 
 
 def column_names(root: Path, pattern: str) -> list[str]:
     """Return the columns of the first matching file; raises DatasetError as `read_tables` does."""
+    first = matching(root, pattern)[0]
+    try:
+        return list(pq.read_schema(first).names)
+    except (pa.ArrowException, OSError) as error:
+        unreadable(root, first, error)
+
+
+def matching(root: Path, pattern: str) -> list[Path]:
+    """Return the files below `root` that match, in the order of names; DatasetError for none."""
     files = sorted(root.glob(pattern))
     if not files:
-        raise DatasetError(str(root), [Problem(file=pattern, message="missing; copy it again")])
-    try:
-        return list(pq.read_schema(files[0]).names)
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(root, files[0], error) from None
+        fail(root, pattern, None, "missing; copy it again")
+    return files
 
 
-def to_matrix(root: Path, table: pa.Table, key: str, *, file: str = "data") -> NDArray[Any]:
+def to_matrix(root: Path, table: pa.Table, key: str, *, file: str | Path = "data") -> NDArray[Any]:
     """Return a numeric or (nested) list column as an array [n], [n, d] or [n, a, d].
 
     Raises:
@@ -49,7 +54,7 @@ def to_matrix(root: Path, table: pa.Table, key: str, *, file: str = "data") -> N
         )
         if rest or ragged or column.null_count:
             message = "rows differ in length; every frame needs the same number of values"
-            raise DatasetError(str(root), [Problem(file=file, field=key, message=message)])
+            fail(root, file, key, message)
         shape.append(width)
         column = column.flatten()
     return to_array(column).reshape(shape)
@@ -68,28 +73,26 @@ def to_array(column: pa.Array) -> NDArray[Any]:
 
 def read_table(root: Path, file: Path, columns: list[str]) -> pa.Table:
     """Read some columns of one parquet file; raises DatasetError as `read_tables` does."""
+    # ParquetFile reads one file as it is; read_table would add columns from folder names.
+    with opened_table(root, file, columns) as parquet:
+        return parquet.read(columns=columns)
+
+
+@contextmanager
+def opened_table(root: Path, file: Path, columns: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+    """Open a parquet file that has `columns`; DatasetError when it has not or cannot be read."""
     try:
-        # ParquetFile reads one file as it is; read_table would add columns from folder names.
         with pq.ParquetFile(file) as parquet:
-            names = set(parquet.schema_arrow.names)
+            names = parquet.schema_arrow.names
             for column in columns:
                 if column not in names:
-                    raise DatasetError(
-                        str(root),
-                        [
-                            Problem(
-                                file=str(file.relative_to(root)),
-                                field=column,
-                                message=f"missing column; the file has {', '.join(sorted(names))}",
-                            )
-                        ],
-                    )
-            return parquet.read(columns=columns)
+                    message = f"missing column; the file has {', '.join(sorted({*names}))}"
+                    fail(root, file, column, message)
+            yield parquet
     except (pa.ArrowException, OSError) as error:
-        raise unreadable(root, file, error) from None
+        unreadable(root, file, error)
 
 
-def unreadable(root: Path, file: Path, error: Exception) -> DatasetError:
-    """Return the error of a parquet file that cannot be read."""
-    message = f"not readable as parquet ({' '.join(str(error).split())}); copy it again"
-    return DatasetError(str(root), [Problem(file=str(file.relative_to(root)), message=message)])
+def unreadable(root: Path, file: Path, error: Exception) -> NoReturn:
+    """Raise the error of a parquet file that cannot be read."""
+    fail(root, file, None, f"not readable as parquet ({one_line(error)}); copy it again")

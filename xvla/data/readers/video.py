@@ -1,9 +1,9 @@
 """Frames out of mp4 files by number: seek to the keyframe before, decode only what is needed."""
 
 import os
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -11,17 +11,18 @@ from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from xvla.data import memory
+from xvla.data.readers.base import one_line
+
 # Between two wanted frames this far apart a new seek is cheaper than decoding what lies between.
 SEEK_GAP_FRAMES = 24
-# Opening a file costs as much as decoding a few frames, an open one holds about 1 MB.
-OPEN_FILES = 24
 
 
 def decode_frames(path: Path, numbers: Sequence[int], *, fps: float) -> NDArray[np.uint8]:
     """Return the frames with the given numbers (any order, repeats allowed), [k, H, W, 3] RGB.
 
     A frame's number is its presentation time from the start of the stream times `fps`. Files stay
-    open in their process, `OPEN_FILES` of them.
+    open in their process: opening one costs as much as decoding a few frames.
 
     Raises:
         ValueError: the file cannot be opened or decoded, is damaged where a wanted frame lies, or
@@ -29,14 +30,17 @@ def decode_frames(path: Path, numbers: Sequence[int], *, fps: float) -> NDArray[
     """
     wanted = sorted({int(number) for number in numbers})
     found: dict[int, NDArray[np.uint8]] = {}
-    files = _own()
+    own = _own()
+    key: tuple[Any, ...] = ()
     try:
-        container = files.get(path)
+        status = os.stat(path)  # a file that was replaced is opened again
+        key = (path, status.st_ino, status.st_size, status.st_mtime_ns)
+        container = own.files.get(own, key, lambda: _open(path))
         for run in _runs(wanted):
             _decode_run(container, run, fps, found)
     except (FFmpegError, OSError) as error:
-        files.drop(path)
-        raise ValueError(f"cannot decode {path} ({_one_line(error)}); copy it again") from None
+        own.files.drop(own, key)
+        raise ValueError(f"cannot decode {path} ({one_line(error)}); copy it again") from None
     missing = [number for number in wanted if number not in found]
     if missing:
         raise ValueError(f"{path} has no frame {missing[0]}; it is truncated, copy it again")
@@ -59,42 +63,22 @@ def count_frames(path: Path, *, fps: float) -> int:
     except FileNotFoundError:
         raise ValueError("missing; copy the dataset again") from None
     except (FFmpegError, OSError) as error:
-        raise ValueError(f"not readable as video ({_one_line(error)}); copy it again") from None
+        raise ValueError(f"not readable as video ({one_line(error)}); copy it again") from None
 
 
 class _OpenFiles:
-    """The containers that a process has open, least recently used last to stay.
+    """The containers that a process has open.
 
-    A forked process opens its own: a shared handle would share its position. A file that was
-    replaced is opened again. `to_rgb` keeps the tables of the last colour conversion, which cost
-    more to make than to use.
+    A forked process opens its own: a shared handle would share its position. `to_rgb` keeps the
+    tables of the last colour conversion, which cost more to make than to use.
     """
 
     def __init__(self) -> None:
         self.process = os.getpid()
         self.to_rgb = VideoReformatter()
-        self._files: OrderedDict[Path, tuple[tuple[int, ...], av.container.InputContainer]] = (
-            OrderedDict()
+        self.files: memory.ByteCache[av.container.InputContainer] = memory.ByteCache(
+            memory.VIDEOS, size=lambda _: memory.VIDEO, close=lambda file: file.close()
         )
-
-    def get(self, path: Path) -> av.container.InputContainer:
-        """Return the open container of `path`, opening it when needed."""
-        status = os.stat(path)
-        state = (status.st_ino, status.st_size, status.st_mtime_ns)
-        kept = self._files.get(path)
-        if kept is None or kept[0] != state:
-            self.drop(path)
-            self._files[path] = (state, _open(path))
-            while len(self._files) > OPEN_FILES:
-                self._files.popitem(last=False)[1][1].close()
-        self._files.move_to_end(path)
-        return self._files[path][1]
-
-    def drop(self, path: Path) -> None:
-        """Close `path`, if open."""
-        kept = self._files.pop(path, None)
-        if kept is not None:
-            kept[1].close()
 
 
 _OPEN = _OpenFiles()
@@ -185,7 +169,3 @@ def _pts(stream: av.video.stream.VideoStream, number: int, fps: float) -> int:
 
 def _number(stream: av.video.stream.VideoStream, pts: int | None, fps: float) -> int:
     return round(((pts or 0) - (stream.start_time or 0)) * float(stream.time_base or 1) * fps)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

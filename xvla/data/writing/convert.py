@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import shutil
 import time
 from collections import Counter
@@ -16,15 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xvla.data.readers.base import Dataset, DatasetError, EpisodeInfo, Problem
-from xvla.data.readers.formats import format_of, open_dataset
+from xvla.data.readers.base import Dataset, DatasetError, Problem
+from xvla.data.readers.episode_table import EpisodeInfo
+from xvla.data.readers.formats import open_dataset
 from xvla.data.verify import content_files
-from xvla.data.writing.lerobot import BLOCK, EpisodeRecord, VideoOptions, write_dataset
-from xvla.data.writing.merge import merge_datasets
-from xvla.data.writing.targets import check_new
+from xvla.data.writing.lerobot import (
+    BLOCK,
+    STATE_NAMES,
+    EpisodeRecord,
+    Pictures,
+    write_file,
+    write_meta,
+)
+from xvla.data.writing.targets import check_new, new_file, put_in_place
+from xvla.data.writing.video import VideoOptions
 
-ARM = ("x", "y", "z", "r00", "r01", "r10", "r11", "r20", "r21", "gripper")
-STATE_NAMES = [f"{arm}_{name}" for arm in ("arm1", "arm2") for name in ARM]
+SET = "set"  # where the set grows, beside the records of its finished files
+LAYOUT = 2  # raise when unfinished conversions of older code cannot be gone on with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +49,22 @@ class ConvertOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """Episodes that become one file of the new set."""
+    """Episodes that become the `number`-th file of the new set, with their numbers in it."""
 
     source: str
     folder: str
+    number: int
     episodes: tuple[int, ...]
-    options: ConvertOptions
+    first_episode: int
+    first_frame: int
+    tasks: dict[str, int]
+    pictures: Pictures
+    size: int
+
+    @property
+    def record(self) -> Path:
+        """The file with the `Written` of each episode; there when the part is complete."""
+        return Path(self.folder) / f"{self.number:05d}.pickle"
 
 
 def convert_dataset(
@@ -59,8 +78,8 @@ def convert_dataset(
 ) -> dict[str, Any]:
     """Write the dataset `source` as a LeRobot v3.0 set at `out`; return a JSON-able summary.
 
-    Poses become `observation.state` and `action` (the next frame's pose). Finished files wait in
-    a hidden folder beside `out`, so an interrupted call goes on where it stopped; `out` appears
+    Poses become `observation.state` and `action` (the next frame's pose). The set grows in a
+    hidden folder beside `out`, so an interrupted call goes on where it stopped; `out` appears
     complete or not at all. `skip_bad` leaves defective episodes out and names them, which
     decodes every picture once more.
 
@@ -73,23 +92,22 @@ def convert_dataset(
     dataset, problems = _opened(source, skip_bad=skip_bad)
     order, splits = _order(dataset, problems)
     folder = out.parent / f".{out.name}.parts-{_digest(dataset, order, options)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    step = options.episodes_per_file
-    parts = [
-        _Part(
-            source=str(source),
-            folder=str(folder / f"{number:05d}"),
-            episodes=tuple(order[first : first + step]),
-            options=options,
-        )
-        for number, first in enumerate(range(0, len(order), step))
-    ]
-    waiting = [part for part in parts if not Path(part.folder).exists()]
+    (folder / SET).mkdir(parents=True, exist_ok=True)
+    pictures = _pictures(dataset, order[0], options)
+    parts = _parts(dataset, str(source), folder, order, pictures, options)
+    waiting = [part for part in parts if not part.record.exists()]
     _write_parts(waiting, workers=workers, progress=progress, done=len(parts) - len(waiting))
-    extra = {"domain": dataset.domain, "converted_from": format_of(dataset)}
-    info = merge_datasets(
-        [Path(part.folder) for part in parts], out, splits=splits, extra_info=extra
+    shutil.rmtree(folder / SET / "meta", ignore_errors=True)  # of a call stopped while it wrote it
+    info = write_meta(
+        folder / SET,
+        (pickle.loads(part.record.read_bytes()) for part in parts),
+        pictures,
+        robot_type=dataset.domain,
+        splits=splits,
+        names={"observation.state": STATE_NAMES, "action": STATE_NAMES},
+        extra_info={"domain": dataset.domain, "converted_from": dataset.format},
     )
+    put_in_place(folder / SET, out)
     shutil.rmtree(folder)
     return {
         "path": str(out),
@@ -103,6 +121,48 @@ def convert_dataset(
         "skipped": [problem.to_dict() for problem in problems],
         "seconds": round(time.time() - began, 2),
     }
+
+
+def _pictures(dataset: Dataset, episode: int, options: ConvertOptions) -> Pictures:
+    """Return the views of the new set, of the size that they have in an episode."""
+    shapes = {
+        name: _View(dataset, episode, view, options.size).shape
+        for view, name in view_names(dataset).items()
+    }
+    return Pictures(
+        fps=round(dataset.fps),
+        views={name: (shape[1], shape[2]) for name, shape in shapes.items()},
+        video=VideoOptions(crf=options.crf, preset=options.preset, gop=options.gop),
+    )
+
+
+def _parts(
+    dataset: Dataset,
+    source: str,
+    folder: Path,
+    order: Sequence[int],
+    pictures: Pictures,
+    options: ConvertOptions,
+) -> list[_Part]:
+    """Cut the episodes into files; each is told the numbers that it has in the whole set."""
+    table, step = dataset.episodes, options.episodes_per_file
+    before = np.concatenate([[0], np.cumsum(table.lengths[list(order)])]).tolist()
+    texts = [table.task(episode) for episode in order]
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    return [
+        _Part(
+            source=source,
+            folder=str(folder),
+            number=number,
+            episodes=tuple(order[first : first + step]),
+            first_episode=first,
+            first_frame=before[first],
+            tasks={text: numbers[text] for text in texts[first : first + step]},
+            pictures=pictures,
+            size=options.size,
+        )
+        for number, first in enumerate(range(0, len(order), step))
+    ]
 
 
 def _opened(source: str | Path, *, skip_bad: bool) -> tuple[Dataset, list[Problem]]:
@@ -193,8 +253,8 @@ def _digest(dataset: Dataset, order: Sequence[int], options: ConvertOptions) -> 
     root = Path(dataset.path)
     states = ((name, (root / name).stat()) for name in content_files(root))
     files = [(name, state.st_size, state.st_mtime_ns) for name, state in states]
-    facts = [dataset.path, dataset.domain, dataset.fps, list(order), files, asdict(options)]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
+    key = [LAYOUT, dataset.path, dataset.domain, dataset.fps, list(order), files, asdict(options)]
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
 
 
 def _write_parts(parts: Sequence[_Part], *, workers: int, progress: bool, done: int) -> None:
@@ -216,17 +276,14 @@ def _write_parts(parts: Sequence[_Part], *, workers: int, progress: bool, done: 
 
 
 def _write_part(part: _Part, advance: Callable[[], None] | None = None) -> int:
-    """Write one file's episodes as a set of their own; return their number."""
+    """Write one file of the new set; return the number of its episodes."""
     dataset = open_dataset(part.source, check=False)
     names = view_names(dataset)
-    options = part.options
 
-    def records() -> Iterator[EpisodeRecord]:
+    def read() -> Iterator[EpisodeRecord]:
         for index in part.episodes:
             times, states, task = dataset.episode(index)
-            frames = {
-                name: _View(dataset, index, view, options.size) for view, name in names.items()
-            }
+            frames = {name: _View(dataset, index, view, part.size) for view, name in names.items()}
             columns = {
                 "observation.state": states,
                 "action": np.concatenate([states[1:], states[-1:]]),
@@ -235,20 +292,17 @@ def _write_part(part: _Part, advance: Callable[[], None] | None = None) -> int:
             if advance:
                 advance()
 
-    first = {
-        name: _View(dataset, part.episodes[0], view, options.size).shape
-        for view, name in names.items()
-    }
-    write_dataset(
-        part.folder,
-        fps=round(dataset.fps),
-        robot_type=dataset.domain,
-        views={name: (shape[1], shape[2]) for name, shape in first.items()},
-        episodes=records(),
-        splits={"train": len(part.episodes)},
-        names={"observation.state": STATE_NAMES, "action": STATE_NAMES},
-        video=VideoOptions(crf=options.crf, preset=options.preset, gop=options.gop),
+    written = write_file(
+        Path(part.folder) / SET,
+        read(),
+        part.pictures,
+        number=part.number,
+        first_episode=part.first_episode,
+        first_frame=part.first_frame,
+        tasks=part.tasks,
     )
+    with new_file(part.record) as stream:
+        pickle.dump(written, stream)
     return len(part.episodes)
 
 

@@ -1,10 +1,8 @@
 """Owns writing any episodes as a LeRobot v3.0 data set: parquet tables, h264 videos, metadata."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,15 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xvla.data.writing.targets import check_new
-from xvla.data.writing.video import VideoWriter
+from xvla.data.writing.targets import new_folder
+from xvla.data.writing.video import VideoOptions, VideoWriter
 
 FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 DATA_PATH = f"data/{FILE}.parquet"
 VIDEO_PATH = "videos/{video_key}/" + FILE + ".mp4"
 EPISODES_PATH = f"meta/episodes/{FILE}.parquet"
-FIRST = {"chunk_index": 0, "file_index": 0}
+FILES_PER_CHUNK = 1000
 BLOCK = 64  # pictures encoded at a time
+ARM = ("x", "y", "z", "r00", "r01", "r10", "r11", "r20", "r21", "gripper")
+# The 20 numbers of a state or an action, the second arm zero when absent.
+STATE_NAMES = [f"{arm}_{name}" for arm in ("arm1", "arm2") for name in ARM]
 INDEX_COLUMNS = ("frame_index", "episode_index", "index", "task_index")
 
 
@@ -59,18 +60,9 @@ class EpisodeRecord:
         return len(next(iter(self.columns.values())))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoOptions:
-    """How frames are encoded: libx264's rate factor (lower is better), preset, key-frame gap."""
-
-    crf: int = 23
-    preset: str = "veryslow"
-    gop: int = 10
-
-
 @dataclass(slots=True)
-class _Moments:
-    """Running statistics of one feature over the frames seen so far."""
+class Moments:
+    """Sums of one feature over some frames, from which its statistics are made."""
 
     low: Any = np.inf
     high: Any = -np.inf
@@ -78,14 +70,25 @@ class _Moments:
     squares: Any = 0.0
     count: int = 0
 
-    def add(self, values: np.ndarray, axes: tuple[int, ...]) -> None:
-        """Take in a block of values, reduced over `axes`."""
+    @classmethod
+    def of(cls, values: np.ndarray, axes: tuple[int, ...]) -> "Moments":
+        """Sum up a block of values over `axes`."""
         block = np.asarray(values, dtype=np.float64)
-        self.low = np.minimum(self.low, block.min(axis=axes))
-        self.high = np.maximum(self.high, block.max(axis=axes))
-        self.total = self.total + block.sum(axis=axes)
-        self.squares = self.squares + (block**2).sum(axis=axes)
-        self.count += int(np.prod([block.shape[axis] for axis in axes]))
+        return cls(
+            low=block.min(axis=axes),
+            high=block.max(axis=axes),
+            total=block.sum(axis=axes),
+            squares=(block**2).sum(axis=axes),
+            count=int(np.prod([block.shape[axis] for axis in axes])),
+        )
+
+    def add(self, other: "Moments") -> None:
+        """Take in the next episode's sums: a sum of floats depends on its order."""
+        self.low = np.minimum(self.low, other.low)
+        self.high = np.maximum(self.high, other.high)
+        self.total = self.total + other.total
+        self.squares = self.squares + other.squares
+        self.count += other.count
 
     def summary(self, *, frames: int, shape: tuple[int, ...]) -> dict[str, Any]:
         """Return LeRobot's statistics block."""
@@ -98,15 +101,22 @@ class _Moments:
         }
 
 
-@dataclass(slots=True)
-class _Totals:
-    """Everything gathered while episodes stream through."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """An episode that a file holds: its instruction, its frames, its sums by feature."""
 
-    tables: list[pa.Table] = field(default_factory=list)
-    episodes: list[dict[str, Any]] = field(default_factory=list)
-    tasks: dict[str, int] = field(default_factory=dict)
-    moments: dict[str, _Moments] = field(default_factory=dict)
-    frames: int = 0
+    task: str
+    length: int
+    moments: Mapping[str, Moments]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """The views of a set, key to (height, width), main view first, and how they are encoded."""
+
+    fps: int
+    views: Mapping[str, tuple[int, int]]
+    video: VideoOptions = field(default_factory=VideoOptions)
 
 
 def write_dataset(
@@ -128,79 +138,144 @@ def write_dataset(
     `extra_info` adds keys to info.json. Episodes are consumed one at a time. The set is built
     beside `path` and renamed when complete. Raises ValueError on an existing path or bad episode.
     """
-    target = Path(path)
-    with aside(target) as root:
-        totals = _stream(root, episodes, fps=fps, views=dict(views), video=video or VideoOptions())
-        if sum(splits.values()) != len(totals.episodes):
-            raise ValueError(
-                f"splits {dict(splits)} add up to {sum(splits.values())} but {len(totals.episodes)}"
-                " episodes were given; make them agree"
-            )
-        features = _features(totals, fps=fps, views=views, names=names or {})
-        info = _info(totals, features, fps=fps, robot_type=robot_type, splits=splits)
-        info.update(extra_info or {})
-        _write_tables(root, totals)
-        write_json(root / "meta/info.json", info)
-        write_json(root / "meta/stats.json", _stats(totals, features))
-    return info
+    pictures = Pictures(fps=fps, views=views, video=video or VideoOptions())
+    with new_folder(Path(path)) as root:
+        files = [write_file(root, episodes, pictures)]
+        return write_meta(
+            root,
+            files,
+            pictures,
+            robot_type=robot_type,
+            splits=splits,
+            names=names or {},
+            extra_info=extra_info or {},
+        )
 
 
-@contextmanager
-def aside(target: Path) -> Iterator[Path]:
-    """Yield a fresh folder beside `target`; rename it to `target` only if all went well."""
-    check_new(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    root = target.parent / f".{target.name}.tmp{os.getpid()}"
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir()
-    try:
-        yield root
-        if target.exists():
-            target.rmdir()
-        root.rename(target)
-    except BaseException:
-        shutil.rmtree(root, ignore_errors=True)
-        raise
-
-
-def _stream(
+def write_file(
     root: Path,
     episodes: Iterable[EpisodeRecord],
+    pictures: Pictures,
     *,
-    fps: int,
-    views: dict[str, tuple[int, int]],
-    video: VideoOptions,
-) -> _Totals:
-    """Encode episodes as they come; tables stay in memory (they are small)."""
-    totals = _Totals()
+    number: int = 0,
+    first_episode: int = 0,
+    first_frame: int = 0,
+    tasks: Mapping[str, int] | None = None,
+) -> list[Written]:
+    """Write episodes as the `number`-th file of a set: a table, and a video for each view.
+
+    Its first episode and frame have these numbers in the set; `tasks` numbers the instructions,
+    by default in the order of their first episodes. Tables stay in memory (they are small).
+    Raises ValueError for an episode that does not fit.
+    """
+    place, views = file_place(number), pictures.views
+    task_numbers = dict(tasks or {})
+    written: list[Written] = []
+    tables: list[pa.Table] = []
+    frame = first_frame
     with ExitStack() as stack:
-        writers = {}
-        for key, (height, width) in views.items():
-            file = root / VIDEO_PATH.format(video_key=key, **FIRST)
-            file.parent.mkdir(parents=True)
-            writer = VideoWriter(
-                file,
-                fps=fps,
-                height=height,
-                width=width,
-                crf=video.crf,
-                preset=video.preset,
-                gop=video.gop,
-            )
-            writers[key] = stack.enter_context(writer)
+        writers = {key: stack.enter_context(_video(root, key, pictures, place)) for key in views}
         for record in episodes:
-            _check(record, index=len(totals.episodes), views=views, totals=totals)
+            index = first_episode + len(written)
+            _check(record, index=index, views=views, before=written)
             for key, writer in writers.items():
                 for first in range(0, record.length, BLOCK):
                     writer.add(record.frames[key][first : first + BLOCK])
-            _append(totals, record, fps=fps, views=list(views))
-    if not totals.episodes:
+            task = task_numbers.setdefault(record.task, len(task_numbers))
+            columns = _columns(record, pictures.fps, episode=index, frame=frame, task=task)
+            tables.append(pa.table({name: _arrow(values) for name, values in columns.items()}))
+            written.append(_summed(record, columns, views))
+            frame += record.length
+    if not written:
         raise ValueError("no episode was given; a data set needs at least one")
-    return totals
+    data = root / DATA_PATH.format(**place)
+    data.parent.mkdir(parents=True, exist_ok=True)
+    # Splitting bytes halves tables of smooth floats.
+    pq.write_table(
+        pa.concat_tables(tables),
+        data,
+        compression="zstd",
+        use_dictionary=False,
+        use_byte_stream_split=True,
+    )
+    return written
+
+
+def write_meta(
+    root: Path,
+    files: Iterable[Sequence[Written]],
+    pictures: Pictures,
+    *,
+    robot_type: str,
+    splits: Mapping[str, int],
+    names: Mapping[str, list[str]],
+    extra_info: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write the meta folder of a set whose `files`, numbered 0, 1, ..., hold these episodes.
+
+    Returns info.json. Raises ValueError for splits that do not add up.
+    """
+    rows: list[dict[str, Any]] = []
+    tasks: dict[str, int] = {}
+    moments: dict[str, Moments] = {}
+    frames = 0
+    for number, episodes in enumerate(files):
+        offset = frames  # where the file begins
+        for episode in episodes:
+            tasks.setdefault(episode.task, len(tasks))
+            rows.append(_row(episode, pictures, number, len(rows), frame=frames, offset=offset))
+            frames += episode.length
+            for name, sums in episode.moments.items():
+                moments.setdefault(name, Moments()).add(sums)
+    if sum(splits.values()) != len(rows):
+        raise ValueError(
+            f"splits {dict(splits)} add up to {sum(splits.values())} but {len(rows)}"
+            " episodes were given; make them agree"
+        )
+    features = _features(moments, pictures, names=names)
+    info = {
+        "codebase_version": "v3.0",
+        "robot_type": robot_type,
+        "total_episodes": len(rows),
+        "total_frames": frames,
+        "total_tasks": len(tasks),
+        "chunks_size": FILES_PER_CHUNK,
+        "data_files_size_in_mb": 100,
+        "video_files_size_in_mb": 500,
+        "fps": pictures.fps,
+        "splits": split_spans(splits),
+        "data_path": DATA_PATH,
+        "video_path": VIDEO_PATH,
+        "features": features,
+        **extra_info,
+    }
+    table = root / EPISODES_PATH.format(**file_place(0))
+    table.parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), table, compression="zstd")
+    pq.write_table(_tasks_table(tasks), root / "meta/tasks.parquet")
+    _write_json(root / "meta/info.json", info)
+    _write_json(root / "meta/stats.json", _stats(moments, features, frames))
+    return info
+
+
+def file_place(number: int) -> dict[str, int]:
+    """Return where the `number`-th file of a set lies, as its templates name it."""
+    return dict(zip(("chunk_index", "file_index"), divmod(number, FILES_PER_CHUNK), strict=True))
+
+
+def _video(root: Path, key: str, pictures: Pictures, place: Mapping[str, int]) -> VideoWriter:
+    file = root / VIDEO_PATH.format(video_key=key, **place)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    height, width = pictures.views[key]
+    return VideoWriter(file, pictures.video, fps=pictures.fps, height=height, width=width)
 
 
 def _check(
-    record: EpisodeRecord, *, index: int, views: dict[str, tuple[int, int]], totals: _Totals
+    record: EpisodeRecord,
+    *,
+    index: int,
+    views: Mapping[str, tuple[int, int]],
+    before: Sequence[Written],
 ) -> None:
     """Refuse an episode whose parts do not fit each other or the first episode."""
     if not record.task or record.length == 0:
@@ -211,8 +286,8 @@ def _check(
                 f"episode {index}: {name} has shape {values.shape} or non-finite values; "
                 f"it must be finite [{record.length}, d]"
             )
-    if totals.tables:
-        expected = {*totals.moments} - set(views) - {"timestamp", *INDEX_COLUMNS}
+    if before:
+        expected = {*before[0].moments} - set(views) - {"timestamp", *INDEX_COLUMNS}
         if set(record.columns) != expected:
             raise ValueError(
                 f"episode {index} has columns {sorted(record.columns)}; "
@@ -231,43 +306,50 @@ def _check(
             )
 
 
-def _append(totals: _Totals, record: EpisodeRecord, *, fps: int, views: list[str]) -> None:
-    """Add one episode's rows, its metadata and its share of the statistics."""
-    length, start, number = record.length, totals.frames, len(totals.episodes)
-    task = totals.tasks.setdefault(record.task, len(totals.tasks))
-    steps = np.arange(length, dtype=np.int64)
-    columns: dict[str, np.ndarray] = {
+def _columns(
+    record: EpisodeRecord, fps: int, *, episode: int, frame: int, task: int
+) -> dict[str, np.ndarray]:
+    """Return the columns of an episode's rows, of which `frame` is the first one's number."""
+    steps = np.arange(record.length, dtype=np.int64)
+    return {
         **{name: np.asarray(v, dtype=np.float32) for name, v in record.columns.items()},
         "timestamp": (steps / fps if record.times is None else record.times).astype(np.float32),
         "frame_index": steps,
-        "episode_index": np.full(length, number),
-        "index": start + steps,
-        "task_index": np.full(length, task),
+        "episode_index": np.full(record.length, episode),
+        "index": frame + steps,
+        "task_index": np.full(record.length, task),
     }
-    totals.tables.append(pa.table({name: _arrow(values) for name, values in columns.items()}))
-    for name, values in columns.items():
-        totals.moments.setdefault(name, _Moments()).add(values, (0,))
+
+
+def _summed(
+    record: EpisodeRecord, columns: Mapping[str, np.ndarray], views: Iterable[str]
+) -> Written:
+    """Return an episode's share of the statistics; of pictures about 16 frames are taken."""
+    moments = {name: Moments.of(values, (0,)) for name, values in columns.items()}
     for key in views:
-        pixels = record.frames[key][:: max(1, length // 16)] / 255.0
-        totals.moments.setdefault(key, _Moments()).add(pixels, (0, 1, 2))
+        pixels = record.frames[key][:: max(1, record.length // 16)] / 255.0
+        moments[key] = Moments.of(pixels, (0, 1, 2))
+    return Written(task=record.task, length=record.length, moments=moments)
+
+
+def _row(
+    episode: Written, pictures: Pictures, file: int, number: int, *, frame: int, offset: int
+) -> dict[str, Any]:
+    """Return an episode's row of meta/episodes; its file begins at frame `offset` of the set."""
+    place, end = file_place(file), frame + episode.length
     row: dict[str, Any] = {
         "episode_index": number,
-        "tasks": [record.task],
-        "length": length,
-        "dataset_from_index": start,
-        "dataset_to_index": start + length,
-        "data/chunk_index": 0,
-        "data/file_index": 0,
+        "tasks": [episode.task],
+        "length": episode.length,
+        "dataset_from_index": frame,
+        "dataset_to_index": end,
+        **{f"data/{name}": value for name, value in place.items()},
     }
-    for key in views:
-        row |= {f"videos/{key}/chunk_index": 0, f"videos/{key}/file_index": 0}
-        row |= {
-            f"videos/{key}/from_timestamp": start / fps,
-            f"videos/{key}/to_timestamp": (start + length) / fps,
-        }
-    row |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
-    totals.episodes.append(row)
-    totals.frames += length
+    for key in pictures.views:
+        row |= {f"videos/{key}/{name}": value for name, value in place.items()}
+        row[f"videos/{key}/from_timestamp"] = (frame - offset) / pictures.fps
+        row[f"videos/{key}/to_timestamp"] = (end - offset) / pictures.fps
+    return row | {f"meta/episodes/{name}": value for name, value in file_place(0).items()}
 
 
 def _arrow(values: np.ndarray) -> pa.Array:
@@ -277,25 +359,7 @@ def _arrow(values: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
 
 
-def _write_tables(root: Path, totals: _Totals) -> None:
-    """Write the frames, episodes and tasks tables."""
-    data = root / DATA_PATH.format(**FIRST)
-    data.parent.mkdir(parents=True)
-    write_frames_table(pa.concat_tables(totals.tables), data)
-    episodes = root / EPISODES_PATH.format(**FIRST)
-    episodes.parent.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(totals.episodes), episodes, compression="zstd")
-    pq.write_table(tasks_table(totals.tasks), root / "meta/tasks.parquet")
-
-
-def write_frames_table(table: pa.Table, path: Path) -> None:
-    """Write a table of frames; splitting bytes halves tables of smooth floats."""
-    pq.write_table(
-        table, path, compression="zstd", use_dictionary=False, use_byte_stream_split=True
-    )
-
-
-def tasks_table(tasks: Mapping[str, int]) -> pa.Table:
+def _tasks_table(tasks: Mapping[str, int]) -> pa.Table:
     """Return tasks as LeRobot stores them: a pandas frame indexed by the instruction."""
     table = pa.table({"task_index": list(tasks.values()), "task": list(tasks)})
     column = {"metadata": None, "field_name": None}
@@ -314,17 +378,17 @@ def tasks_table(tasks: Mapping[str, int]) -> pa.Table:
 
 
 def _features(
-    totals: _Totals, *, fps: int, views: Mapping[str, tuple[int, int]], names: Mapping[str, list]
+    moments: Mapping[str, Moments], pictures: Pictures, *, names: Mapping[str, list]
 ) -> dict[str, Any]:
     """Return info.json's description of every feature."""
     features: dict[str, Any] = {}
-    for name, moments in totals.moments.items():
-        if name in views or name in ("timestamp", *INDEX_COLUMNS):
+    for name, sums in moments.items():
+        if name in pictures.views or name in ("timestamp", *INDEX_COLUMNS):
             continue
-        width = int(np.size(moments.low))
+        width = int(np.size(sums.low))
         labels = names.get(name, [f"dim_{i}" for i in range(width)])
         features[name] = {"dtype": "float32", "shape": [width], "names": list(labels)}
-    for key, (height, width) in views.items():
+    for key, (height, width) in pictures.views.items():
         features[key] = {
             "dtype": "video",
             "shape": [height, width, 3],
@@ -335,7 +399,7 @@ def _features(
                 "video.codec": "h264",
                 "video.pix_fmt": "yuv420p",
                 "video.is_depth_map": False,
-                "video.fps": fps,
+                "video.fps": pictures.fps,
                 "video.channels": 3,
                 "has_audio": False,
             },
@@ -346,44 +410,24 @@ def _features(
     return features
 
 
-def _info(
-    totals: _Totals, features: dict[str, Any], *, fps: int, robot_type: str, splits: Mapping
-) -> dict[str, Any]:
-    """Return info.json as LeRobot v3.0 reads it."""
-    return {
-        "codebase_version": "v3.0",
-        "robot_type": robot_type,
-        "total_episodes": len(totals.episodes),
-        "total_frames": totals.frames,
-        "total_tasks": len(totals.tasks),
-        "chunks_size": 1000,
-        "data_files_size_in_mb": 100,
-        "video_files_size_in_mb": 500,
-        "fps": fps,
-        "splits": split_spans(splits),
-        "data_path": DATA_PATH,
-        "video_path": VIDEO_PATH,
-        "features": features,
-    }
-
-
 def split_spans(splits: Mapping[str, int]) -> dict[str, str]:
     """Return info.json's spans of episode counts: {"train": 40} is {"train": "0:40"}."""
     edges = np.cumsum([0, *splits.values()])
     return {name: f"{edges[i]}:{edges[i + 1]}" for i, name in enumerate(splits) if splits[name]}
 
 
-def _stats(totals: _Totals, features: dict[str, Any]) -> dict[str, Any]:
+def _stats(
+    moments: Mapping[str, Moments], features: Mapping[str, Any], frames: int
+) -> dict[str, Any]:
     """Return stats.json; images per channel in 0..1 as [3, 1, 1], from about 16 frames each."""
     return {
-        name: totals.moments[name].summary(
-            frames=totals.frames,
+        name: moments[name].summary(
+            frames=frames,
             shape=(3, 1, 1) if feature["dtype"] == "video" else tuple(feature["shape"]),
         )
         for name, feature in features.items()
     }
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file of a dataset's meta folder."""
+def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

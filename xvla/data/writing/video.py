@@ -1,5 +1,6 @@
 """Owns encoding frames into one h264 video whose frames can be sought simply (no B-frames)."""
 
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -8,37 +9,45 @@ import av
 import numpy as np
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoOptions:
+    """How frames are encoded: libx264's rate factor (lower is better), preset, key-frame gap."""
+
+    crf: int = 23
+    preset: str = "veryslow"
+    gop: int = 10
+
+
 class VideoWriter:
     """A context manager that appends uint8 [n, H, W, 3] blocks to an mp4 file.
 
-    yuv420p, a key frame every `gop` frames, no B-frames: presentation order is coding order, and
-    frame k has timestamp k / fps. H and W must be even.
+    yuv420p, a key frame every `options.gop` frames, no B-frames: presentation order is coding
+    order, and frame k has timestamp k / fps. H and W must be even.
     """
 
     def __init__(
         self,
         path: str | Path,
+        options: VideoOptions | None = None,
         *,
         fps: int,
         height: int,
         width: int,
-        crf: int = 23,
-        preset: str = "veryslow",
-        gop: int = 10,
     ) -> None:
         """Open the file; raises ValueError for odd sizes, which yuv420p cannot hold."""
         if height % 2 or width % 2:
             raise ValueError(f"video size {height} x {width}; both must be even for yuv420p")
+        options = options or VideoOptions()
         self._container = av.open(str(path), "w")
         stream = self._container.add_stream("libx264", rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.time_base = Fraction(1, fps)
         stream.codec_context.thread_count = 1  # a few small pictures: threads only cost
         stream.options = {
-            "crf": str(crf),
-            "preset": preset,
-            "g": str(gop),
-            "keyint_min": str(gop),
+            "crf": str(options.crf),
+            "preset": options.preset,
+            "g": str(options.gop),
+            "keyint_min": str(options.gop),
             "sc_threshold": "0",
             "bf": "0",
         }

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from xvla.config import DataConfig
-from xvla.data.catalogue import Source, open_sources
 from xvla.data.frame_cache import CacheSpec, FrameCache, cache_path
 from xvla.data.sample_index import SampleIndex
+from xvla.data.sources import Mixture, Source
 from xvla.limits import Config, limited
 
 
@@ -31,16 +31,17 @@ class LoaderOptions(Config):
     max_failed_share: float = limited(0.01, least=0, most=1)
 
 
-def options_of(config: DataConfig, device: str = "") -> LoaderOptions:
+def options_of(mixture: Mixture, device: str = "") -> LoaderOptions:
     """Return the options that the configuration asks for; `device` is where training runs.
 
     Raw frames hold the videos' own pixels: they are used wherever they are prepared for every
     domain.
     """
+    config = mixture.config
     frames: Literal["video", "raw", "jpeg"] = "video"
     if config.pixels == "jpeg":
         frames = "jpeg"
-    elif config.cache and all(_has_raw(config, source) for source in open_sources(config)):
+    elif config.cache and all(_has_raw(config, source) for source in mixture.sources.values()):
         frames = "raw"
     return LoaderOptions(
         cache=config.cache,
@@ -52,7 +53,7 @@ def options_of(config: DataConfig, device: str = "") -> LoaderOptions:
 
 
 def open_caches(
-    config: DataConfig, options: LoaderOptions
+    mixture: Mixture, options: LoaderOptions
 ) -> tuple[dict[str, FrameCache], dict[str, SampleIndex]]:
     """Open the caches of the mixture's domains, by name.
 
@@ -63,7 +64,7 @@ def open_caches(
         if options.frames != "video":
             raise ValueError(f"frames={options.frames!r} needs `cache`, the folder of frame caches")
         return {}, {}
-    sources = open_sources(config)
+    sources = mixture.sources.values()
     root = Path(options.cache)
     indices = {
         source.name: SampleIndex(source.dataset, index_path(root, source.name))
@@ -72,7 +73,7 @@ def open_caches(
     }
     if options.frames == "video":
         return {}, indices
-    return {source.name: _frames(config, options, source) for source in sources}, indices
+    return {source.name: _frames(mixture.config, options, source) for source in sources}, indices
 
 
 def index_path(folder: str | Path, name: str) -> Path:

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 
-def keyed_generator(*key: str | int, block: int = 0) -> np.random.Generator:
+def random_stream(*key: str | int, block: int = 0) -> np.random.Generator:
     """Return the generator of the stream named by `key`, at its `block`-th block.
 
     Equal keys give equal numbers on any machine, rank or process. Blocks of one stream do not

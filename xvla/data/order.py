@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from xvla.data.keyed import keyed_generator
+from xvla.data.random_streams import random_stream
 
 # Domains are drawn in blocks of this many samples, so that a position can be reached by adding up
 # the blocks' counts instead of drawing every sample before it.
@@ -31,8 +31,8 @@ class SampleOrder:
     """
 
     def __init__(self, weights: Mapping[str, float], sizes: Mapping[str, int], seed: int) -> None:
-        """Raise ValueError for an empty mixture, a weight not above 0 or an empty domain."""
-        _check(weights, sizes)
+        """Raise ValueError for a domain without a start frame."""
+        _check(sizes)
         self.names = tuple(weights)
         self.seed = seed
         self._sizes = np.array([sizes[name] for name in self.names], dtype=np.int64)
@@ -71,7 +71,7 @@ class SampleOrder:
         return self._drawn[1], self._drawn[2]
 
     def _block_counts(self, block: int) -> tuple[NDArray[np.int64], np.random.Generator]:
-        generator = keyed_generator("mixture", self.seed, *self.names, block=block)
+        generator = random_stream("mixture", self.seed, *self.names, block=block)
         return generator.multinomial(BLOCK, self._share), generator
 
     def _block_domains(self, block: int) -> NDArray[np.int64]:
@@ -98,7 +98,7 @@ class SampleOrder:
     def _pass(self, number: int, turn: int) -> "NDArray[np.int64] | ScatteredOrder":
         kept = self._passes[number]
         if turn not in kept:
-            generator = keyed_generator("pass", self.seed, self.names[number], block=turn)
+            generator = random_stream("pass", self.seed, self.names[number], block=turn)
             size = int(self._sizes[number])
             kept[turn] = (
                 generator.permutation(size)
@@ -147,13 +147,9 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-def _check(weights: Mapping[str, float], sizes: Mapping[str, int]) -> None:
-    if not weights:
-        raise ValueError("the mixture is empty; name at least one domain in data.mixture")
-    for name, weight in weights.items():
-        if not (np.isfinite(weight) and weight > 0):
-            raise ValueError(f"domain {name}: weight = {weight}; it must be a number above 0")
-        if sizes[name] < 1:
+def _check(sizes: Mapping[str, int]) -> None:
+    for name, size in sizes.items():
+        if size < 1:
             raise ValueError(
                 f"domain {name} has no start frame to train on: all of its episodes stand still "
                 "or are shorter than the start tail; take more episodes or other ones"

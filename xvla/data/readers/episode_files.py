@@ -1,0 +1,273 @@
+"""What all readers share: poses, checked and kept, and the checks of an episode."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xvla.data import memory
+from xvla.data.readers.base import STATE_DIM, DatasetError, Episode, FieldError, Poses, Problem
+from xvla.data.readers.episode_table import EpisodeTable
+from xvla.data.readers.poses import build_poses, check_states, to_float32
+from xvla.data.readers.sources import SourceRule
+from xvla.data.readers.video import count_frames, decode_frames
+
+Value = TypeVar("Value")
+STATE = "observation.state"
+_POSES: memory.ByteCache[Poses] = memory.ByteCache(memory.POSES)
+
+
+class EpisodeFiles(ABC):
+    """Base of the readers; a subclass sets the public attributes and says how to read one episode.
+
+    Every episode is checked when it is read: a defective one raises a DatasetError that names the
+    file, the episode and the field, whether or not the set was checked when it was opened.
+    """
+
+    format: str
+    domain: str
+    fps: float
+    views: tuple[str, ...]
+    episodes: EpisodeTable
+    rule: SourceRule | None = None
+
+    def __init__(self, root: Path, meta: dict[str, Any]) -> None:
+        """Start with nothing read; `broken` are episodes known to be defective."""
+        self.path, self.root, self.meta = str(root.resolve()), root, meta
+        self.broken: dict[int, Problem] = {}
+        self.instruction_variants: Mapping[str, list[str]] = {}
+
+    @property
+    def has_arm_clocks(self) -> bool:
+        """Whether the arms have clocks of their own."""
+        return self.rule is not None and any(arm.time_key for arm in self.rule.arms)
+
+    def episode(self, index: int) -> Episode:
+        """Return times [n] in s from the episode's start, states [n, 20] and the instruction."""
+        poses = self.poses(index)
+        return Episode(poses.times, poses.states, self.episodes.task(index))
+
+    def poses(self, index: int) -> Poses:
+        """Return the poses of an episode, with the arms' own clocks where the source has them."""
+        return _POSES.get(self, index, partial(self._checked_poses, index))
+
+    def start_frames(self, index: int, *, evaluate: bool = False) -> NDArray[np.int64] | None:
+        """Return the frames that the source lets a sample start from; None: no rule of its own."""
+        if self.rule is None:
+            return None
+        first, last = self.start_range(index)
+        stride = self.rule.eval_stride if evaluate else self.rule.stride
+        return np.arange(max(0, first), max(0, last), stride)
+
+    def start_range(self, index: int) -> tuple[int, int]:
+        """Return the first start frame and the one after the last, by the source's rule."""
+        return 0, int(self.episodes.lengths[index]) - (self.rule.tail if self.rule else 0)
+
+    def column(self, index: int, key: str) -> NDArray[Any]:
+        """Return any per-frame array of an episode as [n, ...]; ValueError if there is none."""
+        self.check_index(index)
+        return self.named(index, partial(self.read_column, index, key))
+
+    def frames(self, index: int, view: str, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """Return frames of one view, uint8 [k, H, W, 3] RGB, `indices` counted in the episode."""
+        self.check_index(index, view)
+        length = int(self.episodes.lengths[index])
+        numbers = [int(i) for i in indices]
+        beyond = [i for i in numbers if not 0 <= i < length]
+        if beyond:
+            raise ValueError(f"episode {index} has {length} frames; frame {beyond[0]} is not one")
+        return self.named(index, partial(self.read_frames, index, view, numbers))
+
+    def problems(self) -> list[Problem]:
+        """Return every defect of poses, instructions and pictures, without decoding videos."""
+        found: list[Problem] = []
+        for index in range(len(self.episodes)):
+            known = self.broken.get(index)
+            found += self._problems_of(index) if known is None else [known]
+        return [*dict.fromkeys(found)]  # episodes that share a file share its defects
+
+    def check_index(self, index: int, view: str | None = None) -> None:
+        """Raise ValueError for an episode or a view that the set does not have."""
+        if not 0 <= index < len(self.episodes):
+            raise ValueError(f"episode {index} is not one of 0..{len(self.episodes) - 1}")
+        if view is not None and view not in self.views:
+            raise ValueError(
+                f"dataset {self.path} has no view {view!r}; it has {', '.join(self.views)}"
+            )
+        if index in self.broken:
+            raise DatasetError(self.path, [self.broken[index]])
+
+    def named(self, index: int, read: Callable[[], Value]) -> Value:
+        """Run a read of one episode; its FieldError becomes a DatasetError that says where."""
+        try:
+            return read()
+        except FieldError as error:
+            file = self.data_file(index)
+            problem = Problem(file=file, episode=index, field=error.field, message=error.message)
+            raise DatasetError(self.path, [problem]) from None
+
+    def table(
+        self, count: int, splits: Sequence[str], describe: Callable[[int], tuple[int, str]]
+    ) -> EpisodeTable:
+        """Return the episodes by length and instruction; one that cannot be opened is `broken`."""
+        found = [(0, "")] * count
+        for index in range(count):
+            try:
+                found[index] = self.named(index, partial(describe, index))
+            except DatasetError as error:
+                self.broken[index] = error.problems[0]
+        lengths, tasks = zip(*found, strict=True)
+        return EpisodeTable.of(lengths, splits, tasks)
+
+    def _checked_poses(self, index: int) -> Poses:
+        self.check_index(index)
+        poses = self.named(index, partial(self.read_poses, index))
+        poses.states.setflags(write=False)
+        return poses
+
+    def _problems_of(self, index: int) -> list[Problem]:
+        found: list[Problem] = []
+        if not self.episodes.task(index):
+            file, field = self.task_place(index)
+            message = "the episode has no instruction; write one"
+            found.append(Problem(file=file, episode=index, field=field, message=message))
+        for check in self.checks(index):
+            try:
+                self.named(index, check)
+            except DatasetError as error:
+                found += error.problems
+        return found
+
+    def checks(self, index: int) -> list[Callable[[], Any]]:
+        """Return what is checked of one episode; each raises FieldError or DatasetError."""
+        views = [partial(self.check_view, index, view) for view in self.views]
+        return [partial(self.poses, index), *views]
+
+    @abstractmethod
+    def read_poses(self, index: int) -> Poses:
+        """Read and check one episode's poses; raises FieldError or DatasetError."""
+
+    @abstractmethod
+    def read_column(self, index: int, key: str) -> NDArray[Any]:
+        """Read one array of an episode; raises FieldError or DatasetError."""
+
+    @abstractmethod
+    def read_frames(self, index: int, view: str, numbers: list[int]) -> NDArray[np.uint8]:
+        """Read frames of a view that the episode has."""
+
+    @abstractmethod
+    def data_file(self, index: int) -> str:
+        """Return the name of an episode's data file, as problems give it."""
+
+    @abstractmethod
+    def task_place(self, index: int) -> tuple[str, str]:
+        """Return the file and the field that hold an episode's instruction."""
+
+    @abstractmethod
+    def check_view(self, index: int, view: str) -> None:
+        """Raise FieldError or DatasetError when an episode's pictures of a view are too few."""
+
+
+class TableAndVideo(EpisodeFiles):
+    """Episodes whose poses are columns of parquet tables and whose pictures are videos.
+
+    Poses come from `observation.state` where it is 20 wide, else by the source's rule.
+    """
+
+    lengths_file: str
+
+    def __init__(self, root: Path, meta: dict[str, Any]) -> None:
+        """Start with nothing read."""
+        super().__init__(root, meta)
+        self._counts: dict[Path, int | str] = {}
+
+    def read_poses(self, index: int) -> Poses:
+        """Read and check one episode's poses; raises FieldError or DatasetError."""
+        length = int(self.episodes.lengths[index])
+        if length < 1:
+            raise FieldError(None, "the episode is empty: no frames")
+        if self.rule:
+            states = build_poses(self.rule, partial(self.read_column, index)).states
+        else:
+            recorded = self.read_column(index, STATE)
+            check_width(recorded.shape[1:])
+            check_states(recorded, STATE)
+            states = to_float32(recorded, STATE)
+        if len(states) != length:
+            raise FieldError(None, f"{len(states)} rows, {self.lengths_file} says {length}")
+        return Poses(times=self.read_times(index, length), states=states)
+
+    def read_times(self, index: int, length: int) -> NDArray[np.float64]:
+        """Return frame / fps, or the stored stamps where they leave that grid.
+
+        Stamps are float32 in LeRobot: within a hundredth of a frame they say no more than it.
+        """
+        stamps = self.read_column(index, "timestamp").astype(np.float64)
+        if stamps.shape != (length,):
+            raise FieldError("timestamp", f"has shape {stamps.shape}, must be one number a frame")
+        back = ~(stamps[1:] > stamps[:-1])
+        if back.any() or not np.isfinite(stamps).all():
+            frame = int(back.argmax()) + 1 if back.any() else 0
+            message = f"time does not advance at frame {frame}; times must increase"
+            raise FieldError("timestamp", message)
+        grid = np.arange(length, dtype=np.float64) / self.fps
+        stamps -= stamps[0]
+        return stamps if np.abs(stamps - grid).max() > 0.01 / self.fps else grid
+
+    def read_frames(self, index: int, view: str, numbers: list[int]) -> NDArray[np.uint8]:
+        """Decode frames of a view that the episode has."""
+        first = self.first_frame(index, view)
+        path = self.video_file(index, view)
+        return decode_frames(path, [first + number for number in numbers], fps=self.fps)
+
+    def check_view(self, index: int, view: str) -> None:
+        """Raise DatasetError when the video is missing, damaged or shorter than its table."""
+        path = self.video_file(index, view)
+        first = self.first_frame(index, view)
+        end = first + int(self.episodes.lengths[index])
+        count = self._count(path)
+        if isinstance(count, str):
+            message = count
+        elif end > count:
+            message = (
+                f"the video has {count} frames, the table needs {end}; copy or record it again"
+            )
+        elif first < 0:
+            message = f"begins at frame {first} of the video; write meta/episodes again"
+        else:
+            return
+        name = path.relative_to(self.root.absolute()).as_posix()
+        problem = Problem(file=name, episode=index, field=view, message=message)
+        raise DatasetError(self.path, [problem])
+
+    def first_frame(self, index: int, view: str) -> int:
+        """Return which frame of its video an episode begins at."""
+        return 0
+
+    @abstractmethod
+    def video_file(self, index: int, view: str) -> Path:
+        """Return the mp4 that holds an episode's frames of one view."""
+
+    def _count(self, path: Path) -> int | str:
+        """Return the frames of a video, or what is wrong with it; each is looked through once."""
+        if path not in self._counts:
+            try:
+                self._counts[path] = count_frames(path, fps=self.fps)
+            except ValueError as error:
+                self._counts[path] = str(error)
+        return self._counts[path]
+
+
+def check_width(shape: Sequence[Any]) -> None:
+    """Raise FieldError unless the shape of one frame's state is that of the project's poses."""
+    if tuple(shape) != (STATE_DIM,):
+        width = "x".join(str(size) for size in shape) or "no"
+        raise FieldError(
+            STATE,
+            f"{width} values a frame, must be {STATE_DIM}: per arm xyz, rotation 6D (interleaved), "
+            "gripper, the second arm zero when absent",
+        )
