@@ -90,7 +90,7 @@ def _expanded(study: "Study", scale: str | None, overrides: list[str]) -> list[R
     specs = study.expand(scale, overrides)
     if study.search is None:
         return specs
-    from scaling.search.look import keep_rungs
+    from scaling.search.task import keep_rungs
 
     return [keep_rungs(spec, study.search.rungs) for spec in specs]
 

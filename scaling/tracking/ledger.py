@@ -19,9 +19,9 @@ from typing import Any
 from scaling.config import write_atomic
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec, canonical_json
-from scaling.tracking.client import is_http
 from scaling.tracking.record import PUBLISHED
 from scaling.tracking.sqlite import database_path
+from scaling.tracking.store import is_http
 
 HTTP_TIMEOUT_S = 5
 VERSION = 3  # of the ledger's content

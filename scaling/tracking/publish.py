@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec
-from scaling.tracking.client import connect, page, shown, store_errors
 from scaling.tracking.ledger import Ledger
 from scaling.tracking.run import ENDED, Describe, mirror_status, publish_run
 from scaling.tracking.sqlite import database_path, locked, many_writes
+from scaling.tracking.store import connect, page, store_errors, without_password
 from scaling.tracking.sweep import log_report, open_sweep, report_mark
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def ui_command(tracking_uri: str) -> str:
     """Return the line to type for MLflow's page, or the server's address to open."""
     path = database_path(tracking_uri)
     if path is None:
-        return shown(tracking_uri)
+        return without_password(tracking_uri)
     program = _from_here(Path(sys.executable).with_name("mlflow"))
     store = f"sqlite:///{_from_here(path)}"
     line = shlex.join([program, "ui", "--workers", "1", "--backend-store-uri", store])
@@ -141,7 +141,7 @@ def _publish_once(
             studies.setdefault(study, {})[run_id] = spec
     started = [Run.of(runs_dir, run_id) for runs in studies.values() for run_id in runs]
     total: dict[str, Any] = {
-        "tracking_uri": shown(tracking_uri),
+        "tracking_uri": without_password(tracking_uri),
         "runs": len(started),
         "new_runs": 0,
         "values": 0,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.spec import RunSpec
-from scaling.tracking.client import connect, is_http, store_errors
 from scaling.tracking.publish import find_run, publish
+from scaling.tracking.store import connect, is_http, store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,9 +14,9 @@ from scaling.runs.curves import Point, final_points, read_points, thin
 from scaling.runs.folder import Run
 from scaling.runs.state import RunStatus, State, run_status
 from scaling.spec import RunSpec, canonical_json
-from scaling.tracking.client import NOTE
 from scaling.tracking.inputs import log_inputs
 from scaling.tracking.record import PUBLISHED, metric_key, pack, published, unpack
+from scaling.tracking.store import NOTE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from scaling.spec import canonical_json
 from scaling.study import Study, load_study
-from scaling.tracking.client import NOTE, get_experiment, is_http
 from scaling.tracking.ledger import Ledger, stat_mark
 from scaling.tracking.record import PUBLISHED
 from scaling.tracking.run import Sweep, log_files, set_tags
+from scaling.tracking.store import NOTE, get_experiment, is_http
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -21,8 +21,8 @@ from scaling.runs.curves import final_points, read_points, thin
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec, SeedConfig
 from scaling.study import load_study
-from scaling.tracking.client import connect
 from scaling.tracking.publish import publish
+from scaling.tracking.store import connect
 
 NUM_RUNS = int(os.environ.get("BENCH_RUNS", "1000"))
 BLOCK = 50

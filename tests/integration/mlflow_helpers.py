@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from scaling.spec import RunSpec, SeedConfig
-from scaling.tracking.client import connect
+from scaling.tracking.store import connect
 from xvla.config import DataConfig, DomainEntry
 
 STUDY = "sweeps.simulated_faults"

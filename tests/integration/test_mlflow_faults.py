@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from scaling.tracking.client import connect
 from scaling.tracking.publish import publish
 from scaling.tracking.record import PUBLISHED
+from scaling.tracking.store import connect
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the module beside this file
 
@@ -130,7 +130,7 @@ def test_a_database_of_a_newer_mlflow_is_one_clear_line(tmp_path: Path) -> None:
     connect(uri)
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
-    code = "from scaling.tracking.client import connect; import sys; connect(sys.argv[1])"
+    code = "from scaling.tracking.store import connect; import sys; connect(sys.argv[1])"
     command = [sys.executable, "-c", code, uri]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | QUIET)
     assert "made by a newer MLflow than" in done.stderr.strip().splitlines()[-1]

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from scaling.cli.publisher import published_live
-from scaling.tracking.client import connect
 from scaling.tracking.ledger import Ledger
 from scaling.tracking.publish import find_run, publish
+from scaling.tracking.store import connect
 from scaling.tracking.sweep import report_mark
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the module beside this file

@@ -21,8 +21,8 @@ from safetensors.numpy import save_file
 
 from scaling.best import best, resolve
 from scaling.spec import InitConfig, RunSpec, SeedConfig
-from scaling.tracking.client import TrackingError
 from scaling.tracking.publish import publish
+from scaling.tracking.store import TrackingError
 from scaling.tracking.view import VIEW_KEY
 from xvla.config import DataConfig, DomainEntry
 

@@ -15,10 +15,10 @@ from scaling.runs.files import read_json
 from scaling.runs.folder import Done
 from scaling.spec import RunSpec
 from scaling.tracking import publish as tracking
-from scaling.tracking.client import TrackingError, connect, page, shown
 from scaling.tracking.publish import publish, publish_while, ui_command
 from scaling.tracking.record import metric_key, pack, unpack
 from scaling.tracking.run import _metric_name, run_name
+from scaling.tracking.store import TrackingError, connect, page, without_password
 
 
 def line(step: int, attempt: int = 1, **values: object) -> str:
@@ -197,7 +197,7 @@ def test_addresses_and_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     assert ui_command(f"sqlite:///{tmp_path / 'mlflow.db'}").endswith("sqlite:///mlflow.db")
     assert ui_command("http://user:secret@host:5000/x") == "http://host:5000/x"
-    assert shown("sqlite:////tmp/mlflow.db") == "sqlite:////tmp/mlflow.db"
+    assert without_password("sqlite:////tmp/mlflow.db") == "sqlite:////tmp/mlflow.db"
     assert page("3", "http://host:1/").startswith("http://host:1/#/experiments/3/runs?")
     assert page("3", "sqlite:///x.db").startswith("http://127.0.0.1:5000/#/experiments/3/runs?")
 
