@@ -144,10 +144,9 @@ def _opening(counts: "Counts", request: _Request, journal: str) -> str:
     how = f"{settings.trials} trials, {settings.parallel} at once, sampler {settings.sampler}"
     if not counts.trials:
         return f"{what}: {how}, kept in {journal}"
-    settled = counts.trials - counts.running
+    ended = counts.trials - counts.running
     return (
-        f"{what}: going on in {journal}: {settled} trials settled, {counts.running} under way; "
-        f"{how}"
+        f"{what}: going on in {journal}: {ended} trials settled, {counts.running} under way; {how}"
     )
 
 

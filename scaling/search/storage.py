@@ -4,6 +4,7 @@ import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def open_study(
     study = optuna.create_study(
         study_name=name, storage=storage, direction="minimize", load_if_exists=True
     )
-    before, now = study.user_attrs.get(BEGINNING), begun_with.to_dict()
+    before, now = study.user_attrs.get(BEGINNING), asdict(begun_with)
     if before is None and not study.get_trials(deepcopy=False):
         study.set_user_attr(BEGINNING, now)
         _name_score(study, begun_with.score)

@@ -1,7 +1,7 @@
 """What is searched, and how: the task, its settings, and the score that trials are told."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import Any, Literal, get_args
 
@@ -49,10 +49,6 @@ class Beginning:
     score: str
     space: dict[str, str]
     default_run: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, as the storage keeps it."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

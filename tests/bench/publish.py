@@ -94,7 +94,7 @@ def main() -> None:
             lambda part: bare(uris[0], part, folder / "runs"),
             lambda part: publish(
                 part, folder / "runs", tracking_uri=uris[1], describe=describe
-            )["values"],
+            ).values,
         ]  # fmt: skip
         for number, first in enumerate(range(0, NUM_RUNS, BLOCK)):
             order = (0, 1) if number % 2 == 0 else (1, 0)
@@ -136,7 +136,7 @@ def _noop(specs: list[RunSpec], folder: Path, uri: str) -> tuple[float, float]:
         "specs = [replace(base, study='sweeps.bench', seeds=SeedConfig(init=n))\n"
         "         for n in range(int(sys.argv[1]))]\n"
         "total = publish(specs, sys.argv[2], tracking_uri=sys.argv[3], describe=describe)\n"
-        "assert total['values'] == 0 and total['runs'] == len(specs), total\n"
+        "assert total.values == 0 and total.runs == len(specs), total\n"
         "assert 'mlflow' not in sys.modules\n"
         "print(time.process_time())\n"
     )

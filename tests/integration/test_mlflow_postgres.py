@@ -16,7 +16,7 @@ import pytest
 
 from scaling.best import best, resolve
 from scaling.spec import RunSpec
-from scaling.tracking.ledger import contents
+from scaling.tracking.ledger import store_mark
 from scaling.tracking.publish import publish
 from scaling.tracking.store import TrackingError, connect
 
@@ -158,11 +158,11 @@ def test_a_study_through_a_server_with_postgresql(postgres: Servers, tmp_path: P
     with pytest.raises(TrackingError, match="nothing is lost"):
         publish(specs, tmp_path / "runs", tracking_uri="http://127.0.0.1:9")
     total = publish(specs, tmp_path / "runs", tracking_uri=postgres_server)
-    assert total["new_runs"] == 3
+    assert total.new_runs == 3
     local = f"sqlite:///{tmp_path / 'mlflow.db'}"
     publish(specs, tmp_path / "runs", tracking_uri=local)
     assert curves(postgres_server) == curves(local)
-    assert contents(postgres_server, STUDY) is not None
+    assert store_mark(postgres_server, STUDY)
     out, errors = publisher(tmp_path / "runs", postgres_server).communicate()
     assert out.split() == ["ready", "0", "False"], errors
     (tmp_path / "moved").mkdir()
