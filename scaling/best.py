@@ -4,7 +4,7 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,8 @@ def best(
         version = register(
             spec,
             Path(runs_dir),
-            checkpoint={**asdict(checkpoint), **labels},
+            checkpoint=checkpoint,
+            chosen_by=labels,
             aliases=list(dict.fromkeys([alias, alias_name(spec.size)])),
             tracking_uri=tracking_uri,
         )
@@ -154,10 +155,10 @@ def _not_among(match: re.Match[str], runs_dir: Path, tracking_uri: str | None) -
 
 def _resolve_alias(study: str, runs_dir: Path, size: str | None, tracking_uri: str) -> Checkpoint:
     """Follow a registered alias to its checkpoint, below `runs_dir` or where it was registered."""
-    tags = lookup(study, alias_name(size), tracking_uri=tracking_uri)
-    here = Run.of(runs_dir, tags["run_key"]).step_folder(int(tags["step"]))
-    checkpoint = open_checkpoint(here if here.is_dir() else Path(tags["path"]))
-    if checkpoint.sha256 != tags["sha256"]:
+    found = lookup(study, alias_name(size), tracking_uri=tracking_uri)
+    here = Run.of(runs_dir, found.run_id).step_folder(found.step)
+    checkpoint = open_checkpoint(here if here.is_dir() else found.path)
+    if checkpoint.sha256 != found.sha256:
         raise ValueError(
             f"checkpoint {checkpoint.path} is not the one registered as {alias_name(size)} of "
             f"{study}: its weights have another sha256; run `scaling best {study}` again"

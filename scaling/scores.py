@@ -7,7 +7,7 @@ the frames that have the largest window ahead of them (paper, C.4, refuses valid
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from scaling.runs.curves import metric_lines
 from scaling.runs.files import read_json_or_none
 from scaling.runs.folder import MANIFEST, Run
 from scaling.runs.rollouts import read_counts
-from scaling.search.controller import Score
+from scaling.search.task import Score, Scorer
 from scaling.spec import RunSpec
 from scaling.study import Choice, IntRange, Search
 from scaling.study import Score as ScoreName
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from xvla.data.samples import SampleKey
     from xvla.data.sources import Mixture
 
-Scorer = Callable[[RunSpec, int], Score | None]
 NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 DENOISING_STEPS = 10
 

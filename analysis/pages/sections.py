@@ -14,8 +14,8 @@ from analysis.success.failures import failure_texts
 
 FIGURES = {
     "history": "Score by trial, smaller is better; the line is the best so far",
-    "contour": "Score over the space as the trials saw it; dots are trials",
-    "importance": "Share of the score's variance by parameter (fANOVA)",
+    "contour": "Score over the space as the trials saw it; dots are complete trials",
+    "importance": "Importance of each parameter, 1 in all (PED-ANOVA, Optuna's default)",
 }
 ACCOUNTS = {
     "useful": "on steps that stand",

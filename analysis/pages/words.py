@@ -85,7 +85,7 @@ def search_texts(found: Mapping[str, Any]) -> list[str]:
         lines.append(sentence(f"stopped early: {found['stopped']}"))
     shares = found.get("importance") or {}
     told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-    return [*lines, *([f"Share of the score's variance (fANOVA): {told}."] if told else [])]
+    return [*lines, *([f"Importance of the parameters (PED-ANOVA): {told}."] if told else [])]
 
 
 def sentence(text: str) -> str:

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from scaling.spec import RunSpec
 if TYPE_CHECKING:
     from jobs.executor import OpenProgress
     from scaling.study import Study
+    from scaling.tracking.publish import Summary
 
 
 def runs_folder(arguments: Namespace) -> Path:
@@ -90,7 +91,7 @@ def _expanded(study: "Study", scale: str | None, overrides: list[str]) -> list[R
     specs = study.expand(scale, overrides)
     if study.search is None:
         return specs
-    from scaling.search.look import keep_rungs
+    from scaling.search.task import keep_rungs
 
     return [keep_rungs(spec, study.search.rungs) for spec in specs]
 
@@ -107,20 +108,39 @@ def existing_store(folder: Path) -> str | None:
     return None if path != uri and not Path(path).exists() else uri
 
 
-def publish(specs: list[RunSpec], folder: Path, *, quiet: bool) -> dict[str, Any]:
+def publish(specs: list[RunSpec], folder: Path, *, quiet: bool) -> "Summary | None":
     """Bring MLflow up to date; return what `scaling.tracking.publish.publish` returns.
 
-    An unreachable MLflow, or a wrong address, is a warning (and {}): the runs are safe on disk.
+    An unreachable MLflow, or a wrong address, is a warning (and None): the runs are safe on disk.
     """
     from scaling.cost import describe
     from scaling.tracking.publish import publish as send
 
     uri = tracking_uri(folder)
     try:
-        return send(specs, folder, tracking_uri=uri, describe=describe, progress=not quiet)
+        track = untracked if quiet else progress_bar
+        return send(specs, folder, tracking_uri=uri, describe=describe, track=track, say=print_news)
     except (RuntimeError, OSError, ValueError) as error:
-        print(f"warning: not published to MLflow: {error}; try `scaling sync`", file=sys.stderr)
-        return {}
+        print_news(f"warning: not published to MLflow: {error}; try `scaling sync`")
+        return None
+
+
+def print_news(text: str) -> None:
+    """Print a line on stderr, at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def progress_bar(items: Sequence[str], label: str) -> Iterable[str]:
+    """Yield the items and show on stderr how far it is."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, description=label, console=Console(stderr=True))
+
+
+def untracked(items: Sequence[str], label: str) -> Iterable[str]:
+    """Yield the items in silence."""
+    return items
 
 
 def progress_of(arguments: Namespace) -> "OpenProgress":

@@ -5,13 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
 from pathlib import Path
 
-from scaling.cli.arguments import expand, tracking_uri
+from scaling.cli.arguments import print_news, study_runs, tracking_uri
 from scaling.cost import describe
 from scaling.tracking.publish import publish_while
 
@@ -37,7 +36,7 @@ def published_live(study: str, overrides: Sequence[str], runs_dir: Path) -> Iter
             start_new_session=True,  # Ctrl-C is for the program that it serves
         )
     except OSError as error:
-        print(f"warning: not published while it runs: {error}", file=sys.stderr)
+        print_news(f"warning: not published while it runs: {error}")
         yield
         return
     try:
@@ -47,22 +46,23 @@ def published_live(study: str, overrides: Sequence[str], runs_dir: Path) -> Iter
         process.wait()
 
 
-def main(words: Sequence[str]) -> None:
+def main(given: Sequence[str]) -> None:
     """Publish a study until every run has ended or the process served, this one's parent, has gone.
 
-    `words`: its number, the folder of runs, STUDY, overrides.
+    `given`: its number, the folder of runs, STUDY, overrides.
     """
-    parent, runs_dir, study, *overrides = words
+    parent, runs_dir, study, *overrides = given
     os.nice(NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    arguments = Namespace(study=study, overrides=overrides, runs=runs_dir)
+    folder = Path(runs_dir)
     pauses_s = chain([FIRST_S], repeat(EVERY_S))
     publish_while(
         lambda: _parent_lives(next(pauses_s), int(parent)),
-        expand(arguments),
-        runs_dir,
-        tracking_uri=tracking_uri(Path(runs_dir)),
+        study_runs(study, overrides, folder),
+        folder,
+        tracking_uri=tracking_uri(folder),
         describe=describe,
+        say=print_news,
     )
 
 

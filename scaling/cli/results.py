@@ -155,7 +155,8 @@ def _mlflow_addresses(specs: list[RunSpec], folder: Path) -> dict[str, str]:
     from scaling.tracking.publish import ui_command
 
     uri = tracking_uri(folder)
-    pages = publish(specs, folder, quiet=True).get("pages", {})
+    published = publish(specs, folder, quiet=True)
+    pages = published.pages if published else {}
     return {
         "MLflow database": uri.removeprefix("sqlite:///"),
         "open MLflow with": ui_command(uri),

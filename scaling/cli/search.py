@@ -3,137 +3,191 @@
 import json
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from scaling.cli.arguments import runs_folder, show
-from scaling.cli.search_executor import make_executor, say
+from scaling.cli.arguments import option, runs_folder, show
+from scaling.cli.search_executor import make_controller, say
 
 if TYPE_CHECKING:
+    import optuna
+
     from jobs.cluster import Cluster
     from scaling.search.budget import Budget, Price
-    from scaling.search.controller import Executor, Options, Task
+    from scaling.search.result import Counts, SearchResult
+    from scaling.search.task import Settings, Task
     from scaling.spec import RunSpec
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What the command line asks for."""
+
+    task: "Task"
+    settings: "Settings"
+    runs_dir: Path
+    cluster: "Cluster"
+    score: str
+    storage: str | None
+    top: int
+    repeats: int
+    max_gpu_hours: float | None
+
+    @property
+    def folder(self) -> Path:
+        """Where the search keeps its journal, its list of runs and its result."""
+        from scaling.search.runs import search_folder
+
+        return search_folder(self.runs_dir, self.task.study)
+
+
 def search(arguments: Namespace) -> int:
-    """Search until --trials are settled, repeat the best with new seeds, print the answer."""
-    from jobs.cluster import load_cluster
+    """Search until --trials have ended, repeat the best with new seeds, print the answer."""
     from jobs.executor import executor_of
-    from scaling.search.controller import check_task
-    from scaling.search.runs import search_folder
-    from scaling.search.show import render
+    from scaling.cli.search_table import render
     from scaling.search.storage import sole_controller
 
-    task, options = _task(arguments), _options(arguments)
-    check_task(task, options)
-    runs_dir, cluster = runs_folder(arguments), load_cluster(arguments.on)
-    folder = search_folder(runs_dir, task.study)
-    price = _pricer(runs_dir, cluster)
-    budget, cost = _budget(arguments, task, price), _cost(arguments, task, price)
-    executor = make_executor(task, options, runs_dir, cluster)
-    with sole_controller(folder):
+    request = _request(arguments)
+    price = _pricer(request.runs_dir, request.cluster)
+    budget = _budget(request.task, price, request.runs_dir, cap=request.max_gpu_hours)
+    num_repeats = (request.top + 1) * request.repeats
+    cost = _cost(request.task, price, request.settings.trials, num_repeats)
+    with sole_controller(request.folder):
         # What a controller that was killed while it submitted has left in a queue counts, too.
-        executor_of(cluster).held(runs_dir, fresh=True)
+        executor_of(request.cluster).held(request.runs_dir, fresh=True)
         if cost:
             say(cost)
         try:
-            document = _search(
-                arguments, task, options, folder=folder, executor=executor, budget=budget
-            )
+            result = _search(request, budget)
         except KeyboardInterrupt:
             say("runs under way go on; the same command takes the search up again")
             raise
-    show(arguments, document, render)
-    return 0 if document["counts"]["complete"] else 1
+    show(arguments, result.to_dict(), lambda _: render(result))
+    return 0 if result.counts.complete else 1
 
 
-def _search(
-    arguments: Namespace,
-    task: "Task",
-    options: "Options",
-    *,
-    folder: Path,
-    executor: "Executor",
-    budget: "Budget | None",
-) -> dict[str, Any]:
-    from scaling.cli.search_figures import draw_search
+def _search(request: _Request, budget: "Budget | None") -> "SearchResult":
     from scaling.config import write_atomic
     from scaling.scores import make_scorer
-    from scaling.search.controller import run_trials
-    from scaling.search.result import compare, counts, importances
+    from scaling.search.result import SearchResult, compare, counts, importances
+    from scaling.search.runs import RESULT
     from scaling.search.storage import open_study, shown_storage
 
-    name = arguments.score or task.search.score
-    score = make_scorer(name, task.search, runs_folder(arguments), folder / "scores")
-    begun_with = task.begun_with(name)
-    study = open_study(task.study, folder, begun_with=begun_with, storage=arguments.storage)
-    storage = shown_storage(arguments.storage) if arguments.storage else folder / "journal.log"
-    executor.say(_opening(counts(study), options, f"{task.study} ({task.scale})", str(storage)))
-    stopped = run_trials(study, task, options, executor=executor, score=score, budget=budget)
-    answer = compare(
+    task, folder = request.task, request.folder
+    score = make_scorer(request.score, task.search, request.runs_dir, folder / "scores")
+    begun_with = task.begun_with(request.score)
+    study, storage = open_study(
+        task.study, folder, begun_with=begun_with, url=request.storage, warn=say
+    )
+    journal = shown_storage(folder, request.storage)
+    controller = make_controller(
         study,
-        task,
-        options,
-        executor=executor,
+        storage,
+        task=task,
+        settings=request.settings,
         score=score,
-        top=arguments.top,
-        repeats=arguments.repeats,
         budget=budget,
+        runs_dir=request.runs_dir,
+        cluster=request.cluster,
     )
-    executor.on_round([])
-    shares = importances(study)
-    document = {
-        "study": task.study,
-        "scale": task.scale,
-        "score": name,
-        "counts": counts(study),
-        "stopped": stopped,
-        **answer,
-        "importance": shares,
-        "figures": draw_search(
-            study, folder, task=task, score=name, answer=answer, importance=shares
-        ),
-        "journal": str(storage),
-    }
-    write_atomic(folder / "result.json", json.dumps(document, indent=1) + "\n")
-    return document
+    controller.say(_opening(counts(study), request, journal))
+    stopped = controller.run_trials()
+    found = compare(controller, top=request.top, repeats=request.repeats)
+    controller.on_round([])
+    importance = importances(study)
+    result = SearchResult(
+        study=task.study,
+        scale=task.scale,
+        score=request.score,
+        counts=counts(study),
+        stopped=stopped,
+        default=found.default,
+        candidates=found.candidates,
+        best=found.best,
+        answer=found.answer,
+        importance=importance,
+        figures=_draw(study, task, folder, score=request.score, importance=importance),
+        journal=journal,
+    )
+    write_atomic(folder / RESULT, json.dumps(result.to_dict(), indent=1) + "\n")
+    return result
 
 
-def _opening(counts: dict[str, int], options: "Options", what: str, storage: str) -> str:
-    settled = counts["trials"] - counts["running"]
-    how = f"{options.trials} trials, {options.parallel} at once, sampler {options.sampler}"
-    if not counts["trials"]:
-        return f"{what}: {how}, kept in {storage}"
+def _draw(
+    study: "optuna.Study",
+    task: "Task",
+    folder: Path,
+    *,
+    score: str,
+    importance: Mapping[str, float],
+) -> dict[str, list[str]]:
+    """Write search_{history,contour,importance}.{png,svg}; return their paths by figure."""
+    from matplotlib import pyplot
+
+    from analysis.figures.style import column_label, save, style
+    from scaling.search.figures import draw
+
+    with style():
+        figures = draw(study, task, score=score, importance=importance, label=column_label)
+        paths = {
+            name: list(save(f, folder, f"search_{name}").values()) for name, f in figures.items()
+        }
+        for figure in figures.values():
+            pyplot.close(figure)
+    return paths
+
+
+def _opening(counts: "Counts", request: _Request, journal: str) -> str:
+    task, settings = request.task, request.settings
+    what = f"{task.study} ({task.scale})"
+    how = f"{settings.trials} trials, {settings.parallel} at once, sampler {settings.sampler}"
+    if not counts.trials:
+        return f"{what}: {how}, kept in {journal}"
+    ended = counts.trials - counts.running
     return (
-        f"{what}: going on in {storage}: {settled} trials settled, {counts['running']} under way; "
-        f"{how}"
+        f"{what}: going on in {journal}: {ended} trials settled, {counts.running} under way; {how}"
     )
 
 
-def _task(arguments: Namespace) -> "Task":
-    from scaling.search.controller import Task
-    from scaling.study import known_studies, load_study, split_arguments
+def _request(arguments: Namespace) -> _Request:
+    """Return what is asked for; raise ValueError for a search that cannot be run."""
+    from jobs.cluster import load_cluster
+    from scaling.search.task import Settings, validate
 
-    scale, overrides = split_arguments(arguments.overrides)
-    study = load_study(arguments.study)
-    if study.search is None:
-        searched = [name for name in known_studies() if load_study(name).search]
-        raise ValueError(f"study {study.name} declares no search; these do: {', '.join(searched)}")
-    chosen = scale or study.default_scale
-    return Task(study=study.name, scale=chosen, search=study.search, overrides=tuple(overrides))
-
-
-def _options(arguments: Namespace) -> "Options":
-    from scaling.search.controller import Options
-
-    return Options(
+    task = _task(arguments.study, arguments.overrides)
+    settings = Settings(
         trials=arguments.trials,
         parallel=arguments.parallel,
         seed=arguments.seed,
         sampler=arguments.sampler,
         prune=not arguments.no_prune,
     )
+    validate(task, settings)
+    return _Request(
+        task=task,
+        settings=settings,
+        runs_dir=runs_folder(arguments),
+        cluster=load_cluster(arguments.on),
+        score=arguments.score or task.search.score,
+        storage=arguments.storage,
+        top=arguments.top,
+        repeats=arguments.repeats,
+        max_gpu_hours=option(arguments, "max_gpu_hours"),
+    )
+
+
+def _task(name: str, given: Sequence[str]) -> "Task":
+    from scaling.search.task import Task
+    from scaling.study import known_studies, load_study, split_arguments
+
+    scale, overrides = split_arguments(given)
+    study = load_study(name)
+    if study.search is None:
+        searched = [name for name in known_studies() if load_study(name).search]
+        raise ValueError(f"study {study.name} declares no search; these do: {', '.join(searched)}")
+    chosen = scale or study.default_scale
+    return Task(study=study.name, scale=chosen, search=study.search, overrides=tuple(overrides))
 
 
 def _pricer(runs_dir: Path, cluster: "Cluster") -> "Price":
@@ -147,40 +201,32 @@ def _pricer(runs_dir: Path, cluster: "Cluster") -> "Price":
     return price
 
 
-def _budget(arguments: Namespace, task: "Task", price: "Price") -> "Budget | None":
-    """Return the GPU-hours that may be planned, None without --max-gpu-hours.
+def _budget(task: "Task", price: "Price", runs_dir: Path, *, cap: float | None) -> "Budget | None":
+    """Return the GPU-hours that may be planned, None without a cap.
 
     Raises ValueError when not even the first trial fits.
     """
-    cap = getattr(arguments, "max_gpu_hours", None)
     if cap is None:
         return None
     from scaling.search.budget import Budget
     from scaling.search.runs import search_specs
 
-    runs_dir = runs_folder(arguments)
-
     def planned() -> "list[RunSpec]":
         return search_specs(task.study, runs_dir, task=task)
 
     budget = Budget(cap=cap, price=price, planned=planned)
-    refusal = None if planned() else budget.refusal([_default(task)])
+    refusal = None if planned() else budget.refusal([task.spec(task.default)])
     if refusal:
         raise ValueError(f"not even the first trial fits: {refusal}; nothing was submitted")
     return budget
 
 
-def _cost(arguments: Namespace, task: "Task", price: "Price") -> str:
+def _cost(task: "Task", price: "Price", trials: int, repeats: int) -> str:
     """Return what the whole search would take on GPUs, "" on CPU."""
-    each = sum(price([_default(task)]).values())
-    repeats = (arguments.top + 1) * arguments.repeats
+    each = sum(price([task.spec(task.default)]).values())
     if not each:
         return ""
     return (
-        f"about {(arguments.trials + repeats) * each:,.0f} GPU-hours in all: {arguments.trials} "
-        f"trials and {repeats} repeats of about {each:,.1f}"
+        f"about {(trials + repeats) * each:,.0f} GPU-hours in all: {trials} trials and {repeats} "
+        f"repeats of about {each:,.1f}"
     )
-
-
-def _default(task: "Task") -> "RunSpec":
-    return task.spec(task.search.defaults[task.scale])

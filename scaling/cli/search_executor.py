@@ -1,16 +1,22 @@
-"""Where a search's runs go, and what is said meanwhile."""
+"""What a search's controller works with: a cluster's executor, MLflow, news on stderr."""
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaling.cli.arguments import publish
 
 if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import BaseStorage
+
     from jobs.cluster import Cluster
-    from scaling.search.controller import Executor, Options, Task
+    from scaling.runs.state import RunStatus
+    from scaling.search.budget import Budget
+    from scaling.search.controller import Controller
+    from scaling.search.task import Scorer, Settings, Task
     from scaling.spec import RunSpec
 
 PUBLISH_EVERY_S = 60.0
@@ -18,34 +24,51 @@ REPORT_EVERY_S = 30.0
 RETRY_S = 30.0
 
 
-def make_executor(
-    task: "Task", options: "Options", runs_dir: Path, cluster: "Cluster"
-) -> "Executor":
-    """Return a cluster's executor as the controller sees it."""
+def make_controller(
+    study: "optuna.Study",
+    storage: "BaseStorage",
+    *,
+    task: "Task",
+    settings: "Settings",
+    score: "Scorer",
+    budget: "Budget | None",
+    runs_dir: Path,
+    cluster: "Cluster",
+) -> "Controller":
+    """Return the controller of a search whose runs go to a cluster's executor."""
     from jobs.control import cancel
     from jobs.executor import executor_of
-    from jobs.status import study_status
-    from scaling.search.controller import Executor
+    from scaling.search.controller import Controller
     from scaling.search.runs import RUNS, RunList, search_folder
-
-    def states(specs: "Sequence[RunSpec]") -> dict[str, tuple[str, str | None]]:
-        rows = study_status(specs, runs_dir).runs
-        return {row.run_id: (row.state, row.reason) for row in rows}
 
     def stop(specs: "Sequence[RunSpec]") -> None:
         cancel(specs, runs_dir)
 
-    default = task.search.defaults[task.scale]
-    on_gpus = bool(task.spec(default).resources.gpus_per_node)
-    return Executor(
-        submit=_Handover(cluster, runs_dir, options.parallel),
-        states=states,
+    on_gpus = bool(task.spec(task.default).resources.gpus_per_node)
+    return Controller(
+        study=study,
+        storage=storage,
+        task=task,
+        settings=settings,
+        runs=RunList(path=search_folder(runs_dir, task.study) / RUNS, task=task),
+        score=score,
+        submit=_Handover(cluster, runs_dir, settings.parallel),
+        states=lambda specs: _states(specs, runs_dir),
         cancel=stop,
-        idle_first=on_gpus and executor_of(cluster).exclusive,
-        on_round=_Live(task.study, runs_dir),
-        remember=RunList(path=search_folder(runs_dir, task.study) / RUNS, task=task).add,
+        budget=budget,
+        exclusive=on_gpus and executor_of(cluster).exclusive,
+        on_round=_Progress(task.study, runs_dir),
         say=say,
     )
+
+
+def _states(specs: "Sequence[RunSpec]", runs_dir: Path) -> "Mapping[str, RunStatus]":
+    from jobs.queue import read_held
+    from jobs.status import run_state
+    from scaling.runs.folder import Run
+
+    held = read_held(runs_dir)  # once: a cluster is asked
+    return {spec.run_id: run_state(Run.of(runs_dir, spec.run_id), held) for spec in specs}
 
 
 class _Handover:
@@ -56,7 +79,7 @@ class _Handover:
         self._worked, self._not_before = False, 0.0
 
     def __call__(self, specs: "Sequence[RunSpec]") -> None:
-        """Submit; runs that could not be handed over are asked for again at a later look."""
+        """Submit; runs that could not be handed over are asked for again in a later round."""
         from jobs.executor import ExecutorAwayError, Order, executor_of
 
         if time.monotonic() < self._not_before:
@@ -72,8 +95,8 @@ class _Handover:
             self._not_before = time.monotonic() + RETRY_S
 
 
-class _Live:
-    """Between looks: says how far the runs under way are, and brings MLflow up to date."""
+class _Progress:
+    """Between rounds: says how far the runs under way are, and brings MLflow up to date."""
 
     def __init__(self, study: str, runs_dir: Path) -> None:
         self._study, self._runs_dir = study, runs_dir
@@ -96,14 +119,14 @@ class _Live:
 
 
 def _under_way(specs: "Sequence[RunSpec]", runs_dir: Path) -> str:
-    from jobs.status import study_status
     from scaling.cli.status_table import clock
 
-    parts = []
-    for row in study_status(specs, runs_dir).runs:
-        left = f", {clock(row.eta_s)} left" if row.eta_s else ""
-        steps = f" {row.step or 0}/{row.num_steps}{left}"
-        parts.append(f"{row.run_id} {row.state}{steps if row.state == 'running' else ''}")
+    states, parts = _states(specs, runs_dir), []
+    for spec in specs:
+        found = states[spec.run_id]
+        left = f", {clock(found.eta_s)} left" if found.eta_s else ""
+        steps = f" {found.step or 0}/{spec.num_steps}{left}" if found.state == "running" else ""
+        parts.append(f"{spec.run_id} {found.state}{steps}")
     return f"under way: {'; '.join(parts)}"
 
 

@@ -15,11 +15,14 @@ from scaling.cli.arguments import (
     declared,
     expand,
     option,
+    print_news,
+    progress_bar,
     progress_of,
     publish,
     runs_folder,
     show,
     tracking_uri,
+    untracked,
     warn,
 )
 from scaling.spec import RunSpec
@@ -225,16 +228,17 @@ def sync(arguments: Namespace) -> int:
 
     specs, folder = expand(arguments), runs_folder(arguments)
     uri = arguments.tracking_uri or tracking_uri(folder)
-    document = send(
+    summary = send(
         specs,
         folder,
         tracking_uri=uri,
         describe=describe,
-        progress=not arguments.json,
+        track=untracked if arguments.json else progress_bar,
+        say=print_news,
         follow=arguments.follow,
     )
-    warn(document.get("problems", ()))
-    show(arguments, document, as_json)
+    warn(summary.problems)
+    show(arguments, summary.to_dict(), as_json)
     return 0
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaling.spec import RunSpec
-from scaling.study import Choice, IntRange, Search
+from scaling.study import Choice, IntRange, Point, Search
 
 Price = Callable[[Sequence[RunSpec]], Mapping[str, float]]
 
@@ -41,7 +41,7 @@ class Budget:
         return max(specs, key=lambda spec: hours[spec.run_id])
 
 
-def corners(search: Search) -> list[dict[str, Any]]:
+def corners(search: Search) -> list[Point]:
     """Return the points at the ends of every range with every choice: a run's cost lies within."""
     ends = {name: _ends(axis) for name, axis in search.space.items()}
     return [dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values())]

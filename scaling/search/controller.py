@@ -4,238 +4,246 @@ Jobs never touch Optuna. Everything a restart needs is in the storage and in the
 point's run follows from its parameters, so a controller killed at any moment goes on where it was.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import isnan
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from scaling.overrides import overrider
+from scaling.runs.state import RunStatus, State
 from scaling.search.budget import Budget, corners
-from scaling.search.look import Looks, keep_rungs
-from scaling.search.propose import SAMPLERS, Sampler, completed, next_fixed, point_of, propose
+from scaling.search.propose import (
+    STARTUP_TRIALS,
+    complete,
+    enqueue,
+    next_fixed,
+    point_of,
+    propose,
+)
+from scaling.search.runs import RunList
+from scaling.search.storage import restore
+from scaling.search.task import Scorer, Settings, Task, rung_steps
 from scaling.spec import RunSpec
-from scaling.study import Point, Search
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.storages import BaseStorage
+    from optuna.trial import Trial
+
+OUT_OF_MEMORY = "out of memory"
+CONSTRAINT = "memory"  # above 0: the point does not fit
+WAITING: tuple[State, ...] = ("planned", "preempted")  # nobody has the run
+ACTIVE: tuple[State, ...] = ("queued", "running", "unknown")
+RUN_ID, SEM, REASON, PRUNED = "run_id", "sem", "reason", "pruned"  # attributes of a trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """What a point is judged by, smaller is better, with its standard error over episodes."""
+class Controller:
+    """One search: its trials in Optuna, and what has their runs done; hold `sole_controller`.
 
-    value: float
-    sem: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.5f}" + ("" if isnan(self.sem) else f" ± {self.sem:.5f}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Executor:
-    """Where runs go, and who hears of it. `submit` returns at once and may be asked twice.
-
-    `states(specs)` -> run id -> (state, reason), states as in `scaling status`; `idle_first`: hand
-    over the next runs only when none is under way; `remember` is called with (point, seed) before
-    their runs are started; `on_round` with the runs under way after every look; `say` with news.
+    `submit` returns at once and may be asked twice; `states(specs)` -> run id -> where it stands.
+    `exclusive`: hand over the next runs only when none is under way. `on_round` is called with the
+    runs under way after every look at them; `say` with news.
     """
 
+    study: "optuna.Study"
+    storage: "BaseStorage"
+    task: Task
+    settings: Settings
+    runs: RunList
+    score: Scorer
     submit: Callable[[Sequence[RunSpec]], None]
-    states: Callable[[Sequence[RunSpec]], Mapping[str, tuple[str, str | None]]]
+    states: Callable[[Sequence[RunSpec]], Mapping[str, RunStatus]]
     cancel: Callable[[Sequence[RunSpec]], None]
-    idle_first: bool = False
+    budget: Budget | None = None
+    exclusive: bool = False
     on_round: Callable[[Sequence[RunSpec]], None] = lambda specs: None
-    remember: Callable[[Sequence[tuple[Mapping[str, Any], int]]], None] = lambda points: None
     say: Callable[[str], None] = lambda text: None
 
+    def run_trials(self) -> str | None:
+        """Go on until `settings.trials` trials have ended; return why it stopped before, if so.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """What is searched: the study's name and scale, its space, and overrides of every run."""
+        Trials that stand as running in the storage are taken up: their runs are asked after,
+        started where they never were, and told.
+        """
+        for point in self.task.fixed_points:
+            enqueue(self.study, point)
+        trials = self.study.get_trials(deepcopy=False)
+        known = (point_of(trial, self.task.search) for trial in trials)
+        self.runs.add((point, 0) for point in known if point)
+        refusal = None
+        while True:
+            under_way = self._tell_ended()
+            missing = 0 if refusal else self.settings.trials - self._num_asked()
+            room = self._room(under_way)
+            if missing <= 0 and not under_way:
+                return refusal
+            for _ in range(min(missing, room)):
+                refusal = self._refusal()
+                if refusal:
+                    self.say(f"no more trials: {refusal}")
+                    break
+                self._ask()
+            if missing <= 0 or room <= 0:
+                self.on_round(under_way)
+                time.sleep(self.settings.poll_s)
 
-    study: str
-    scale: str
-    search: Search
-    overrides: tuple[str, ...] = ()
-    _override: Callable[[RunSpec], RunSpec] = field(init=False, repr=False, compare=False)
-    _made: dict[tuple[Any, ...], RunSpec] = field(
-        init=False, default_factory=dict, repr=False, compare=False
-    )
+    def run_all(self, specs: Sequence[RunSpec]) -> set[str]:
+        """Have runs done, `settings.parallel` at once; return the ids of those that are."""
+        ended: set[str] | None = None
+        while True:
+            states = self.states(specs)
+            waiting = [s for s in specs if states[s.run_id].state in ("planned", "preempted")]
+            active = [
+                s for s in specs if states[s.run_id].state in ("queued", "running", "unknown")
+            ]
+            over = [spec for spec in specs if spec not in waiting and spec not in active]
+            ended = {spec.run_id for spec in over} if ended is None else ended  # before we came
+            for spec in (spec for spec in over if spec.run_id not in ended):
+                ended.add(spec.run_id)
+                place, state = f"[{len(ended)}/{len(specs)}]", states[spec.run_id].state
+                self.say(f"{place} repeat of {_axes(spec)}: {state}")
+            if not waiting and not active:
+                return {key for key, status in states.items() if status.state == "done"}
+            room = self._room(active)
+            if waiting and room > 0:
+                self.submit(waiting[:room])
+            self.on_round(active)
+            time.sleep(self.settings.poll_s)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_override", overrider(self.overrides))
+    def _room(self, under_way: Sequence[RunSpec]) -> int:
+        """Return how many runs more may be under way."""
+        if self.exclusive and under_way:
+            return 0
+        return self.settings.parallel - len(under_way)
 
-    def spec(self, point: Mapping[str, Any], seed: int = 0) -> RunSpec:
-        """Return the run of a point; it keeps the checkpoints of its rungs."""
-        key = (seed, *sorted(point.items()))
-        if key not in self._made:  # every look asks for every run
-            made = self.search.run[self.scale](point, seed)
-            axes = {**made.axes, "seed": seed} if seed else made.axes  # a repeat is told apart
-            labelled = replace(made, study=self.study, scale=self.scale, axes=axes)
-            made = self._override(labelled).validate()
-            self._made[key] = keep_rungs(made, self.search.rungs)
-        return self._made[key]
+    def _num_asked(self) -> int:
+        from optuna.trial import TrialState
 
-    def begun_with(self, score: str) -> dict[str, Any]:
-        """Return what must not change between two controllers of one search."""
-        return {
-            "scale": self.scale,
-            "overrides": sorted(self.overrides),
-            "score": score,
-            "space": {name: repr(axis) for name, axis in self.search.space.items()},
-            "default_run": self.spec(self.search.defaults[self.scale]).run_id,
-        }
+        trials = self.study.get_trials(deepcopy=False)
+        return sum(trial.state != TrialState.WAITING for trial in trials)
 
+    def _refusal(self) -> str | None:
+        """Return why the next trial may not be asked for, None when it may.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How many trials, how many at once, and who proposes them."""
+        Its point is known only when the sampler has drawn it, and then the trial is stored: where
+        the sampler is free, the dearest point that it may choose has to fit.
+        """
+        if self.budget is None:
+            return None
+        point = next_fixed(self.study)
+        points = corners(self.task.search) if point is None else [point]
+        return self.budget.refusal([self.budget.dearest([self.task.spec(p) for p in points])])
 
-    trials: int
-    parallel: int = 1
-    seed: int = 0
-    sampler: Sampler = "tpe"
-    prune: bool = True
-    poll_s: float = 2.0
+    def _ask(self) -> None:
+        """Ask for one point; its run is handed over in the next round."""
+        trial = propose(self.study, self.task.search, self.settings)
+        trial.set_user_attr(RUN_ID, self.task.spec(trial.params).run_id)
+        self.runs.add([(trial.params, 0)])
 
+    def _tell_ended(self) -> list[RunSpec]:
+        """Tell the running trials that have ended; return the runs still under way.
 
-def check_task(task: Task, options: Options) -> None:
-    """Raise ValueError for a search that cannot be run; nothing is written before."""
-    if task.scale not in task.search.run:
-        known = ", ".join(task.search.run)
-        raise ValueError(f"{task.study} is not searched at scale {task.scale!r}; declared: {known}")
-    if options.trials < 1 or options.parallel < 1:
-        raise ValueError(f"trials={options.trials}, parallel={options.parallel}; give at least 1")
-    if options.sampler not in SAMPLERS:
-        allowed = ", ".join(SAMPLERS)
-        raise ValueError(f"sampler {options.sampler!r} is unknown; allowed: {allowed}")
-    points = task.search.fixed_points(task.scale)
-    ids = {task.spec(point).run_id for point in points}
-    if len(ids) < len(points):
-        raise ValueError(
-            f"{task.study}: {len(points)} fixed points are only {len(ids)} runs: an override fixes "
-            "a parameter of the search; leave it out"
-        )
+        Runs that nobody has are handed over: new ones, and those of a controller that was killed
+        between asking and submitting. Trials of one point share a run.
+        """
+        from optuna.trial import TrialState
 
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        trials = [restore(self.study, self.storage, frozen.number) for frozen in running]
+        points = [complete(trial, self.task.search, self.settings) for trial in trials]
+        self.runs.add((point, 0) for point in points)  # before they start: others find them there
+        pairs = [(t, self.task.spec(point)) for t, point in zip(trials, points, strict=True)]
+        unique = {spec.run_id: spec for _, spec in pairs}
+        states = self.states(list(unique.values())) if unique else {}
+        lost = [s for key, s in unique.items() if states[key].state in WAITING]
+        if lost:
+            self.submit(lost)
+        under_way = {s.run_id for t, s in pairs if not self._tell(t, s, states[s.run_id])}
+        return [spec for key, spec in unique.items() if key in under_way]
 
-def run_trials(
-    study: "optuna.Study",
-    task: Task,
-    options: Options,
-    *,
-    executor: Executor,
-    score: Callable[[RunSpec, int], Score | None],
-    budget: Budget | None = None,
-) -> str | None:
-    """Go on until `options.trials` trials are settled; return why it stopped before, if it did.
+    def _tell(self, trial: "Trial", spec: RunSpec, status: RunStatus) -> bool:
+        """Tell the trial when its run has ended or is pruned; return whether it was told."""
+        if status.state == "done":
+            self._tell_score(trial, spec)
+        elif status.state in ("failed", "cancelled"):
+            self._tell_end(trial, spec, status.reason or status.state)
+        elif status.state == "running" and self._is_hopeless(trial, spec):
+            self._tell_pruned(trial, spec)
+        else:
+            return False
+        return True
 
-    `score(spec, step)` of a checkpoint, None where it is not there. Trials that stand as running in
-    the storage are taken up: their runs are looked at, started where they never were, and told.
-    """
-    for point in task.search.fixed_points(task.scale):
-        study.enqueue_trial(point, skip_if_exists=True)
-    executor.remember([(point, 0) for point in _points(study, task)])
-    refusal = None
-    while True:
-        under_way = _settle(study, task, options, executor=executor, score=score)
-        missing = 0 if refusal else options.trials - _num_asked(study)
-        room = options.parallel - len(under_way)
-        if executor.idle_first and under_way:
-            room = 0
-        if missing <= 0 and not under_way:
-            return refusal
-        for _ in range(min(missing, room)):
-            refusal = budget.refusal([_next(study, task, budget)]) if budget else None
-            if refusal:
-                executor.say(f"no more trials: {refusal}")
-                break
-            executor.remember([(_ask(study, task, options), 0)])
-        if missing <= 0 or room <= 0:
-            executor.on_round(under_way)
-            time.sleep(options.poll_s)
+    def _tell_score(self, trial: "Trial", spec: RunSpec) -> None:
+        self._report_rungs(trial, spec)
+        found = self.score(spec, spec.num_steps)
+        if found is None:
+            raise RuntimeError(f"run {spec.run_id} is done but its last checkpoint is gone")
+        if not math.isfinite(found.value):
+            self._tell_end(trial, spec, "its score is not a number")
+            return
+        trial.set_user_attr(RUN_ID, spec.run_id)
+        trial.set_user_attr(SEM, found.sem)
+        self.study.tell(trial, found.value)
+        best = self.study.best_trial.number == trial.number
+        self._say(trial, spec, f"{found}{', the best so far' if best else ''}")
 
+    def _tell_pruned(self, trial: "Trial", spec: RunSpec) -> None:
+        from optuna.trial import TrialState
 
-def wait_for(specs: Sequence[RunSpec], options: Options, *, executor: Executor) -> set[str]:
-    """Have runs done, `options.parallel` at once; return the ids of those that are."""
-    ended: set[str] | None = None
-    while True:
-        states = executor.states(specs)
-        waiting = [s for s in specs if states[s.run_id][0] in ("planned", "preempted")]
-        active = [s for s in specs if states[s.run_id][0] in ("queued", "running", "unknown")]
-        over = [spec for spec in specs if spec not in waiting and spec not in active]
-        ended = {spec.run_id for spec in over} if ended is None else ended  # before we came
-        for spec in (spec for spec in over if spec.run_id not in ended):
-            ended.add(spec.run_id)
-            place, state = f"[{len(ended)}/{len(specs)}]", states[spec.run_id][0]
-            executor.say(f"{place} repeat of {_words(spec)}: {state}")
-        if not waiting and not active:
-            return {key for key, (state, _) in states.items() if state == "done"}
-        room = options.parallel - len(active)
-        if waiting and room > 0 and not (executor.idle_first and active):
-            executor.submit(waiting[:room])
-        executor.on_round(active)
-        time.sleep(options.poll_s)
+        trial.set_user_attr(RUN_ID, spec.run_id)
+        # Before the run is cancelled: a controller killed between the two finds a cancelled run,
+        # and by this mark that it was pruned and not stopped by hand.
+        trial.set_user_attr(PRUNED, True)
+        self.cancel([spec])
+        told = self.study.tell(trial, state=TrialState.PRUNED)
+        self._say(trial, spec, f"pruned after {told.last_step:,} samples")
 
+    def _tell_end(self, trial: "Trial", spec: RunSpec, reason: str) -> None:
+        from optuna.trial import TrialState
 
-def _words(spec: RunSpec) -> str:
-    words = " ".join(f"{name}={value}" for name, value in spec.axes.items())
-    return f"{words} ({spec.run_id})"
+        trial.set_user_attr(RUN_ID, spec.run_id)
+        trial.set_user_attr(REASON, reason)
+        pruned = reason == "cancelled" and spec.run_id in self._pruned_runs()
+        if OUT_OF_MEMORY in reason.lower():
+            trial.set_constraint(CONSTRAINT, 1.0)
+            pruned = True  # samplers leave out failed trials, with what they say of the space
+        self.study.tell(trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+        self._say(trial, spec, reason)
 
+    def _pruned_runs(self) -> set[str]:
+        trials = self.study.get_trials(deepcopy=False)
+        return {t.user_attrs.get(RUN_ID, "") for t in trials if t.user_attrs.get(PRUNED)}
 
-def _num_asked(study: "optuna.Study") -> int:
-    from optuna.trial import TrialState
+    def _report_rungs(self, trial: "Trial", spec: RunSpec) -> bool:
+        """Report the score of every rung's checkpoint that is there; return whether one was."""
+        known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        new = False
+        for step in rung_steps(spec, self.task.search.rungs):
+            seen = step * spec.global_batch_size
+            found = None if seen in known else self.score(spec, step)
+            if found is not None:
+                trial.report(found.value, seen)
+                new = True
+        return new
 
-    trials = study.get_trials(deepcopy=False)
-    return sum(trial.state != TrialState.WAITING for trial in trials)
+    def _is_hopeless(self, trial: "Trial", spec: RunSpec) -> bool:
+        """Return whether a rung reached just now is worse than the median there."""
+        from optuna.pruners import MedianPruner
 
+        if not self._report_rungs(trial, spec):
+            return False
+        self.study.pruner = MedianPruner(n_startup_trials=STARTUP_TRIALS // 2)
+        return self.settings.prune and trial.should_prune()
 
-def _next(study: "optuna.Study", task: Task, budget: Budget) -> RunSpec:
-    """Return the run of the next trial or, where the sampler is free, the dearest it may choose."""
-    point = next_fixed(study)
-    if point is not None:
-        return task.spec(point)
-    return budget.dearest([task.spec(point) for point in corners(task.search)])
+    def _say(self, trial: "Trial", spec: RunSpec, news: str) -> None:
+        trials = self.study.get_trials(deepcopy=False)
+        ended = sum(each.state.is_finished() for each in trials)
+        place = f"[{ended}/{max(self.settings.trials, ended)}]"
+        point = " ".join(f"{name}={value}" for name, value in trials[trial.number].params.items())
+        self.say(f"{place} trial {trial.number}, {point}: {news} ({spec.run_id})")
 
 
-def _ask(study: "optuna.Study", task: Task, options: Options) -> Point:
-    """Ask for one point and return it; its run is handed over at the next look."""
-    trial = propose(study, task.search, options)
-    trial.set_user_attr("run_id", task.spec(trial.params).run_id)
-    return trial.params
-
-
-def _points(study: "optuna.Study", task: Task) -> list[Point]:
-    found = (point_of(trial, task.search) for trial in study.get_trials(deepcopy=False))
-    return [point for point in found if point]
-
-
-def _settle(
-    study: "optuna.Study",
-    task: Task,
-    options: Options,
-    *,
-    executor: Executor,
-    score: Callable[[RunSpec, int], Score | None],
-) -> list[RunSpec]:
-    """Look at every running trial; tell those that ended; return the runs still under way."""
-    from optuna.trial import TrialState
-
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    points = [completed(study, trial, task.search, options) for trial in running]
-    executor.remember([(point, 0) for point in points])
-    pairs = [(trial, task.spec(point)) for trial, point in zip(running, points, strict=True)]
-    unique = {spec.run_id: spec for _, spec in pairs}
-    states = executor.states(list(unique.values())) if unique else {}
-    lost = [s for key, s in unique.items() if states[key][0] in ("planned", "preempted")]
-    if lost:
-        executor.submit(lost)
-    looks = Looks(
-        study=study, rungs=task.search.rungs, options=options, executor=executor, score=score
-    )
-    open_ids = {
-        spec.run_id
-        for trial, spec in pairs
-        if not looks.at(trial.number, trial._trial_id, spec, states[spec.run_id])
-    }
-    return [spec for key, spec in unique.items() if key in open_ids]
+def _axes(spec: RunSpec) -> str:
+    axes = " ".join(f"{name}={value}" for name, value in spec.axes.items())
+    return f"{axes} ({spec.run_id})"

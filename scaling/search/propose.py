@@ -1,69 +1,59 @@
 """Proposes a search's next point: the space as Optuna's distributions, samplers, restarts."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from scaling.study import Choice, IntRange, Point, Search
+from scaling.search.task import Sampler, Settings
+from scaling.study import IntRange, Point, Search
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial, Trial
 
-    from scaling.search.controller import Options
-
-Sampler = Literal["tpe", "gp", "random"]
-SAMPLERS: tuple[Sampler, ...] = ("tpe", "gp", "random")
 STARTUP_TRIALS = 8
+POINT = "point"  # the attribute of a queued trial: what it is bound to have
 
 
-def distributions(search: Search) -> dict[str, Any]:
-    """Return the space as Optuna's distributions."""
-    from optuna.distributions import CategoricalDistribution, IntDistribution
-
-    made: dict[str, Any] = {}
-    for name, axis in search.space.items():
-        if isinstance(axis, IntRange):
-            made[name] = IntDistribution(axis.low, axis.high, log=True)
-        elif isinstance(axis, Choice):
-            made[name] = CategoricalDistribution(axis.values)
-    return made
+def enqueue(study: "optuna.Study", point: Point) -> None:
+    """Have a point tried before the sampler is free; one that is there already is not repeated."""
+    study.enqueue_trial(point, user_attrs={POINT: point}, skip_if_exists=True)
 
 
-def propose(study: "optuna.Study", search: Search, options: "Options") -> "Trial":
+def next_fixed(study: "optuna.Study") -> Point | None:
+    """Return the point that the next trial is bound to have, None where the sampler is free.
+
+    None as well for a trial that another program queued: its point is Optuna's secret until asked.
+    """
+    from optuna.trial import TrialState
+
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return waiting[0].user_attrs.get(POINT) if waiting else None
+
+
+def propose(study: "optuna.Study", search: Search, settings: Settings) -> "Trial":
     """Return a new trial with all its parameters.
 
     The sampler is made anew from (seed, number of trials): a restart goes on with the draws that
     would have come, instead of repeating the first ones.
     """
-    study.sampler = make_sampler(options.sampler, seed=_trial_seed(study, options))
+    study.sampler = _sampler_now(study, settings)
     return study.ask(fixed_distributions=distributions(search))
 
 
-def completed(
-    study: "optuna.Study", trial: "FrozenTrial", search: Search, options: "Options"
-) -> Mapping[str, Any]:
-    """Return a trial's parameters, drawing those that a killed controller left out."""
-    point = point_of(trial, search)
-    if point is not None:
-        return point
-    from optuna.trial import Trial
+def complete(trial: "Trial", search: Search, settings: Settings) -> Point:
+    """Return a running trial's point, drawing what a killed controller left out.
 
-    study.sampler = make_sampler(options.sampler, seed=_trial_seed(study, options))
-    live = Trial(study, trial._trial_id)
-    for name, axis in search.space.items():
-        if isinstance(axis, IntRange):
-            live.suggest_int(name, axis.low, axis.high, log=True)
-        else:
-            live.suggest_categorical(name, axis.values)
-    return live.params
-
-
-def next_fixed(study: "optuna.Study") -> Point | None:
-    """Return the point that the next trial is bound to have, None where the sampler is free."""
-    from optuna.trial import TrialState
-
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    return dict(waiting[0].system_attrs["fixed_params"]) if waiting else None
+    Optuna stores a trial, then its parameters one by one.
+    """
+    if not search.space.keys() <= trial.params.keys():
+        trial.study.sampler = _sampler_now(trial.study, settings)
+        for name, axis in search.space.items():
+            if isinstance(axis, IntRange):
+                trial.suggest_int(name, axis.low, axis.high, log=True)
+            else:
+                trial.suggest_categorical(name, axis.values)
+    return dict(trial.params)
 
 
 def point_of(trial: "FrozenTrial", search: Search) -> Point | None:
@@ -71,7 +61,19 @@ def point_of(trial: "FrozenTrial", search: Search) -> Point | None:
     return dict(trial.params) if search.space.keys() <= trial.params.keys() else None
 
 
-def make_sampler(name: Sampler, *, seed: int) -> Any:
+def distributions(search: Search) -> "dict[str, BaseDistribution]":
+    """Return the space as Optuna's distributions."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    return {
+        name: IntDistribution(axis.low, axis.high, log=True)
+        if isinstance(axis, IntRange)
+        else CategoricalDistribution(axis.values)
+        for name, axis in search.space.items()
+    }
+
+
+def make_sampler(name: Sampler, *, seed: int) -> "BaseSampler":
     """Return one of Optuna's samplers; a point that did not fit into memory is avoided."""
     import warnings
 
@@ -88,9 +90,10 @@ def make_sampler(name: Sampler, *, seed: int) -> Any:
             seed=seed,
             n_startup_trials=STARTUP_TRIALS,
             multivariate=True,
-            constant_liar=True,
+            constant_liar=True,  # trials under way count as bad: parallel ones spread out
         )
 
 
-def _trial_seed(study: "optuna.Study", options: "Options") -> int:
-    return (options.seed * 1_000_003 + len(study.get_trials(deepcopy=False))) % 2**32
+def _sampler_now(study: "optuna.Study", settings: Settings) -> "BaseSampler":
+    count = len(study.get_trials(deepcopy=False))
+    return make_sampler(settings.sampler, seed=(settings.seed * 1_000_003 + count) % 2**32)

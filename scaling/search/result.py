@@ -5,25 +5,22 @@ count: every point of the answer, the default too, is judged by new seeds only.
 """
 
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from scaling.search.budget import Budget
-from scaling.search.controller import Executor, Options, Score, Task, wait_for
-from scaling.search.look import CONSTRAINT
+from scaling.search.controller import CONSTRAINT, PRUNED, RUN_ID, Controller
 from scaling.search.propose import point_of
-from scaling.spec import RunSpec
+from scaling.search.task import Task
 from scaling.study import Point
 
 if TYPE_CHECKING:
     import optuna
 
 LEVEL = 0.95
-MIN_TRIALS = 4  # for an importance
+MIN_FINISHED = 20  # below it, the importances are of two points or three: they turn with each trial
 FIRST_SEED = 1  # seed 0 chose
 
 
@@ -45,11 +42,96 @@ class Candidate:
     verdict: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The default, the best points in the order of their scores, the best by new seeds."""
+
+    default: Candidate
+    candidates: list[Candidate]
+    best: Candidate
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How trials ended, and how many different runs they were."""
+
+    trials: int
+    complete: int
+    pruned: int
+    out_of_memory: int
+    failed: int
+    running: int
+    runs: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """What a search found: result.json, and what `scaling search --json` prints.
+
+    `stopped`: why no more trials were asked for; `importance` by parameter, summing to 1;
+    `figures`: paths by name; `journal`: where the trials are.
+    """
+
+    study: str
+    scale: str
+    score: str
+    counts: Counts
+    stopped: str | None
+    default: Candidate
+    candidates: list[Candidate]
+    best: Candidate
+    answer: str
+    importance: dict[str, float]
+    figures: dict[str, list[str]]
+    journal: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, keys in the order of the fields."""
+        return asdict(self)
+
+
+class Interval(NamedTuple):
+    """A difference of two means and its interval."""
+
+    delta: float
+    low: float
+    high: float
+
+
+def compare(controller: Controller, *, top: int = 3, repeats: int = 3) -> Comparison:
+    """Repeat the best `top` points and the default with new seeds and compare them.
+
+    A seed whose runs do not fit into the budget is left out, and so are those after it.
+    """
+    study, task = controller.study, controller.task
+    chosen = top_points(study, task, top)
+    points = [task.default, *(point for point, _ in chosen)]
+    seeds = _affordable(controller, points, repeats)
+    again = [(point, seed) for seed in seeds for point in points]
+    controller.runs.add(again)
+    if again:
+        controller.say(
+            f"repeating the default and the best {len(chosen)} with {len(seeds)} new seeds: "
+            f"{len(again)} runs"
+        )
+    done = controller.run_all([task.spec(*item) for item in again])
+    rows = [_scores(controller, point, seeds, done) for point in points]
+    base = _candidate(task, task.default, _value_of(study, task, task.default), rows[0])
+    others = [
+        _candidate(task, point, value, row, base=rows[0], comparisons=len(chosen))
+        for (point, value), row in zip(chosen, rows[1:], strict=True)
+    ]
+    best = min(others, key=lambda c: math.inf if c.mean is None else c.mean, default=base)
+    return Comparison(default=base, candidates=others, best=best, answer=_answer(best))
+
+
 def top_points(study: "optuna.Study", task: Task, count: int) -> list[tuple[Point, float]]:
     """Return the `count` best different points with their scores, the default left out."""
     from optuna.trial import TrialState
 
-    default = task.spec(task.search.defaults[task.scale]).run_id
+    default = task.spec(task.default).run_id
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     found: dict[str, tuple[Point, float]] = {}
     for trial in sorted(trials, key=lambda trial: (trial.value, trial.number)):
@@ -62,55 +144,10 @@ def top_points(study: "optuna.Study", task: Task, count: int) -> list[tuple[Poin
     return list(found.values())[:count]
 
 
-def compare(
-    study: "optuna.Study",
-    task: Task,
-    options: Options,
-    *,
-    executor: Executor,
-    score: Callable[[RunSpec, int], Score | None],
-    top: int = 3,
-    repeats: int = 3,
-    budget: Budget | None = None,
-) -> dict[str, Any]:
-    """Repeat the best `top` points and the default with new seeds and return the result.
-
-    A seed whose runs do not fit into the budget is left out, and so are those after it.
-    """
-    chosen = top_points(study, task, top)
-    default = task.search.defaults[task.scale]
-    points = [default, *(point for point, _ in chosen)]
-    seeds = _affordable(task, points, repeats, budget=budget, say=executor.say)
-    again = [(point, seed) for seed in seeds for point in points]
-    executor.remember(again)
-    if again:
-        executor.say(
-            f"repeating the default and the best {len(chosen)} with {len(seeds)} new seeds: "
-            f"{len(again)} runs"
-        )
-    done = wait_for([task.spec(*item) for item in again], options, executor=executor)
-    rows = []
-    for point in points:
-        specs = [task.spec(point, seed) for seed in seeds]
-        scores = [score(spec, spec.num_steps) for spec in specs if spec.run_id in done]
-        rows.append([found.value for found in scores if found and math.isfinite(found.value)])
-    first = _value_of(study, task, default)
-    base = _candidate(task, default, first, rows[0], rows[0], comparisons=0)
-    others = [
-        _candidate(task, point, value, row, rows[0], comparisons=len(chosen))
-        for (point, value), row in zip(chosen, rows[1:], strict=True)
-    ]
-    best = min(others, key=lambda c: math.inf if c.mean is None else c.mean, default=base)
-    return {
-        "default": asdict(base),
-        "candidates": [asdict(candidate) for candidate in others],
-        "best": asdict(best),
-        "answer": _answer(best),
-    }
-
-
-def interval(ours: Sequence[float], default: Sequence[float], *, comparisons: int = 1):
-    """Return (delta, low, high) of two means by Welch's t, at 95 % over all `comparisons`.
+def interval(
+    ours: Sequence[float], default: Sequence[float], *, comparisons: int = 1
+) -> Interval | None:
+    """Return the difference of two means by Welch's t, at 95 % over all `comparisons`.
 
     None where either side has fewer than two values.
     """
@@ -118,66 +155,67 @@ def interval(ours: Sequence[float], default: Sequence[float], *, comparisons: in
 
     if min(len(ours), len(default)) < 2:
         return None
-    a, b = np.asarray(ours), np.asarray(default)
-    parts = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
-    delta, error = float(a.mean() - b.mean()), math.sqrt(sum(parts))
-    if error == 0:
-        return delta, delta, delta
-    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(a) - 1) + parts[1] ** 2 / (len(b) - 1))
-    tail = (1 - LEVEL) / 2 / max(1, comparisons)
-    margin = float(stats.t.ppf(1 - tail, freedom)) * error
-    return delta, delta - margin, delta + margin
+    delta = float(np.mean(ours) - np.mean(default))
+    if not np.ptp(ours) and not np.ptp(default):  # no spread: scipy divides by it
+        return Interval(delta, delta, delta)
+    level = 1 - (1 - LEVEL) / max(1, comparisons)  # Bonferroni
+    found = stats.ttest_ind(ours, default, equal_var=False).confidence_interval(level)
+    return Interval(delta, float(found.low), float(found.high))
 
 
-def counts(study: "optuna.Study") -> dict[str, int]:
-    """Return how trials ended, and how many different runs they were."""
+def counts(study: "optuna.Study") -> Counts:
+    """Return how the trials asked for have ended."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name != "WAITING"]
-    ids = [trial.user_attrs.get("run_id") for trial in trials]
-    named = [name for name in ids if name]
-    return {
-        "trials": len(trials),
-        "complete": sum(trial.state.name == "COMPLETE" for trial in trials),
-        "pruned": sum(bool(trial.user_attrs.get("pruned")) for trial in trials),
-        "out_of_memory": sum(trial.constraints.get(CONSTRAINT, 0) > 0 for trial in trials),
-        "failed": sum(trial.state.name == "FAIL" for trial in trials),
-        "running": sum(trial.state.name == "RUNNING" for trial in trials),
-        "runs": len(set(named)),
-        "duplicates": len(named) - len(set(named)),
-    }
+    states = [trial.state.name for trial in trials]
+    ids = [trial.user_attrs[RUN_ID] for trial in trials if trial.user_attrs.get(RUN_ID)]
+    return Counts(
+        trials=len(trials),
+        complete=states.count("COMPLETE"),
+        pruned=sum(bool(trial.user_attrs.get(PRUNED)) for trial in trials),
+        out_of_memory=sum(trial.constraints.get(CONSTRAINT, 0) > 0 for trial in trials),
+        failed=states.count("FAIL"),
+        running=states.count("RUNNING"),
+        runs=len(set(ids)),
+        duplicates=len(ids) - len(set(ids)),
+    )
 
 
 def importances(study: "optuna.Study") -> dict[str, float]:
-    """Return the share of the score's variance by parameter (fANOVA); {} with too few trials."""
-    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-    from optuna.trial import TrialState
+    """Return Optuna's importances by parameter, the greatest first, as its dashboard shows them.
 
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len({trial.value for trial in complete}) < MIN_TRIALS:
+    {} below 20 finished trials, or where no two complete ones differ.
+    """
+    from optuna.importance import get_param_importances
+
+    trials = study.get_trials(deepcopy=False)
+    finished = sum(trial.state.is_finished() for trial in trials)
+    values = {trial.value for trial in trials if trial.state.name == "COMPLETE"}
+    if finished < MIN_FINISHED or len(values) < 2:
         return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
-    return {name: float(share) for name, share in found.items()}
+    return {name: float(share) for name, share in get_param_importances(study).items()}
 
 
-def _affordable(
-    task: Task,
-    points: Sequence[Point],
-    repeats: int,
-    *,
-    budget: Budget | None,
-    say: Callable[[str], None],
-) -> list[int]:
+def _affordable(controller: Controller, points: Sequence[Point], repeats: int) -> list[int]:
     """Return the seeds that every point is run with; under a budget perhaps fewer than asked."""
+    budget, task = controller.budget, controller.task
     seeds: list[int] = []
     for seed in range(FIRST_SEED, FIRST_SEED + repeats):
         more = [task.spec(point, each) for each in [*seeds, seed] for point in points]
         refusal = budget.refusal(more) if budget else None
         if refusal:
-            say(f"{len(seeds)} of {repeats} repeats: {refusal}")
+            controller.say(f"{len(seeds)} of {repeats} repeats: {refusal}")
             break
         seeds.append(seed)
     return seeds
+
+
+def _scores(
+    controller: Controller, point: Point, seeds: Sequence[int], done: set[str]
+) -> list[float]:
+    """Return the finite scores of a point's repeats that are done."""
+    specs = [controller.task.spec(point, seed) for seed in seeds]
+    scores = [controller.score(spec, spec.num_steps) for spec in specs if spec.run_id in done]
+    return [found.value for found in scores if found and math.isfinite(found.value)]
 
 
 def _candidate(
@@ -185,37 +223,37 @@ def _candidate(
     point: Point,
     value: float | None,
     row: list[float],
-    base: list[float],
     *,
-    comparisons: int,
+    base: Sequence[float] = (),
+    comparisons: int = 0,
 ) -> Candidate:
-    found = interval(row, base, comparisons=comparisons) if comparisons else None
-    delta, low, high = found or (None, None, None)
+    """Return a point's row of the answer; without comparisons it is the default's."""
+    found = interval(row, base, comparisons=comparisons)
     return Candidate(
         params=dict(point),
         run_id=task.spec(point).run_id,
         search_value=value,
         repeats=row,
         mean=float(np.mean(row)) if row else None,
-        delta=delta,
-        low=low,
-        high=high,
-        verdict="default" if not comparisons else _verdict(low, high),
+        delta=found.delta if found else None,
+        low=found.low if found else None,
+        high=found.high if found else None,
+        verdict=_verdict(found) if comparisons else "default",
     )
 
 
-def _verdict(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
+def _verdict(found: Interval | None) -> str:
+    if found is None:
         return "not repeated"
-    if low <= 0 <= high:
+    if found.low <= 0 <= found.high:
         return "not separable"
-    return "better" if high < 0 else "worse"
+    return "better" if found.high < 0 else "worse"
 
 
 def _value_of(study: "optuna.Study", task: Task, point: Point) -> float | None:
     run_id = task.spec(point).run_id
     for trial in study.get_trials(deepcopy=False):
-        if trial.user_attrs.get("run_id") == run_id and trial.state.name == "COMPLETE":
+        if trial.user_attrs.get(RUN_ID) == run_id and trial.state.name == "COMPLETE":
             return trial.value
     return None
 
@@ -230,8 +268,5 @@ def _answer(best: Candidate) -> str:
         )
     if best.verdict == "not separable":
         return "the best point is not separable from the default; the default stays"
-    return f"the best point is {best.verdict} than the default: {_point(asdict(best))}"
-
-
-def _point(row: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in row["params"].items())
+    point = " ".join(f"{name}={value}" for name, value in best.params.items())
+    return f"the best point is {best.verdict} than the default: {point}"

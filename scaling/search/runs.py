@@ -5,19 +5,18 @@ Trials are runs like any other, but their points are known to the storage alone;
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from scaling.config import write_atomic
 from scaling.runs.files import read_json
 from scaling.runs.folder import Run
-from scaling.search.controller import Task
+from scaling.search.task import Task
 from scaling.spec import RunSpec
-from scaling.study import load_study
+from scaling.study import Point, load_study
 
-RUNS = "runs.json"
+RUNS, RESULT = "runs.json", "result.json"
 
 
 def search_folder(runs_dir: str | Path, study: str) -> Path:
@@ -32,14 +31,31 @@ def search_specs(study: str, runs_dir: str | Path, *, task: Task | None = None) 
     where it has none. A controller gives its own `task`, which has made most of them already.
     Neither Optuna nor torch is imported.
     """
-    kept = read_json(search_folder(runs_dir, study) / RUNS)
-    if not kept:
+    listed = _read(search_folder(runs_dir, study) / RUNS)
+    if listed is None:
         return []
-    scale, overrides = kept["scale"], tuple(kept["overrides"])
+    scale, overrides = listed.scale, tuple(listed.overrides)
     if task is None or (task.study, task.scale, task.overrides) != (study, scale, overrides):
         task = _task(study, scale, overrides)
-    made = (_spec(task, key, item, Path(runs_dir)) for key, item in kept["runs"].items())
+    made = (_spec(task, key, asked, Path(runs_dir)) for key, asked in listed.runs.items())
     return [replace(spec, study=study, scale=scale) for spec in made if spec]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """One line of the list: a point and the seed that it is run with."""
+
+    params: Point
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listed:
+    """The content of runs.json: what the runs were made with, and each by its id."""
+
+    scale: str
+    overrides: list[str]
+    runs: dict[str, _Asked] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +65,24 @@ class RunList:
     path: Path
     task: Task
 
-    def add(self, points: Iterable[tuple[Mapping[str, Any], int]]) -> None:
+    def add(self, points: Iterable[tuple[Point, int]]) -> None:
         """Add the runs of (point, seed); those that stand there already stay where they are."""
-        kept = read_json(self.path) or {}
-        runs = dict(kept.get("runs", {}))
+        head = _Listed(scale=self.task.scale, overrides=list(self.task.overrides))
+        before = (_read(self.path) or head).runs
+        runs = dict(before)
         for point, seed in points:
-            item = {"params": dict(point), "seed": seed}
-            runs.setdefault(self.task.spec(point, seed).run_id, item)
-        if runs != kept.get("runs"):
-            head = {"scale": self.task.scale, "overrides": list(self.task.overrides)}
-            write_atomic(self.path, json.dumps({**head, "runs": runs}, indent=1) + "\n")
+            run_id = self.task.spec(point, seed).run_id
+            runs.setdefault(run_id, _Asked(params=dict(point), seed=seed))
+        if len(runs) > len(before):
+            write_atomic(self.path, json.dumps(asdict(replace(head, runs=runs)), indent=1) + "\n")
+
+
+def _read(path: Path) -> _Listed | None:
+    kept = read_json(path)
+    if not kept:
+        return None
+    runs = {key: _Asked(**item) for key, item in kept.get("runs", {}).items()}
+    return _Listed(scale=kept["scale"], overrides=kept["overrides"], runs=runs)
 
 
 def _task(study: str, scale: str, overrides: tuple[str, ...]) -> Task | None:
@@ -68,12 +92,12 @@ def _task(study: str, scale: str, overrides: tuple[str, ...]) -> Task | None:
     return Task(study=study, scale=scale, search=search, overrides=overrides)
 
 
-def _spec(task: Task | None, run_id: str, item: Mapping[str, Any], folder: Path) -> RunSpec | None:
+def _spec(task: Task | None, run_id: str, asked: _Asked, runs_dir: Path) -> RunSpec | None:
     try:
-        made = task.spec(item["params"], item["seed"]) if task else None
+        made = task.spec(asked.params, asked.seed) if task else None
     except (ValueError, KeyError, TypeError):  # the space or the study's code is another now
         made = None
     if made is not None and made.run_id == run_id:
         return made
-    run = Run.of(folder, run_id)
+    run = Run.of(runs_dir, run_id)
     return run.spec() if run.is_prepared() else None

@@ -1,9 +1,8 @@
 """Tells MLflow what data a run learned from and was judged on, each with a digest."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec, canonical_json
@@ -25,7 +24,8 @@ def log_inputs(client: "MlflowClient", spec: RunSpec, mlflow_id: str, run: Run) 
     for split, context in (("val", "validation"), ("test", "test")):
         if digest := manifests.get(split):
             content = {"anchor_domain": spec.data.anchor_domain, "manifest_sha256": digest}
-            inputs.append(_input(f"evaluation {split}", digest, context, content))
+            text = canonical_json(content)
+            inputs.append(_input(f"evaluation {split}", digest, context, text))
     client.log_inputs(mlflow_id, datasets=inputs)
     return True
 
@@ -34,18 +34,18 @@ def _source_input(spec: RunSpec, entry: DomainEntry) -> "DatasetInput":
     """Return one domain of the mixture; the digest stands for the episodes chosen."""
     content = {**asdict(entry), "subset_seed": spec.data.subset_seed}
     del content["weight"]  # how often it is drawn, not what it is
-    digest = hashlib.sha256(canonical_json(content).encode()).hexdigest()
-    return _input(entry.name, digest, "training", content)
+    text = canonical_json(content)
+    return _input(entry.name, hashlib.sha256(text.encode()).hexdigest(), "training", text)
 
 
-def _input(name: str, digest: str, context: str, content: Mapping[str, Any]) -> "DatasetInput":
+def _input(name: str, digest: str, context: str, content: str) -> "DatasetInput":
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(
         name=name,
         digest=digest[:DIGEST_LENGTH],
         source_type="local",
-        source=canonical_json(content),
-        profile=canonical_json(content),
+        source=content,
+        profile=content,
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])

@@ -1,164 +1,181 @@
-"""Remembers what was published, so that a sync with nothing to do answers without MLflow.
+"""Remembers what was published, once: in `runs/_publish/<digest of the address>.json`.
 
-`runs/_publish/<digest of the address>.json` holds, study by study (they share runs), a fingerprint
-of each run folder and of what the store held afterwards. It only saves time: without it, or with a
-store that looks different, the publisher asks MLflow itself.
+A sync with nothing to do is answered from it without MLflow, whose import alone takes seconds.
+Where it is lost, or says what the store does not hold, a run is sent again whole: MLflow keeps a
+point that is sent twice (same step, time and value) once.
 """
 
 import hashlib
 import json
 import os
-import sqlite3
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from scaling.config import write_atomic
+from scaling.runs.files import read_json_or_none
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec, canonical_json
-from scaling.tracking.client import is_http
-from scaling.tracking.record import PUBLISHED
 from scaling.tracking.sqlite import database_path
+from scaling.tracking.store import is_http
 
 HTTP_TIMEOUT_S = 5
-VERSION = 3  # of the ledger's content
+VERSION = 4  # of the ledger's content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedRun:
+    """What MLflow holds of one run.
+
+    `mark`: of the folder as it was published, "" for a run that was found in the store. `offset`:
+    bytes of metrics.jsonl that were read; `last`: metric -> step and value of its last point;
+    `inputs`: whether the data sets were told; `files`: state and offset when files were kept.
+    """
+
+    mlflow_id: str
+    status: str
+    mark: str = ""
+    offset: int = 0
+    last: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    inputs: bool = False
+    files: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedStudy:
+    """What MLflow holds of a study: its experiment, parent run, report and runs by id.
+
+    `store`: the mark of the store as it was left, "" while it is being written to.
+    """
+
+    experiment_id: str
+    parent_id: str
+    report: str
+    runs: Mapping[str, PublishedRun]
+    store: str = ""
 
 
 class Ledger:
-    """Fingerprints of run folders as they were when they were published to one store."""
+    """What was published of a folder of runs to one store, by study: studies share runs."""
 
-    def __init__(self, runs_dir: Path, tracking_uri: str, *, described: bool) -> None:
-        self._uri, self._runs_dir, self._described = tracking_uri, runs_dir, described
+    def __init__(self, runs_dir: Path, tracking_uri: str) -> None:
+        self._uri, self._runs_dir = tracking_uri, runs_dir
         digest = hashlib.sha256(f"{VERSION} {tracking_uri}".encode()).hexdigest()[:12]
         self._path = runs_dir / "_publish" / f"{digest}.json"
-        self._kept = _read(self._path)
+        self._studies = _read(self._path)
+        self._written: set[str] = set()
+        self._trusted: set[str] | None = None  # while this process writes to a database
 
-    def read_again(self) -> None:
-        """Take up what another publisher has remembered since."""
-        self._kept = _read(self._path)
+    def study(self, name: str) -> PublishedStudy | None:
+        """Return what is known of a study."""
+        return self._studies.get(name)
 
-    def fingerprint(self, spec: RunSpec, run_id: str) -> str:
+    def is_current(self, name: str) -> bool:
+        """Return whether the store is as it was when the study was published last."""
+        held = self._studies.get(name)
+        if held is None or not held.store:
+            return False
+        if self._trusted is not None:
+            return name in self._trusted
+        return held.store == store_mark(self._uri, name)
+
+    def run_mark(self, spec: RunSpec, run_id: str, *, described: bool) -> str:
         """Return what changes when a run has something new to publish; take it before reading."""
-        seen = [stat_mark(path) for path in Run.of(self._runs_dir, run_id).published_files()]
-        labels = [spec.study, spec.scale, spec.axes, self._described]
+        seen = [file_mark(path) for path in Run.of(self._runs_dir, run_id).published_files()]
+        labels = [spec.study, spec.scale, spec.axes, described]
         return hashlib.sha256(canonical_json([labels, seen]).encode()).hexdigest()[:16]
 
-    def published(self, study: str, prints: Mapping[str, str]) -> dict[str, str]:
-        """Return run id -> MLflow status of the study's runs that are published as they stand."""
-        runs, statuses = self._held(study).get("runs", {}), self.statuses(study)
-        return {
-            key: statuses[key]
-            for key, value in prints.items()
-            if key in statuses and key in runs and runs[key]["print"] == value
-        }
+    def remember(self, name: str, held: PublishedStudy) -> None:
+        """Keep what the store now holds of a study, on disk as well."""
+        self._studies[name] = replace(held, store="")
+        self._written.add(name)
+        self._write()
 
-    def statuses(self, study: str) -> dict[str, str]:
-        """Return run id -> MLflow status of every run that the study's experiment has."""
-        return self._held(study).get("statuses", {})
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Let this process write to the store; afterwards it counts as it was left.
 
-    def parent_id(self, study: str) -> str | None:
-        """Return the MLflow run that is the study's parent run."""
-        return self._held(study).get("mlflow_id")
-
-    def child_id(self, study: str, run_id: str) -> str | None:
-        """Return the MLflow run that holds a run of the study."""
-        return self._held(study).get("runs", {}).get(run_id, {}).get("mlflow_id")
-
-    def experiment(self, study: str) -> str | None:
-        """Return the experiment's id when the store holds what it held, else None."""
-        held = self._held(study)
-        now = contents(self._uri, study) if held else None
-        return str(now["experiment_id"]) if now and now == held["contents"] else None
-
-    def report(self, study: str) -> str | None:
-        """Return the mark of the report that was published last."""
-        return self._held(study).get("report")
-
-    def forget(self, study: str) -> None:
-        """Drop what is kept of a study whose experiment is not what it was."""
-        self._kept.pop(study, None)
-
-    def remember(
-        self,
-        study: str,
-        parent_id: str,
-        published: Mapping[str, Mapping[str, str]],
-        *,
-        statuses: Mapping[str, str],
-        report: str,
-    ) -> None:
-        """Keep what the store now holds of a study.
-
-        `published`: run id -> print, mlflow_id of the runs just published; `statuses`: of all runs.
+        The ledger is read anew, as another publisher may have written it: hold the publisher's
+        lock. Without the marks renewed, for a block that raises, MLflow is asked next time. What
+        another program does to a database meanwhile goes unnoticed until it does more.
         """
-        self._kept[study] = {
-            "contents": contents(self._uri, study),
-            "mlflow_id": parent_id,
-            "report": report,
-            "statuses": dict(statuses),
-            "runs": {**self._held(study).get("runs", {}), **published},
-        }
-        write_atomic(self._path, json.dumps(self._kept))
+        self._studies, self._written = _read(self._path), set()
+        if database_path(self._uri) is not None:  # one file holds all studies
+            self._trusted = {name for name in self._studies if self.is_current(name)}
+        try:
+            yield
+            written = self._written | (self._trusted or set())
+        finally:
+            self._trusted = None
+        for name in written:
+            mark = store_mark(self._uri, name)
+            self._studies[name] = replace(self._studies[name], store=mark)
+        if written:
+            self._write()
 
-    def _held(self, study: str) -> dict[str, Any]:
-        return self._kept.get(study, {})
+    def _write(self) -> None:
+        write_atomic(self._path, json.dumps(self._studies, default=_fields))
 
 
-def contents(tracking_uri: str, study: str) -> dict[str, Any] | None:
-    """Return what tells one state of an experiment from another, None where it cannot be asked.
+def store_mark(tracking_uri: str, study: str) -> str:
+    """Return what tells one state of a store from another, "" where that cannot be asked.
 
-    A SQLite file is read directly (counts of its runs and of their records); a server is asked
-    for the experiment only.
+    Of a SQLite file when it was written to, by whomever; a server is asked for the experiment.
     """
     path = database_path(tracking_uri)
-    try:
-        if path is not None:
-            return _of_database(path, study) if path.exists() else None
-        return _of_server(tracking_uri, study) if is_http(tracking_uri) else None
-    except (OSError, ValueError, KeyError, sqlite3.Error):
-        return None
+    if path is not None:
+        # Beside the file lies its log of commits, where another program keeps that open.
+        marks = [file_mark(str(path)), file_mark(f"{path}-wal")]
+        return canonical_json(marks) if marks[0] else ""
+    return _experiment_mark(tracking_uri, study) if is_http(tracking_uri) else ""
 
 
-def _of_database(path: Path, study: str) -> dict[str, Any] | None:
-    where = "FROM experiments WHERE name = ? AND lifecycle_stage = 'active'"
-    count = (
-        "SELECT count(*), sum(length(t.value)) FROM runs r LEFT JOIN tags t "
-        "ON t.run_uuid = r.run_uuid AND t.key = ? "
-        "WHERE r.experiment_id = ? AND r.lifecycle_stage = 'active'"
-    )
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as database:
-        row = database.execute(f"SELECT experiment_id, creation_time {where}", (study,)).fetchone()
-        if row is None:
-            return None
-        runs, length = database.execute(count, (PUBLISHED, row[0])).fetchone()
-    return {"experiment_id": row[0], "created": row[1], "runs": runs, "records": length}
-
-
-def _of_server(tracking_uri: str, study: str) -> dict[str, Any] | None:
-    query = urllib.parse.urlencode({"experiment_name": study})
-    url = f"{tracking_uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?{query}"
-    with urllib.request.urlopen(url, timeout=HTTP_TIMEOUT_S) as reply:
-        found = json.load(reply)["experiment"]
-    if found.get("lifecycle_stage") != "active":
-        return None
-    return {"experiment_id": found["experiment_id"], "created": found.get("creation_time")}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def stat_mark(path: str) -> list[int] | None:
+def file_mark(path: str) -> list[int] | None:
     """Return what changes when a file does, None where there is none."""
     try:
         found = os.stat(path)
     except OSError:
         return None
     return [found.st_mtime_ns, found.st_size, found.st_ino]
+
+
+def _experiment_mark(tracking_uri: str, study: str) -> str:
+    """Ask a server's REST API without MLflow's client, which takes seconds to import."""
+    query = urllib.parse.urlencode({"experiment_name": study})
+    url = f"{tracking_uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?{query}"
+    try:
+        with urllib.request.urlopen(url, timeout=HTTP_TIMEOUT_S) as reply:
+            found = json.load(reply)["experiment"]
+        if found["lifecycle_stage"] != "active":
+            return ""
+        return canonical_json([found["experiment_id"], found.get("creation_time")])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _read(path: Path) -> dict[str, PublishedStudy]:
+    """Return the studies of a ledger; one that cannot be read counts as none."""
+    content = read_json_or_none(path) or {}
+    try:
+        return {
+            name: PublishedStudy(**held | {"runs": {k: _run(v) for k, v in held["runs"].items()}})
+            for name, held in content.items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def _fields(held: PublishedStudy | PublishedRun) -> dict[str, Any]:
+    """Return a dataclass as JSON has it; `asdict` would copy every point of every run first."""
+    return {item.name: getattr(held, item.name) for item in fields(held)}
+
+
+def _run(content: dict[str, Any]) -> PublishedRun:
+    """Return a run of a ledger's file; JSON knows no tuples."""
+    last = {name: (step, value) for name, (step, value) in content["last"].items()}
+    files = tuple(content["files"]) if content["files"] else None
+    return PublishedRun(**content | {"last": last, "files": files})

@@ -3,34 +3,64 @@
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec
-from scaling.tracking.client import connect, page, shown, store_errors
-from scaling.tracking.ledger import Ledger
+from scaling.tracking.ledger import Ledger, PublishedRun, PublishedStudy
 from scaling.tracking.run import ENDED, Describe, mirror_status, publish_run
 from scaling.tracking.sqlite import database_path, locked, many_writes
+from scaling.tracking.store import connect, page, store_errors, without_password
 from scaling.tracking.sweep import log_report, open_sweep, report_mark
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
+Track = Callable[[Sequence[str], str], Iterable[str]]
+Say = Callable[[str], None]
+REMEMBER_EVERY = 100  # runs: so many are sent again after a kill at worst
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Round:
-    """What one look at the run folders works on; `total` is counted up and returned."""
+class Summary:
+    """What was published, and what is still to come.
 
-    runs_dir: Path
+    `runs` have a folder, of which `unfinished` go on; `planned` have none; `new_runs` and `values`
+    were sent; `pages`: address of each study's run table (for a database: while the line of
+    `ui_command` runs); `problems`: a line for each damaged file of the runs just published.
+    """
+
     tracking_uri: str
-    describe: Describe | None
-    progress: bool
-    ledger: Ledger
-    total: dict[str, Any]
+    runs: int = 0
+    new_runs: int = 0
+    values: int = 0
+    planned: int = 0
+    unfinished: int = 0
+    pages: dict[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a run is still to start or to end."""
+        return bool(self.unfinished + self.planned)
+
+    def after(self, before: "Summary") -> "Summary":
+        """Return where this round left things, with what was sent in the rounds before it."""
+        return replace(
+            self, new_runs=before.new_runs + self.new_runs, values=before.values + self.values
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the `sync --json` document; "problems" only where there are any."""
+        content = asdict(self)
+        if not content.pop("problems"):
+            return content
+        return content | {"problems": list(self.problems)}
 
 
 def publish(
@@ -39,31 +69,32 @@ def publish(
     *,
     tracking_uri: str,
     describe: Describe | None = None,
-    progress: bool = False,
+    track: Track = lambda run_ids, label: run_ids,
+    say: Say = lambda text: None,
     follow: bool = False,
     poll_s: float = 5.0,
-) -> dict[str, Any]:
+) -> Summary:
     """Bring MLflow up to date with the run folders; doing it twice changes nothing.
 
     Experiment = study, a parent run for the sweep, a child run (tag `run_key` = run id) for each
     folder that exists. `describe(spec)` gives parameter counts and FLOPs; without it a later call
-    adds them. A report beside the runs goes to the parent run. `follow` goes on until every run has
-    ended. Returns {"tracking_uri", "runs", "new_runs", "values", "planned", "unfinished", "pages":
-    {study: address of its run table (for a database: while the line of `ui_command` runs)}} and,
-    where files of runs just published are damaged, "problems": a line each. Raises TrackingError
-    when the store is away (while following: in the first round only).
+    adds them. A report beside the runs goes to the parent run. `track(run_ids, label)` yields them
+    and shows how far it is; `say` hears of waits and failures. `follow` goes on until every run has
+    ended. Raises TrackingError when the store is away (while following: in the first round only).
     """
     runs, folder = list(specs), Path(runs_dir)
-    total = _publish_once(runs, folder, tracking_uri, describe=describe, progress=progress)
-    if not (follow and _is_open(total)):
-        return total
+    first = _publish_once(runs, folder, tracking_uri, describe=describe, track=track, say=say)
+    if not (follow and first.is_open):
+        return first
 
     def going_on() -> bool:
         time.sleep(poll_s)
         return True
 
-    rest = publish_while(going_on, runs, folder, tracking_uri=tracking_uri, describe=describe)
-    return {**rest, **{key: total[key] + rest[key] for key in ("new_runs", "values")}}
+    rest = publish_while(
+        going_on, runs, folder, tracking_uri=tracking_uri, describe=describe, say=say
+    )
+    return rest.after(first) if rest else first
 
 
 def publish_while(
@@ -73,27 +104,27 @@ def publish_while(
     *,
     tracking_uri: str,
     describe: Describe | None = None,
-) -> dict[str, Any]:
+    say: Say = lambda text: None,
+) -> Summary | None:
     """Publish round after round until every run has ended; return what `publish` does.
 
     `going_on` waits before each round and tells whether there is one. A round that fails, MLflow
-    being away or a file half written, is tried again; of such rounds in a row the first warns.
-    Without any round that went well the result is empty.
+    being away or a file half written, is tried again; of such rounds in a row the first is told.
+    None without any round that went well.
     """
     runs, folder, failed = list(specs), Path(runs_dir), False
-    total: dict[str, Any] = {}
+    total: Summary | None = None
     while going_on():
         try:
-            now = _publish_once(runs, folder, tracking_uri, describe=describe, progress=False)
+            now = _publish_once(runs, folder, tracking_uri, describe=describe, say=say)
         except (RuntimeError, OSError, ValueError) as error:
             if not failed:
-                text = f"warning: not published while it runs: {error}; trying again"
-                print(text, file=sys.stderr, flush=True)
+                say(f"warning: not published while it runs: {error}; trying again")
             failed = True
             continue
         failed = False
-        total = now | {key: total.get(key, 0) + now[key] for key in ("new_runs", "values")}
-        if not _is_open(now):
+        total = now.after(total) if total else now
+        if not now.is_open:
             break
     return total
 
@@ -118,12 +149,23 @@ def ui_command(tracking_uri: str) -> str:
     """Return the line to type for MLflow's page, or the server's address to open."""
     path = database_path(tracking_uri)
     if path is None:
-        return shown(tracking_uri)
+        return without_password(tracking_uri)
     program = _from_here(Path(sys.executable).with_name("mlflow"))
     store = f"sqlite:///{_from_here(path)}"
     line = shlex.join([program, "ui", "--workers", "1", "--backend-store-uri", store])
     # Seven helper processes (1.6 GB) of MLflow's pages for language models stay out.
     return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {line}"
+
+
+@contextmanager
+def own_writes(ledger: Ledger, runs_dir: Path, *, say: Say = lambda text: None) -> Iterator[None]:
+    """Write to the store, one program at a time, so that the ledger stays true of it."""
+
+    def wait() -> None:
+        say(f"another program is publishing {runs_dir}; waiting for it")
+
+    with locked(runs_dir / ".publish.lock", on_wait=wait), ledger.writing():
+        yield
 
 
 def _publish_once(
@@ -132,48 +174,39 @@ def _publish_once(
     tracking_uri: str,
     *,
     describe: Describe | None,
-    progress: bool,
-) -> dict[str, Any]:
+    track: Track = lambda run_ids, label: run_ids,
+    say: Say,
+) -> Summary:
     wanted = {(spec.study, spec.run_id): spec for spec in specs}  # studies share runs
     studies: dict[str, dict[str, RunSpec]] = {}
     for (study, run_id), spec in wanted.items():
         if _has_started(Run.of(runs_dir, run_id)):
             studies.setdefault(study, {})[run_id] = spec
-    started = [Run.of(runs_dir, run_id) for runs in studies.values() for run_id in runs]
-    total: dict[str, Any] = {
-        "tracking_uri": shown(tracking_uri),
-        "runs": len(started),
-        "new_runs": 0,
-        "values": 0,
-        "planned": len(wanted) - len(started),
-        "unfinished": 0,
-        "pages": {},
-    }
+    num_started = sum(map(len, studies.values()))
+    total = Summary(
+        tracking_uri=without_password(tracking_uri),
+        runs=num_started,
+        planned=len(wanted) - num_started,
+    )
     if not studies:
         return total
-    ledger = Ledger(runs_dir, tracking_uri, described=describe is not None)
-    this = _Round(
+    this = _Publisher(
         runs_dir=runs_dir,
         tracking_uri=tracking_uri,
         describe=describe,
-        progress=progress,
-        ledger=ledger,
-        total=total,
+        track=track,
+        ledger=Ledger(runs_dir, tracking_uri),
     )
-    if all(_is_published(this, study, runs) for study, runs in studies.items()):
-        return total  # MLflow is not even imported
+    known = {study: this.published(study, runs) for study, runs in studies.items()}
+    if all(known.values()):  # MLflow is not even imported
+        return _sum(total, [found for found in known.values() if found])
     client = connect(tracking_uri)
-    waiting = f"another program is publishing {runs_dir}; waiting for it"
     with (
         store_errors(tracking_uri),
-        locked(runs_dir / ".publish.lock", waiting=waiting),
+        own_writes(this.ledger, runs_dir, say=say),
         many_writes(tracking_uri),
     ):
-        ledger.read_again()
-        total["unfinished"] = 0
-        for study, runs in studies.items():
-            _publish_study(client, study, runs, this)
-    return total
+        return _sum(total, [this.publish(client, study, runs) for study, runs in studies.items()])
 
 
 def _has_started(run: Run) -> bool:
@@ -181,52 +214,96 @@ def _has_started(run: Run) -> bool:
     return run.is_prepared() or run.has_marker() or run.metrics_file.exists()
 
 
-def _is_published(this: _Round, study: str, runs: Mapping[str, RunSpec]) -> bool:
-    """Return whether the ledger vouches for all runs of a study; then count them."""
-    experiment_id = this.ledger.experiment(study)
-    prints = {key: this.ledger.fingerprint(spec, key) for key, spec in runs.items()}
-    known = this.ledger.published(study, prints)
-    if experiment_id is None or len(known) < len(runs):
-        return False
-    if this.ledger.report(study) != report_mark(this.runs_dir, study):
-        return False
-    this.total["unfinished"] += sum(status not in ENDED for status in known.values())
-    this.total["pages"][study] = page(experiment_id, this.tracking_uri)
-    return True
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Round:
+    """What one look at a study's runs found and sent."""
+
+    study: str
+    page: str
+    unfinished: int
+    new_runs: int = 0
+    values: int = 0
+    problems: tuple[str, ...] = ()
 
 
-def _publish_study(
-    client: "MlflowClient", study: str, runs: Mapping[str, RunSpec], this: _Round
-) -> None:
-    """Publish what the ledger does not vouch for, and remember it."""
-    ledger, total = this.ledger, this.total
-    prints = {key: ledger.fingerprint(spec, key) for key, spec in runs.items()}
-    if ledger.experiment(study) is None:
-        ledger.forget(study)
-    known = ledger.published(study, prints)
-    todo = [key for key in runs if key not in known]
-    sweep = open_sweep(client, study, todo=todo, ledger=ledger, tracking_uri=this.tracking_uri)
-    total["pages"][study] = page(sweep.experiment_id, this.tracking_uri)
-    published, here = {}, dict(known)
-    for key in _with_progress(todo, f"MLflow {study}", this.progress):
-        outcome = publish_run(sweep, runs[key], Run.of(this.runs_dir, key), describe=this.describe)
-        published[key] = {"print": prints[key], "mlflow_id": outcome.mlflow_id}
-        here[key] = outcome.status
-        total["values"] += outcome.num_values
-        total["new_runs"] += outcome.new
-        if outcome.problem:
-            total.setdefault("problems", []).append(outcome.problem)
-    total["unfinished"] += sum(status not in ENDED for status in here.values())
-    statuses = {**sweep.statuses, **here}
-    mirror_status(client, sweep.parent, _sweep_status(statuses.values()))
-    report = log_report(sweep, this.runs_dir, study)
-    parent_id = sweep.parent.info.run_id
-    ledger.remember(study, parent_id, published, statuses=statuses, report=report)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Publisher:
+    """What one look at the run folders works with."""
+
+    runs_dir: Path
+    tracking_uri: str
+    describe: Describe | None
+    track: Track
+    ledger: Ledger
+
+    def published(self, study: str, runs: Mapping[str, RunSpec]) -> _Round | None:
+        """Return a study's round if the ledger vouches for all its runs and its report."""
+        held = self.ledger.study(study)
+        if held is None or held.report != report_mark(self.runs_dir, study):
+            return None
+        marks = self._marks(runs)
+        known = {key: held.runs[key] for key in runs if key in held.runs}
+        if any(key not in known or known[key].mark != mark for key, mark in marks.items()):
+            return None
+        if not self.ledger.is_current(study):  # last: a server is asked
+            return None
+        return self._round(study, held.experiment_id, known)
+
+    def publish(self, client: "MlflowClient", study: str, runs: Mapping[str, RunSpec]) -> _Round:
+        """Publish what the ledger does not vouch for, and remember it."""
+        marks, held = self._marks(runs), self.ledger.study(study)
+        before = held.runs if held else {}
+        changed = {k for k in runs if k not in before or before[k].mark != marks[k]}
+        sweep = open_sweep(
+            client, study, changed=changed, ledger=self.ledger, tracking_uri=self.tracking_uri
+        )
+        known, outcomes = dict(sweep.known), []
+        now = PublishedStudy(
+            experiment_id=sweep.experiment_id,
+            parent_id=sweep.parent.info.run_id,
+            report=held.report if held else "",
+            runs=known,
+        )
+        todo = [key for key in runs if key not in known or known[key].mark != marks[key]]
+        for number, key in enumerate(self.track(todo, f"MLflow {study}"), start=1):
+            run = Run.of(self.runs_dir, key)
+            outcome = publish_run(sweep, runs[key], run, mark=marks[key], describe=self.describe)
+            known[key] = outcome.published
+            outcomes.append(outcome)
+            if number % REMEMBER_EVERY == 0:
+                self.ledger.remember(study, now)
+        mirror_status(client, sweep.parent, _sweep_status(run.status for run in known.values()))
+        report = log_report(sweep, self.runs_dir, study, before=now.report)
+        self.ledger.remember(study, replace(now, report=report))
+        return replace(
+            self._round(study, sweep.experiment_id, {key: known[key] for key in runs}),
+            new_runs=sum(outcome.new for outcome in outcomes),
+            values=sum(outcome.num_values for outcome in outcomes),
+            problems=tuple(outcome.problem for outcome in outcomes if outcome.problem),
+        )
+
+    def _marks(self, runs: Mapping[str, RunSpec]) -> dict[str, str]:
+        """Return what changes when a run has something new to publish, by run id."""
+        described = self.describe is not None
+        return {k: self.ledger.run_mark(s, k, described=described) for k, s in runs.items()}
+
+    def _round(self, study: str, experiment_id: str, runs: Mapping[str, PublishedRun]) -> _Round:
+        return _Round(
+            study=study,
+            page=page(experiment_id, self.tracking_uri),
+            unfinished=sum(run.status not in ENDED for run in runs.values()),
+        )
 
 
-def _is_open(total: Mapping[str, Any]) -> bool:
-    """Return whether a run is still to start or to end."""
-    return bool(total["unfinished"] + total["planned"])
+def _sum(total: Summary, rounds: Sequence[_Round]) -> Summary:
+    return replace(
+        total,
+        new_runs=sum(each.new_runs for each in rounds),
+        values=sum(each.values for each in rounds),
+        unfinished=sum(each.unfinished for each in rounds),
+        pages={each.study: each.page for each in rounds},
+        problems=tuple(line for each in rounds for line in each.problems),
+    )
 
 
 def _sweep_status(statuses: Iterable[str]) -> str:
@@ -234,15 +311,6 @@ def _sweep_status(statuses: Iterable[str]) -> str:
     if not seen <= set(ENDED):
         return "RUNNING"
     return "FINISHED" if seen == {"FINISHED"} else "FAILED"
-
-
-def _with_progress(run_ids: list[str], label: str, wanted: bool) -> Iterable[str]:
-    if not wanted:
-        return run_ids
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(run_ids, description=label, console=Console(stderr=True))
 
 
 def _from_here(path: Path) -> str:

@@ -2,15 +2,28 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from scaling.runs.checkpoints import Checkpoint
 from scaling.spec import RunSpec
-from scaling.tracking.client import connect, is_http, store_errors
-from scaling.tracking.publish import find_run, publish
+from scaling.tracking.ledger import Ledger
+from scaling.tracking.publish import find_run, own_writes, publish
+from scaling.tracking.store import connect, is_http, store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """A registered checkpoint: its run, step, where it lay then, and sha256 of its weights."""
+
+    run_id: str
+    step: int
+    path: Path
+    sha256: str
 
 
 def alias_name(size: str | None) -> str:
@@ -27,25 +40,29 @@ def register(
     spec: RunSpec,
     runs_dir: Path,
     *,
-    checkpoint: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    chosen_by: Mapping[str, str],
     aliases: Sequence[str],
     tracking_uri: str,
 ) -> str:
     """Register a checkpoint of a run, point the aliases at it and return its version.
 
-    `checkpoint`: run_id, step, path, sha256, config_path and how it was chosen; kept as tags. The
-    same run and sha256 keep their version. Raises TrackingError when the store is away.
+    It is kept as tags, with `chosen_by`: how it was chosen. The same run and sha256 keep their
+    version. Raises TrackingError when the store is away.
     """
     publish([spec], runs_dir, tracking_uri=tracking_uri)
     client = connect(tracking_uri)
-    with store_errors(tracking_uri):
+    with store_errors(tracking_uri), own_writes(Ledger(runs_dir, tracking_uri), runs_dir):
         name = model_name(spec.study)
         _ensure_model(client, name)
-        tags = {**_tags(checkpoint), "study": spec.study, "size": spec.size}
+        record = {key: str(value) for key, value in asdict(checkpoint).items()}
+        record |= dict(chosen_by)
+        tags = {"run_key": record["run_id"], **record, "study": spec.study, "size": spec.size}
+        del tags["run_id"]
         version = _version_with(client, name, tags)
         if version is None:
             run = find_run(client, spec)
-            source = _source(client, run.info.run_id, checkpoint, tracking_uri)
+            source = _source(client, run.info.run_id, checkpoint.path, record, tracking_uri)
             made = client.create_model_version(
                 name, source, run.info.run_id, tags=tags, await_creation_for=0
             )
@@ -57,8 +74,8 @@ def register(
     return version
 
 
-def lookup(study: str, alias: str, *, tracking_uri: str) -> dict[str, str]:
-    """Return the tags of the version behind an alias: run_key, step, path, sha256, ...
+def lookup(study: str, alias: str, *, tracking_uri: str) -> Registered:
+    """Return the version behind an alias.
 
     Raises ValueError when the model or the alias is not registered.
     """
@@ -79,13 +96,13 @@ def lookup(study: str, alias: str, *, tracking_uri: str) -> dict[str, str]:
                 f"model {name!r} has no alias {alias!r} (registered: {known}); run `scaling best "
                 f"{study}` first"
             )
-        return dict(client.get_model_version(name, aliases[alias]).tags)
-
-
-def _tags(checkpoint: Mapping[str, Any]) -> dict[str, str]:
-    renamed = {"run_key": checkpoint["run_id"], **checkpoint}
-    del renamed["run_id"]
-    return {key: str(value) for key, value in renamed.items()}
+        tags = client.get_model_version(name, aliases[alias]).tags
+    return Registered(
+        run_id=tags["run_key"],
+        step=int(tags["step"]),
+        path=Path(tags["path"]),
+        sha256=tags["sha256"],
+    )
 
 
 def _ensure_model(client: "MlflowClient", name: str) -> None:
@@ -109,7 +126,11 @@ def _version_with(client: "MlflowClient", name: str, tags: Mapping[str, str]) ->
 
 
 def _source(
-    client: "MlflowClient", mlflow_run_id: str, checkpoint: Mapping[str, Any], tracking_uri: str
+    client: "MlflowClient",
+    mlflow_run_id: str,
+    path: Path,
+    record: Mapping[str, str],
+    tracking_uri: str,
 ) -> str:
     """Return where the version's content is.
 
@@ -117,8 +138,7 @@ def _source(
     sha256) is logged as an artifact and stands for it; the weights stay where they are.
     """
     if not is_http(tracking_uri):
-        return str(checkpoint["path"])
-    folder = f"checkpoints/{Path(checkpoint['path']).name}"
-    record = {key: str(value) for key, value in checkpoint.items()}
-    client.log_dict(mlflow_run_id, record, f"{folder}/checkpoint.json")
+        return str(path)
+    folder = f"checkpoints/{path.name}"
+    client.log_dict(mlflow_run_id, dict(record), f"{folder}/checkpoint.json")
     return f"runs:/{mlflow_run_id}/{folder}"

@@ -13,10 +13,10 @@ from scaling.runs.attempts import read_attempts, total_gpu_hours
 from scaling.runs.curves import Point, final_points, read_points, thin
 from scaling.runs.folder import Run
 from scaling.runs.state import RunStatus, State, run_status
-from scaling.spec import RunSpec, canonical_json
-from scaling.tracking.client import NOTE
+from scaling.spec import RunSpec
 from scaling.tracking.inputs import log_inputs
-from scaling.tracking.record import PUBLISHED, metric_key, pack, published, unpack
+from scaling.tracking.ledger import PublishedRun
+from scaling.tracking.store import NOTE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,51 +47,70 @@ STATUS: dict[State, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """One study in MLflow: its experiment, its parent run, child runs and statuses by run id."""
+    """One study in MLflow: its experiment, its parent run, and child runs by run id.
+
+    `known`: what MLflow holds of every run, by run id, those that are not here as well.
+    """
 
     client: "MlflowClient"
     experiment_id: str
     parent: "MlflowRun"
-    children: dict[str, "MlflowRun"]
-    statuses: dict[str, str]
+    children: Mapping[str, "MlflowRun"]
+    known: Mapping[str, PublishedRun]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What one call of `publish_run` did; `problem`: a damaged file of the run, and the cure."""
 
-    mlflow_id: str
-    status: str
+    published: PublishedRun
     new: bool
     num_values: int
     problem: str | None = None
 
 
-def publish_run(sweep: Sweep, spec: RunSpec, folder: Run, *, describe: Describe | None) -> Outcome:
-    """Bring the child run of one folder up to date, creating it where there is none."""
+def publish_run(
+    sweep: Sweep, spec: RunSpec, folder: Run, *, mark: str, describe: Describe | None
+) -> Outcome:
+    """Bring the child run of one folder, as it stood at `mark`, up to date; perhaps create it."""
     client, found, run_id = sweep.client, run_status(folder), folder.run_id
     status = STATUS[found.state]
     new = run_id not in sweep.children
     tags = _tags(sweep, spec, folder, found)
     run = _create(sweep, spec, folder, tags) if new else sweep.children[run_id]
-    before = published(run)
+    before = sweep.known.get(run_id) or PublishedRun(mlflow_id=run.info.run_id, status=status)
     params = _missing_params(spec, run, describe)
     flops = {**run.data.params, **params}.get("compute_flops")
-    points, now = _new_points(spec, folder, found, before, flops=flops)
-    now["inputs"] = before.get("inputs") or log_inputs(client, spec, run.info.run_id, folder)
-    now["files"] = before.get("files")
-    if status in ENDED and now["files"] != [found.state, now["offset"]]:
+    points, offset = _new_points(spec, folder, found, before, flops=flops)
+    inputs = before.inputs or log_inputs(client, spec, run.info.run_id, folder)
+    kept = (found.state, offset) if status in ENDED else before.files
+    if kept is not None and kept != before.files:
         files = (folder.metrics_file, folder.spec_file, folder.environment_file)
         log_files(client, run, [path for path in files if path.exists()])
-        now["files"] = [found.state, now["offset"]]
-    _log(client, run, points, params=params, tags={**tags, PUBLISHED: canonical_json(now)})
+    _log(client, run, points, params=params, tags=tags)
     mirror_status(client, run, status, end_time_s=_end_time(folder, found))
-    return Outcome(
+    now = PublishedRun(
         mlflow_id=run.info.run_id,
         status=status,
+        mark=mark,
+        offset=offset,
+        last={**before.last, **{p.metric: (p.step, p.value) for p in points}},  # steps ascend
+        inputs=inputs,
+        files=kept,
+    )
+    return Outcome(
+        published=now,
         new=new,
         num_values=len(points),
         problem=found.reason if found.damaged else None,
+    )
+
+
+def is_as_published(run: "MlflowRun", known: PublishedRun) -> bool:
+    """Return whether MLflow's run ends where it was left; one of a restored backup does not."""
+    values = run.data.metrics
+    return (run.info.run_id, run.info.status) == (known.mlflow_id, known.status) and all(
+        values.get(metric_name(name)) == value for name, (_, value) in known.last.items()
     )
 
 
@@ -207,13 +226,12 @@ def _new_points(
     spec: RunSpec,
     folder: Run,
     status: RunStatus,
-    before: Mapping[str, Any],
+    before: PublishedRun,
     *,
     flops: str | None,
-) -> tuple[list[Point], dict[str, Any]]:
-    """Return the points still to publish and the record of what is published with them."""
-    reached = unpack(before.get("reached", {}))
-    points, offset = read_points(folder.metrics_file, before.get("offset", 0))
+) -> tuple[list[Point], int]:
+    """Return the points still to publish, and up to where metrics.jsonl was read."""
+    points, offset = read_points(folder.metrics_file, before.offset)
     done = folder.done() if status.state == "done" else None
     if done:
         totals = {"compute/gpu_hours": total_gpu_hours(folder) or 0.0}
@@ -221,12 +239,10 @@ def _new_points(
         whole = replace(done, metrics={**totals, **done.metrics})
         final = final_points(whole, time_s=folder.done_file.stat().st_mtime)
         points = [*_uncontradicted(points, final), *final]
-    keys = {name: metric_key(name) for name in {point.metric for point in points}}
-    last = {name: reached[key] for name, key in keys.items() if key in reached}
-    points = thin(points, last, num_steps=spec.num_steps)
-    reached |= {keys[point.metric]: point.step for point in points}  # ascending: the last one stays
+    reached = {name: step for name, (step, _) in before.last.items()}
+    points = thin(points, reached, num_steps=spec.num_steps)
     points += [p._replace(metric=SYSTEM[p.metric]) for p in points if p.metric in SYSTEM]
-    return points, {"offset": offset, "reached": pack(reached)}
+    return points, offset
 
 
 def _uncontradicted(points: list[Point], final: list[Point]) -> list[Point]:
@@ -243,11 +259,7 @@ def _log(
     params: Mapping[str, str],
     tags: Mapping[str, str],
 ) -> None:
-    """Log in blocks, labels and the record of what is published with the last of them.
-
-    MLflow stores the tags of a request after its metrics, so a crash leaves values without their
-    record, never a record without its values; a block sent twice is stored once.
-    """
+    """Log in blocks, labels with the last of them; a block sent twice is stored once."""
     from mlflow.entities import Metric, Param, RunTag
 
     changed = [RunTag(key, tags[key]) for key in tags if run.data.tags.get(key, "") != tags[key]]
@@ -255,7 +267,7 @@ def _log(
     blocks = [points[start : start + BLOCK] for start in range(0, len(points), BLOCK)] or [[]]
     for number, block in enumerate(blocks, start=1):
         metrics = [
-            Metric(_metric_name(point.metric), point.value, point.time_ms, point.step)
+            Metric(metric_name(point.metric), point.value, point.time_ms, point.step)
             for point in block
         ]
         last = number == len(blocks)
@@ -265,7 +277,7 @@ def _log(
             )
 
 
-def _metric_name(name: str) -> str:
+def metric_name(name: str) -> str:
     """Return the name with what MLflow refuses (% and parentheses, among others) made `_`."""
     return re.sub(r"[^\w\-. :/]", "_", name)
 

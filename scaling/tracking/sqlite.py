@@ -3,8 +3,7 @@
 import fcntl
 import gc
 import sqlite3
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -85,14 +84,13 @@ def many_writes(tracking_uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, *, waiting: str = "") -> Iterator[None]:
-    """Hold an exclusive lock file; print `waiting` once where another process holds it."""
+def locked(path: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold an exclusive lock file; `on_wait` is called where another process holds it."""
     with open(path, "a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if waiting:
-                print(waiting, file=sys.stderr, flush=True)
+            on_wait()
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 

@@ -1,15 +1,14 @@
 """Opens a study in MLflow: its experiment, parent run and child runs; keeps its report there."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaling.spec import canonical_json
 from scaling.study import Study, load_study
-from scaling.tracking.client import NOTE, get_experiment, is_http
-from scaling.tracking.ledger import Ledger, stat_mark
-from scaling.tracking.record import PUBLISHED
-from scaling.tracking.run import Sweep, log_files, set_tags
+from scaling.tracking.ledger import Ledger, PublishedRun, PublishedStudy, file_mark
+from scaling.tracking.run import Sweep, is_as_published, log_files, set_tags
+from scaling.tracking.store import NOTE, get_experiment, is_http
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,15 +22,17 @@ def open_sweep(
     client: "MlflowClient",
     study: str,
     *,
-    todo: Sequence[str],
+    changed: Collection[str],
     ledger: Ledger,
     tracking_uri: str,
 ) -> Sweep:
-    """Return the study's experiment, its parent run, and the child runs of `todo` where they exist.
+    """Return the study's experiment, its parent run, and at least its child runs of `changed`.
 
     With a ledger that matches the store only these are read. Creates what is missing.
     """
-    if sweep := _remembered(client, study, todo, ledger, tracking_uri):
+    held = ledger.study(study)
+    current = held if ledger.is_current(study) else None
+    if sweep := _remembered(client, current, changed, server=is_http(tracking_uri)):
         return sweep
     declared = _declared(study)
     tags = {"sweep": study, "study": study, NOTE: _note(declared)}
@@ -47,46 +48,44 @@ def open_sweep(
         parent = client.create_run(experiment_id, run_name=f"sweep {study}", tags=tags)
     # A description is the users' to change.
     set_tags(client, parent, {key: tags[key] for key in tags if key not in parent.data.tags})
-    statuses = {key: run.info.status for key, run in children.items()}
     return Sweep(
         client=client,
         experiment_id=experiment_id,
         parent=parent,
         children=children,
-        statuses=statuses,
+        known={key: _known(run, held, key) for key, run in children.items()},
     )
 
 
 def report_mark(runs_dir: Path, study: str) -> str:
     """Return what changes when the study's report, beside the folder of runs, does."""
-    return canonical_json([stat_mark(str(path)) for path in _report_files(runs_dir, study)])
+    return canonical_json([file_mark(str(path)) for path in _report_files(runs_dir, study)])
 
 
-def log_report(sweep: Sweep, runs_dir: Path, study: str) -> str:
-    """Keep the study's report among the files of the parent run; return its mark."""
+def log_report(sweep: Sweep, runs_dir: Path, study: str, *, before: str) -> str:
+    """Keep the study's report, unless its mark is `before`, on the parent run; return its mark."""
     mark = report_mark(runs_dir, study)
     found = [path for path in _report_files(runs_dir, study) if path.exists()]
-    if found and sweep.parent.data.tags.get(PUBLISHED) != mark:
+    if found and before != mark:
         log_files(sweep.client, sweep.parent, found, folder="report")
-        set_tags(sweep.client, sweep.parent, {PUBLISHED: mark})
     return mark
 
 
 def _remembered(
-    client: "MlflowClient", study: str, todo: Sequence[str], ledger: Ledger, tracking_uri: str
+    client: "MlflowClient", held: PublishedStudy | None, changed: Collection[str], *, server: bool
 ) -> Sweep | None:
     """Return the sweep by the ledger's ids, None where it takes a search."""
     from mlflow.exceptions import MlflowException
 
-    known = {key: found for key in todo if (found := ledger.child_id(study, key))}
-    experiment_id, parent_id = ledger.experiment(study), ledger.parent_id(study)
-    # A server may have got runs from elsewhere; a database file that holds what it held has not.
-    unsure = is_http(tracking_uri) and len(known) < len(todo)
-    if unsure or len(known) > FEW or experiment_id is None or parent_id is None:
+    if held is None:
+        return None
+    ids = {key: held.runs[key].mlflow_id for key in changed if key in held.runs}
+    # A server may have got runs from elsewhere; a database file that is as it was has not.
+    if len(ids) > FEW or (server and len(ids) < len(changed)):
         return None
     try:
-        parent = client.get_run(parent_id)
-        children = {key: client.get_run(found) for key, found in known.items()}
+        parent = client.get_run(held.parent_id)
+        children = {key: client.get_run(found) for key, found in ids.items()}
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
@@ -95,11 +94,19 @@ def _remembered(
         return None
     return Sweep(
         client=client,
-        experiment_id=experiment_id,
+        experiment_id=held.experiment_id,
         parent=parent,
         children=children,
-        statuses=ledger.statuses(study),
+        known=held.runs,
     )
+
+
+def _known(run: "Run", held: PublishedStudy | None, run_id: str) -> PublishedRun:
+    """Return what the ledger says of a run if that is so, else only that the run is there."""
+    known = held.runs.get(run_id) if held else None
+    if known is not None and is_as_published(run, known):
+        return known
+    return PublishedRun(mlflow_id=run.info.run_id, status=run.info.status)
 
 
 def _all_runs(client: "MlflowClient", experiment_id: str) -> list["Run"]:

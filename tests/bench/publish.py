@@ -21,8 +21,8 @@ from scaling.runs.curves import final_points, read_points, thin
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec, SeedConfig
 from scaling.study import load_study
-from scaling.tracking.client import connect
 from scaling.tracking.publish import publish
+from scaling.tracking.store import connect
 
 NUM_RUNS = int(os.environ.get("BENCH_RUNS", "1000"))
 BLOCK = 50
@@ -94,7 +94,7 @@ def main() -> None:
             lambda part: bare(uris[0], part, folder / "runs"),
             lambda part: publish(
                 part, folder / "runs", tracking_uri=uris[1], describe=describe
-            )["values"],
+            ).values,
         ]  # fmt: skip
         for number, first in enumerate(range(0, NUM_RUNS, BLOCK)):
             order = (0, 1) if number % 2 == 0 else (1, 0)
@@ -136,7 +136,7 @@ def _noop(specs: list[RunSpec], folder: Path, uri: str) -> tuple[float, float]:
         "specs = [replace(base, study='sweeps.bench', seeds=SeedConfig(init=n))\n"
         "         for n in range(int(sys.argv[1]))]\n"
         "total = publish(specs, sys.argv[2], tracking_uri=sys.argv[3], describe=describe)\n"
-        "assert total['values'] == 0 and total['runs'] == len(specs), total\n"
+        "assert total.values == 0 and total.runs == len(specs), total\n"
         "assert 'mlflow' not in sys.modules\n"
         "print(time.process_time())\n"
     )

@@ -12,8 +12,8 @@ import time
 import optuna
 from scipy import stats
 
-from scaling.search.controller import Options
-from scaling.search.propose import Sampler, propose
+from scaling.search.propose import propose
+from scaling.search.task import Sampler, Settings
 from scaling.study import Choice, IntRange, Search
 
 SEEDS, TRIALS = 20, 40
@@ -27,9 +27,9 @@ OPTIMA = {"inside": (24, 4.0), "corner": (128, 8.0), "short": (3, 1.0)}
 def regret(sampler: Sampler, seed: int, optimum: tuple[int, float]) -> float:
     """Return how far the best of 40 proposals is from the optimum of a bowl."""
     study = optuna.create_study(direction="minimize")
-    options, best = Options(trials=TRIALS, seed=seed, sampler=sampler), math.inf
+    settings, best = Settings(trials=TRIALS, seed=seed, sampler=sampler), math.inf
     for _ in range(TRIALS):
-        trial = propose(study, SEARCH, options)
+        trial = propose(study, SEARCH, settings)
         length = math.log(trial.params["soft_prompt_length"] / optimum[0])
         window = math.log(trial.params["prediction_window_s"] / optimum[1])
         value = 0.01 * length**2 + 0.02 * window**2
@@ -40,7 +40,7 @@ def regret(sampler: Sampler, seed: int, optimum: tuple[int, float]) -> float:
 
 def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    default, rows, began = Options(trials=1).sampler, {}, time.process_time()
+    default, rows, began = Settings(trials=1).sampler, {}, time.process_time()
     for name, optimum in OPTIMA.items():
         ours = [regret(default, seed, optimum) for seed in range(SEEDS)]
         chance = [regret("random", 1000 + seed, optimum) for seed in range(SEEDS)]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from scaling.spec import RunSpec, SeedConfig
-from scaling.tracking.client import connect
+from scaling.tracking.store import connect
 from xvla.config import DataConfig, DomainEntry
 
 STUDY = "sweeps.simulated_faults"
@@ -93,8 +93,9 @@ def publisher(runs_dir: Path, uri: str) -> subprocess.Popen[str]:
         "from scaling.tracking.publish import publish\n"
         "specs = [load_spec(path) for path in sorted(Path(sys.argv[1]).glob('*/run.yaml'))]\n"
         "print('ready', flush=True)\n"
-        "total = publish(specs, sys.argv[1], tracking_uri=sys.argv[2])\n"
-        "print(total['values'], 'mlflow' in sys.modules, flush=True)\n"
+        "say = lambda text: print(text, file=sys.stderr, flush=True)\n"
+        "total = publish(specs, sys.argv[1], tracking_uri=sys.argv[2], say=say)\n"
+        "print(total.values, 'mlflow' in sys.modules, flush=True)\n"
     )
     command = [sys.executable, "-c", code, str(runs_dir), uri]
     return subprocess.Popen(

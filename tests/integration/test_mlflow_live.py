@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from scaling.cli.publisher import published_live
-from scaling.tracking.client import connect
-from scaling.tracking.ledger import Ledger
+from scaling.tracking.ledger import Ledger, PublishedRun, PublishedStudy
 from scaling.tracking.publish import find_run, publish
+from scaling.tracking.store import connect
 from scaling.tracking.sweep import report_mark
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the module beside this file
@@ -174,15 +174,15 @@ def test_studies_that_share_a_run_each_keep_a_child_of_it(tmp_path: Path) -> Non
     done = (folder / "DONE").read_text()
     (folder / "DONE").unlink()
     for spec in shared.values():
-        assert publish([spec], runs, tracking_uri=uri)["new_runs"] == 1
+        assert publish([spec], runs, tracking_uri=uri).new_runs == 1
     (folder / "DONE").write_text(done)  # the run goes on and ends
     for spec in shared.values():
-        assert publish([spec], runs, tracking_uri=uri)["new_runs"] == 0
+        assert publish([spec], runs, tracking_uri=uri).new_runs == 0
     for study in shared:
         assert held(uri, study) == {run_id: ("FINISHED", study, True)}
     together = publish(shared.values(), runs, tracking_uri=uri)
-    assert (together["runs"], together["values"], together["unfinished"]) == (2, 0, 0)
-    assert set(together["pages"]) == set(shared)
+    assert (together.runs, together.values, together.unfinished) == (2, 0, 0)
+    assert set(together.pages) == set(shared)
 
 
 def test_a_run_shared_with_a_study_published_before_is_found(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_run_shared_with_a_study_published_before_is_found(tmp_path: Path) -> 
         write_done(runs, spec)
     publish([own], runs, tracking_uri=uri)  # the experiment is there, without the shared run
     publish([others["simulated_b"]], runs, tracking_uri=uri)
-    assert publish([own, others["simulated_a"]], runs, tracking_uri=uri)["new_runs"] == 1
+    assert publish([own, others["simulated_a"]], runs, tracking_uri=uri).new_runs == 1
     found = find_run(connect(uri), others["simulated_a"])
     assert held(uri, "simulated_a")[found.data.tags["run_key"]] == ("FINISHED", "simulated_a", True)
 
@@ -246,15 +246,24 @@ def test_a_thousand_published_runs_are_answered_without_mlflow(tmp_path: Path) -
         (runs / spec.run_id / "DONE").write_text('{"step": 1, "time": 1.0, "metrics": {}}')
     client = connect(uri)
     client.create_experiment(STUDY)
-    ledger = Ledger(runs, uri, described=False)  # as a publisher leaves it
-    prints = {spec.run_id: ledger.fingerprint(spec, spec.run_id) for spec in specs}
-    ledger.remember(
-        STUDY,
-        "simulated",
-        {key: {"print": value, "mlflow_id": "simulated"} for key, value in prints.items()},
-        statuses=dict.fromkeys(prints, "FINISHED"),
-        report=report_mark(runs, STUDY),
-    )
+    ledger = Ledger(runs, uri)  # as a publisher leaves it
+    published = {
+        spec.run_id: PublishedRun(
+            mlflow_id="simulated",
+            status="FINISHED",
+            mark=ledger.run_mark(spec, spec.run_id, described=False),
+            last={f"metric/{number}": (1, 0.5) for number in range(20)},
+        )
+        for spec in specs
+    }
+    with ledger.writing():
+        held = PublishedStudy(
+            experiment_id="1",
+            parent_id="simulated",
+            report=report_mark(runs, STUDY),
+            runs=published,
+        )
+        ledger.remember(STUDY, held)
     code = (
         "import sys; from pathlib import Path\n"
         "from dataclasses import replace; from scaling.spec import load_spec\n"
@@ -269,7 +278,7 @@ def test_a_thousand_published_runs_are_answered_without_mlflow(tmp_path: Path) -
         "type(base).scientific = lambda spec: ids.append(spec) or science(spec)\n"
         "total = publish(specs, sys.argv[1], tracking_uri=sys.argv[2])\n"
         "heavy = [name for name in ('mlflow', 'torch', 'sqlalchemy') if name in sys.modules]\n"
-        "print(total['runs'], total['values'], heavy, len(ids), opened)\n"
+        "print(total.runs, total.values, heavy, len(ids), opened)\n"
     )
     command = [sys.executable, "-c", code, str(runs), uri]
     done = subprocess.run(

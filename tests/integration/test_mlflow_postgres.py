@@ -16,9 +16,9 @@ import pytest
 
 from scaling.best import best, resolve
 from scaling.spec import RunSpec
-from scaling.tracking.client import TrackingError, connect
-from scaling.tracking.ledger import contents
+from scaling.tracking.ledger import store_mark
 from scaling.tracking.publish import publish
+from scaling.tracking.store import TrackingError, connect
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the module beside this file
 
@@ -112,35 +112,40 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 
 def test_a_search_in_postgresql_goes_on_after_a_restart(postgres: Servers, tmp_path: Path) -> None:
-    from scaling.search.controller import Executor, Options, Score, Task, run_trials
+    from scaling.runs.state import RunStatus
+    from scaling.search.controller import Controller
+    from scaling.search.runs import RUNS, RunList
     from scaling.search.storage import open_study
+    from scaling.search.task import Score, Settings, Task
     from scaling.study import load_study
 
     name = "sweeps.prompt_and_window"
     search, handed_over = load_study(name).search, []
     assert search is not None
     task = Task(study=name, scale="cpu", search=search)
-    executor = Executor(
-        submit=handed_over.extend,
-        states=lambda specs: {
-            s.run_id: ("done" if s in handed_over else "planned", None) for s in specs
-        },
-        cancel=lambda specs: None,
-    )
+
+    def states(specs: list[RunSpec]) -> dict[str, RunStatus]:
+        return {
+            s.run_id: RunStatus(run_id=s.run_id, state="done" if s in handed_over else "planned")
+            for s in specs
+        }
 
     def score(spec: RunSpec, step: int) -> Score:
         return Score(value=1 / spec.model.soft_prompt_length, sem=0.0)
 
     for trials in (3, 7):
-        words = task.begun_with("val_l1")
-        study = open_study(name, tmp_path, begun_with=words, storage=postgres.database)
-        run_trials(study, task, Options(trials=trials, poll_s=0), executor=executor, score=score)
+        begun_with = task.begun_with("val_l1")
+        study, storage = open_study(name, tmp_path, begun_with=begun_with, url=postgres.database)
+        Controller(
+            study=study, storage=storage, task=task, settings=Settings(trials=trials, poll_s=0),
+            runs=RunList(path=tmp_path / RUNS, task=task), score=score,
+            submit=handed_over.extend, states=states, cancel=print,
+        ).run_trials()  # fmt: skip
     assert len(study.get_trials()) == 7
     assert len({spec.run_id for spec in handed_over}) == len(handed_over)
     other = Task(study=name, scale="cpu", search=search, overrides=("num_steps=7",))
-    words = other.begun_with("val_l1")
     with pytest.raises(ValueError, match="begun with default_run="):
-        open_study(name, tmp_path, begun_with=words, storage=postgres.database)
+        open_study(name, tmp_path, begun_with=other.begun_with("val_l1"), url=postgres.database)
 
 
 def test_a_study_through_a_server_with_postgresql(postgres: Servers, tmp_path: Path) -> None:
@@ -153,11 +158,11 @@ def test_a_study_through_a_server_with_postgresql(postgres: Servers, tmp_path: P
     with pytest.raises(TrackingError, match="nothing is lost"):
         publish(specs, tmp_path / "runs", tracking_uri="http://127.0.0.1:9")
     total = publish(specs, tmp_path / "runs", tracking_uri=postgres_server)
-    assert total["new_runs"] == 3
+    assert total.new_runs == 3
     local = f"sqlite:///{tmp_path / 'mlflow.db'}"
     publish(specs, tmp_path / "runs", tracking_uri=local)
     assert curves(postgres_server) == curves(local)
-    assert contents(postgres_server, STUDY) is not None
+    assert store_mark(postgres_server, STUDY)
     out, errors = publisher(tmp_path / "runs", postgres_server).communicate()
     assert out.split() == ["ready", "0", "False"], errors
     (tmp_path / "moved").mkdir()

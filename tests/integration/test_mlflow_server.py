@@ -21,8 +21,8 @@ from safetensors.numpy import save_file
 
 from scaling.best import best, resolve
 from scaling.spec import InitConfig, RunSpec, SeedConfig
-from scaling.tracking.client import TrackingError
 from scaling.tracking.publish import publish
+from scaling.tracking.store import TrackingError
 from scaling.tracking.view import VIEW_KEY
 from xvla.config import DataConfig, DomainEntry
 
@@ -205,7 +205,7 @@ def published(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     before_kill = [(step, 1) for step in range(10, 61, 10)]
     resumed = write_run(runs_dir, specs[1], steps=before_kill)
     first = publish(specs, runs_dir, tracking_uri=store.uri, describe=describe)
-    assert first["unfinished"] == 1
+    assert first.unfinished == 1
     replayed = [metric_line(step, 2) for step in range(50, 101, 10)]
     with (resumed / "metrics.jsonl").open("a") as stream:
         stream.write("\n".join(replayed) + "\n")
@@ -221,10 +221,10 @@ def test_experiment_holds_a_sweep_and_its_runs(store: Store, published: tuple) -
     _, specs, totals = published
     held = content(store.uri)
     assert set(held) == {"sweep", specs[0].run_id, specs[1].run_id}
-    assert totals["first"]["new_runs"] == 2
-    assert totals["second"]["new_runs"] == 0
-    assert totals["second"]["planned"] == 1
-    assert totals["second"]["unfinished"] == 0
+    assert totals["first"].new_runs == 2
+    assert totals["second"].new_runs == 0
+    assert totals["second"].planned == 1
+    assert totals["second"].unfinished == 0
     child, sweep = held[specs[1].run_id], held["sweep"]
     assert (child["status"], sweep["status"]) == ("FINISHED", "FINISHED")
     assert child["tags"]["mlflow.parentRunId"] == sweep["id"]
@@ -262,21 +262,16 @@ def test_publishing_again_changes_nothing(store: Store, published: tuple) -> Non
     runs_dir, specs, _ = published
     before = content(store.uri)
     again = publish(specs, runs_dir, tracking_uri=store.uri, describe=describe)
-    assert (again["values"], again["new_runs"]) == (0, 0)
+    assert (again.values, again.new_runs) == (0, 0)
     assert content(store.uri) == before
 
 
-def test_a_lost_record_does_not_double_points(store: Store, published: tuple) -> None:
-    from mlflow import MlflowClient
-
-    from scaling.tracking.record import PUBLISHED
-
+def test_a_lost_ledger_does_not_double_points(store: Store, published: tuple) -> None:
     runs_dir, specs, _ = published
     before = content(store.uri)[specs[0].run_id]
-    MlflowClient(store.uri).delete_tag(before["id"], PUBLISHED)
     shutil.rmtree(runs_dir / "_publish")  # as for a folder of runs moved elsewhere
     again = publish(specs, runs_dir, tracking_uri=store.uri, describe=describe)
-    assert again["values"] > 0
+    assert again.values > 0
     assert content(store.uri)[specs[0].run_id]["curves"] == before["curves"]
 
 
@@ -368,7 +363,7 @@ def test_following_ends_with_the_runs(tmp_path: Path) -> None:
     timer.start()
     total = publish([spec], tmp_path / "runs", tracking_uri=uri, follow=True, poll_s=0.2)
     timer.join()
-    assert (total["new_runs"], total["unfinished"]) == (1, 0)
+    assert (total.new_runs, total.unfinished) == (1, 0)
     assert content(uri)[spec.run_id]["status"] == "FINISHED"
     assert content(uri)[spec.run_id]["curves"]["val/l1"][-1][1] == 0.5
 

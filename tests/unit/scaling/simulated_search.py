@@ -8,8 +8,11 @@ from pathlib import Path
 
 import optuna
 
-from scaling.search.controller import Executor, Options, Score, Task
+from scaling.runs.state import RunStatus
+from scaling.search.controller import Controller
+from scaling.search.runs import RUNS, RunList
 from scaling.search.storage import open_study
+from scaling.search.task import Score, Scorer, Settings, Task
 from scaling.spec import RunSpec
 from scaling.study import load_study
 
@@ -39,20 +42,20 @@ class Simulated:
         for spec in specs:
             (self.folder / spec.run_id).touch()
 
-    def states(self, specs: Sequence[RunSpec]) -> dict[str, tuple[str, str | None]]:
-        found: dict[str, tuple[str, str | None]] = {}
+    def states(self, specs: Sequence[RunSpec]) -> dict[str, RunStatus]:
+        found: dict[str, RunStatus] = {}
         for spec in specs:
             there = (self.folder / spec.run_id).exists()
             reason = self.reasons.get(spec.model.soft_prompt_length)
-            end = ("failed", reason) if reason else ("done", None)
-            found[spec.run_id] = end if there else ("planned", None)
+            state = ("failed" if reason else "done") if there else "planned"
+            found[spec.run_id] = RunStatus(run_id=spec.run_id, state=state, reason=reason)
         return found
+
+    def cancel(self, specs: Sequence[RunSpec]) -> None:
+        pass
 
     def submitted(self) -> list[str]:
         return self.log.read_text().split() if self.log.exists() else []
-
-    def executor(self) -> Executor:
-        return Executor(submit=self.submit, states=self.states, cancel=lambda specs: None)
 
 
 def score(spec: RunSpec, step: int) -> Score | None:
@@ -65,12 +68,36 @@ def make_task(**changes: object) -> Task:
     return Task(study=STUDY, scale="cpu", search=replace(search, **changes))
 
 
-def options(trials: int, **changes: object) -> Options:
-    return replace(Options(trials=trials, poll_s=0.0), **changes)
+def settings(trials: int, **changes: object) -> Settings:
+    return replace(Settings(trials=trials, poll_s=0.0), **changes)
 
 
-def opened(folder: Path, task: Task) -> optuna.Study:
-    return open_study(task.study, folder, begun_with=task.begun_with("horizon_l1"))
+def opened(
+    folder: Path,
+    task: Task,
+    simulated: Simulated | None = None,
+    *,
+    trials: int = 1,
+    score: Scorer = score,
+    url: str | None = None,
+    **changes: object,
+) -> Controller:
+    """Return the controller of a simulated search that is kept in a folder."""
+    study, storage = open_study(
+        task.study, folder, begun_with=task.begun_with("horizon_l1"), url=url, warn=print
+    )
+    simulated = simulated or Simulated(folder / "runs")
+    return Controller(
+        study=study,
+        storage=storage,
+        task=task,
+        settings=settings(trials, **changes),
+        runs=RunList(path=folder / RUNS, task=task),
+        score=score,
+        submit=simulated.submit,
+        states=simulated.states,
+        cancel=simulated.cancel,
+    )
 
 
 def params(study: optuna.Study) -> list[dict]:

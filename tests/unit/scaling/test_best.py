@@ -14,8 +14,8 @@ from scaling.best import best, resolve, study_of, words_of
 from scaling.cli.arguments import study_runs
 from scaling.cli.checkpoints import plan_finetuning
 from scaling.runs.checkpoints import open_checkpoint
-from scaling.search.controller import Task
 from scaling.search.runs import RUNS, RunList, search_folder
+from scaling.search.task import Task
 from scaling.spec import RunSpec
 from scaling.study import load_study
 from scaling.tracking.registry import alias_name, model_name

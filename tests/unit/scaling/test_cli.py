@@ -13,8 +13,8 @@ import pytest
 
 from jobs.executor import Link
 from scaling.cli import main
-from scaling.search.controller import Task
 from scaling.search.runs import RUNS, RunList, search_folder
+from scaling.search.task import Task
 from scaling.spec import RunSpec
 from scaling.study import load_study
 

@@ -8,7 +8,7 @@ import pytest
 
 from scaling.cli import main
 from scaling.cli.scores import score_columns
-from scaling.search.controller import Score
+from scaling.search.task import Score
 from scaling.spec import RunSpec
 from scaling.study import load_study
 

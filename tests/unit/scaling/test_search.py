@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +22,12 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from scaling.search.controller import (
-    Executor,
-    Options,
-    Score,
-    check_task,
-    run_trials,
-)
+from scaling.cli.search_table import render
 from scaling.search.propose import distributions, make_sampler, propose
-from scaling.search.result import compare, counts, interval
+from scaling.search.result import SearchResult, compare, counts, importances, interval
 from scaling.search.runs import search_folder
-from scaling.search.show import render
 from scaling.search.storage import open_study, repair_journal, sole_controller
+from scaling.search.task import Score, Settings, validate
 from scaling.spec import RunSpec
 from scaling.study import Choice, IntRange, Search
 
@@ -45,44 +39,45 @@ from simulated_search import (
     Simulated,
     make_task,
     opened,
-    options,
     params,
     score,
+    settings,
 )
 
 
 def test_a_search_begins_with_the_default_and_the_corners(tmp_path: Path) -> None:
     task, simulated = make_task(), Simulated(tmp_path / "runs")
-    study = opened(tmp_path, task)
-    run_trials(study, task, options(12), executor=simulated.executor(), score=score)
+    controller = opened(tmp_path, task, simulated, trials=12)
+    controller.run_trials()
+    study = controller.study
     assert params(study)[:5] == task.search.fixed_points("cpu")
     assert len(study.get_trials()) == 12
     assert study.study_name == STUDY
     assert set(params(study)[5]) == {"soft_prompt_length", "prediction_window_s"}
     # Done already: going on with the same number asks nothing and submits nothing.
     before = simulated.submitted()
-    run_trials(study, task, options(12), executor=simulated.executor(), score=score)
+    controller.run_trials()
     assert (len(study.get_trials()), simulated.submitted()) == (12, before)
-    assert len(before) == len(set(before)) == counts(study)["runs"]
+    assert len(before) == len(set(before)) == counts(study).runs
 
 
 def test_duplicates_cost_nothing(tmp_path: Path) -> None:
     space = {"soft_prompt_length": Choice((4, 8)), "prediction_window_s": Choice((1.0, 4.0))}
     task, simulated = make_task(space=space, first=()), Simulated(tmp_path / "runs")
-    study = opened(tmp_path, task)
-    run_trials(study, task, options(12), executor=simulated.executor(), score=score)
+    controller = opened(tmp_path, task, simulated, trials=12)
+    controller.run_trials()
+    study = controller.study
     ids = [trial.user_attrs["run_id"] for trial in study.get_trials()]
     assert sorted(simulated.submitted()) == sorted(set(ids))
     assert len(set(ids)) <= 4
     values = {trial.user_attrs["run_id"]: trial.value for trial in study.get_trials()}
     assert all(trial.value == values[trial.user_attrs["run_id"]] for trial in study.get_trials())
-    assert counts(study)["duplicates"] == 12 - len(set(ids))
+    assert counts(study).duplicates == 12 - len(set(ids))
 
 
 def test_a_killed_controller_goes_on_where_it_was(tmp_path: Path) -> None:
-    straight = opened(tmp_path / "straight", make_task())
-    run_trials(straight, make_task(), options(14),
-               executor=Simulated(tmp_path / "straight_runs").executor(), score=score)  # fmt: skip
+    straight = opened(tmp_path / "straight", make_task(), trials=14)
+    straight.run_trials()
     folder = tmp_path / "killed"
     command = [sys.executable, __file__, str(folder), "14"]
     pick, kills = random.Random(7), 0
@@ -99,8 +94,8 @@ def test_a_killed_controller_goes_on_where_it_was(tmp_path: Path) -> None:
     assert kills >= 4
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    study = opened(folder, make_task())
-    assert params(study) == params(straight)
+    study = opened(folder, make_task()).study
+    assert params(study) == params(straight.study)
     assert len(study.get_trials()) == 14
     submitted = Simulated(folder / "runs").submitted()
     assert set(submitted) == {trial.user_attrs["run_id"] for trial in study.get_trials()}
@@ -108,45 +103,51 @@ def test_a_killed_controller_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_a_trial_without_parameters_gets_them(tmp_path: Path) -> None:
     task, simulated = make_task(), Simulated(tmp_path / "runs")
-    study = opened(tmp_path, task)
+    controller = opened(tmp_path, task, simulated, trials=8)
+    study = controller.study
     study.ask()  # killed before the parameters were drawn
-    run_trials(study, task, options(8), executor=simulated.executor(), score=score)
+    controller.run_trials()
     assert len(study.get_trials()) == 8
     assert all(trial.value is not None for trial in study.get_trials())
 
 
 @pytest.mark.parametrize("torn", [b'{"op_code":5,"worker_id":"x","tri', b'{"op_code"', b"\x80abc"])
 @pytest.mark.parametrize("then_written", [False, True])
-def test_a_torn_journal_is_repaired(tmp_path: Path, torn: bytes, then_written: bool) -> None:
+def test_a_torn_journal_is_repaired(
+    tmp_path: Path, torn: bytes, then_written: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     task, simulated = make_task(), Simulated(tmp_path / "runs")
-    study = opened(tmp_path, task)
-    run_trials(study, task, options(6), executor=simulated.executor(), score=score)
+    controller = opened(tmp_path, task, simulated, trials=6)
+    controller.run_trials()
+    study = controller.study
     before, journal = params(study), tmp_path / "journal.log"
     attribute = b'{"op_code":2,"worker_id":"y","study_id":0,"user_attr":{"note":"kept"}}\n'
     with open(journal, "ab") as stream:
         stream.write(torn + (attribute if then_written else b""))
-    again = opened(tmp_path, task)
-    assert params(again) == before
-    assert again.user_attrs.get("note") == ("kept" if then_written else None)
+    again = opened(tmp_path, task, simulated, trials=7)
+    assert "had 1 torn line(s), repaired; the old file is" in capsys.readouterr().out
+    assert params(again.study) == before
+    assert again.study.user_attrs.get("note") == ("kept" if then_written else None)
     assert (tmp_path / "journal.broken").read_bytes().endswith(attribute if then_written else torn)
     assert repair_journal(journal) == 0
-    run_trials(again, task, options(7), executor=simulated.executor(), score=score)
-    assert len(opened(tmp_path, task).get_trials()) == 7
+    again.run_trials()
+    assert len(opened(tmp_path, task).study.get_trials()) == 7
 
 
 def test_out_of_memory_is_a_constraint_and_other_failures_are_failures(tmp_path: Path) -> None:
     task = make_task()
     reasons = {64: "out of memory", 4: "loss is not finite"}
     simulated = Simulated(tmp_path / "runs", reasons=reasons)
-    study = opened(tmp_path, task)
-    run_trials(study, task, options(8), executor=simulated.executor(), score=score)
+    controller = opened(tmp_path, task, simulated, trials=8)
+    controller.run_trials()
+    study = controller.study
     found = {
         trial.params["soft_prompt_length"]: (trial.state.name, trial.constraints)
         for trial in study.get_trials()
     }
     assert found[64] == ("PRUNED", {"memory": 1.0})
     assert found[4] == ("FAIL", {})
-    assert (counts(study)["out_of_memory"], counts(study)["failed"]) == (2, 2)
+    assert (counts(study).out_of_memory, counts(study).failed) == (2, 2)
 
 
 def test_a_score_that_is_no_number_fails_its_trial_alone(tmp_path: Path) -> None:
@@ -157,40 +158,65 @@ def test_a_score_that_is_no_number_fails_its_trial_alone(tmp_path: Path) -> None
         worse = spec.model.soft_prompt_length == 8 or spec.seeds.init == 2  # the first one; a seed
         return replace(found, value=math.nan) if found and worse else found
 
-    study = opened(tmp_path, task)
-    executor = simulated.executor()
-    run_trials(study, task, options(6), executor=executor, score=broken)
-    states = [trial.state.name for trial in study.get_trials()]
+    controller = opened(tmp_path, task, simulated, trials=6, score=broken)
+    controller.run_trials()
+    states = [trial.state.name for trial in controller.study.get_trials()]
     assert states[0] == "FAIL"
     assert set(states[1:5]) == {"COMPLETE"}
-    found = compare(study, task, options(6), executor=executor, score=broken, top=1, repeats=3)
-    assert len(found["best"]["repeats"]) == 2
-    json.dumps(found, allow_nan=False)
+    found = compare(controller, top=1, repeats=3)
+    assert len(found.best.repeats) == 2
+    json.dumps(asdict(found), allow_nan=False)
 
 
 def test_the_answer_says_when_nothing_is_separable(tmp_path: Path) -> None:
     task, simulated = make_task(), Simulated(tmp_path / "runs")
-    study = opened(tmp_path, task)
-    run_trials(study, task, options(14), executor=simulated.executor(), score=score)
-    found = compare(study, task, options(14), executor=simulated.executor(), score=score)
-    assert found["default"]["params"] == {"soft_prompt_length": 8, "prediction_window_s": 4.0}
-    assert found["best"]["verdict"] == "better"  # noise is 1e-4, the default is 0.012 off
-    assert found["best"]["high"] < 0
-    assert len(found["best"]["repeats"]) == 3
+    controller = opened(tmp_path, task, simulated, trials=14)
+    controller.run_trials()
+    study = controller.study
+    found = compare(controller)
+    assert found.default.params == {"soft_prompt_length": 8, "prediction_window_s": 4.0}
+    assert found.best.verdict == "better"  # noise is 1e-4, the default is 0.012 off
+    assert found.best.high is not None
+    assert found.best.high < 0
+    assert len(found.best.repeats) == 3
 
     def noisy(spec: RunSpec, step: int) -> Score:
         return Score(value=random.Random(spec.run_id).gauss(0.05, 0.01), sem=0.01)
 
-    flat = compare(study, task, options(14), executor=simulated.executor(), score=noisy)
-    assert flat["best"]["verdict"] == "not separable"
-    assert flat["answer"].endswith("not separable from the default; the default stays")
-    document = {"study": STUDY, "scale": "cpu", "score": "val_l1", "counts": counts(study), **flat}
-    document |= {"importance": {}, "figures": {}, "journal": "J", "stopped": None}
+    flat = compare(replace(controller, score=noisy))
+    assert flat.best.verdict == "not separable"
+    assert flat.answer.endswith("not separable from the default; the default stays")
+    result = SearchResult(
+        study=STUDY, scale="cpu", score="val_l1", counts=counts(study), stopped=None,
+        default=flat.default, candidates=flat.candidates, best=flat.best, answer=flat.answer,
+        importance={"soft_prompt_length": 0.8, "prediction_window_s": 0.2}, figures={},
+        journal="J",
+    )  # fmt: skip
     console = Console(record=True, width=140, file=io.StringIO())
-    console.print(render(document))
-    assert "not separable" in console.export_text()
-    none = compare(study, task, options(14), executor=simulated.executor(), score=score, repeats=0)
-    assert none["best"]["verdict"] == "default" or none["best"]["mean"] is None
+    console.print(render(result))
+    printed = console.export_text()
+    assert "not separable" in printed
+    assert "soft_prompt_length 80 %, prediction_window_s 20 %" in printed
+    assert list(result.to_dict()) == [
+        "study", "scale", "score", "counts", "stopped", "default", "candidates", "best", "answer",
+        "importance", "figures", "journal",
+    ]  # fmt: skip
+    none = compare(controller, repeats=0)
+    assert none.best.verdict == "default" or none.best.mean is None
+
+
+@pytest.mark.parametrize(("trials", "told"), [(19, False), (20, True), (26, True)])
+def test_importances_are_optunas_from_twenty_trials_on(
+    tmp_path: Path, trials: int, told: bool
+) -> None:
+    task = make_task()
+    controller = opened(tmp_path, task, trials=trials)
+    controller.run_trials()
+    found = importances(controller.study)
+    assert bool(found) == told
+    if told:
+        assert found == optuna.importance.get_param_importances(controller.study)
+        assert set(found) == set(task.search.space)
 
 
 def test_the_interval_is_welchs() -> None:
@@ -228,7 +254,7 @@ def test_journals_of_others_and_changed_words_are_refused(tmp_path: Path) -> Non
 )
 def test_bad_storage_is_one_line(tmp_path: Path, url: str, words: str) -> None:
     with pytest.raises(ValueError, match=words) as error:
-        open_study(STUDY, tmp_path, begun_with={}, storage=url)
+        open_study(STUDY, tmp_path, begun_with=make_task().begun_with("val_l1"), url=url)
     assert "secret" not in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -237,9 +263,9 @@ def test_a_database_holds_the_search_too(tmp_path: Path) -> None:
     task, simulated = make_task(), Simulated(tmp_path / "runs")
     url = f"sqlite:///{tmp_path / 'optuna.db'}"
     for trials in (3, 6):
-        study = open_study(STUDY, tmp_path, begun_with=task.begun_with("x"), storage=url)
-        run_trials(study, task, options(trials), executor=simulated.executor(), score=score)
-    assert len(study.get_trials()) == 6
+        controller = opened(tmp_path, task, simulated, trials=trials, url=url)
+        controller.run_trials()
+    assert len(controller.study.get_trials()) == 6
     assert not (tmp_path / "journal.log").exists()
 
 
@@ -253,9 +279,9 @@ def test_a_database_holds_the_search_too(tmp_path: Path) -> None:
 )
 def test_mistakes(changes: dict, overrides: tuple[str, ...], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        check_task(replace(make_task(), overrides=overrides), options(**{"trials": 5, **changes}))
+        validate(replace(make_task(), overrides=overrides), settings(**{"trials": 5, **changes}))
     with pytest.raises(ValueError, match="not searched at scale 'moon'"):
-        check_task(replace(make_task(), scale="moon"), options(5))
+        validate(replace(make_task(), scale="moon"), settings(5))
 
 
 def regret(sampler: str, seed: int, *, trials: int = 40) -> float:
@@ -265,7 +291,7 @@ def regret(sampler: str, seed: int, *, trials: int = 40) -> float:
              "prediction_window_s": Choice((1.0, 2.0, 4.0, 8.0))}  # fmt: skip
     search = Search(space=space, defaults={}, first=(), run={}, score="val_l1")
     study = optuna.create_study(direction="minimize")
-    chosen = options(trials, seed=seed, sampler=sampler)
+    chosen = settings(trials, seed=seed, sampler=sampler)
     floor, best = 0.05, math.inf
     for _ in range(trials):
         trial = propose(study, search, chosen)
@@ -279,7 +305,7 @@ def regret(sampler: str, seed: int, *, trials: int = 40) -> float:
 
 
 def test_the_default_sampler_beats_random_search() -> None:
-    default = Options(trials=1).sampler
+    default = Settings(trials=1).sampler
     ours = np.array([regret(default, seed) for seed in range(20)])
     chance = np.array([regret("random", seed + 1000) for seed in range(20)])
     found = stats.wilcoxon(ours, chance, alternative="less", zero_method="zsplit")
@@ -308,11 +334,10 @@ def main(folder: Path, trials: int) -> None:
         time.sleep(0.02)
         return score(spec, step)
 
-    executor = Executor(submit=submit, states=simulated.states, cancel=lambda specs: None)
     with sole_controller(folder):
-        study = opened(folder, task)
-        run_trials(study, task, options(trials), executor=executor, score=slowly)
-    print(json.dumps(len(study.get_trials())))
+        controller = opened(folder, task, simulated, trials=trials, score=slowly)
+        replace(controller, submit=submit).run_trials()
+    print(json.dumps(len(controller.study.get_trials())))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from scaling.cli.search import _cost, search
+from scaling.runs.state import RunStatus
 from scaling.search.budget import Budget, corners
-from scaling.search.controller import Executor, Options, Score, Task, run_trials
+from scaling.search.controller import Controller
 from scaling.search.result import compare
 from scaling.search.runs import RUNS, RunList, search_folder, search_specs
 from scaling.search.storage import open_study
+from scaling.search.task import Score, Settings, Task
 from scaling.spec import RunSpec
 from scaling.study import load_study
 
@@ -38,31 +40,40 @@ class Searched:
     """A search of simulated runs in a folder, under a budget."""
 
     def __init__(self, runs_dir: Path, cap: float, price=ten_each) -> None:
-        self.runs_dir, self.done, self.said = runs_dir, set(), []
-        self.study = open_study(STUDY, search_folder(runs_dir, STUDY), begun_with={})
-        self.budget = Budget(cap=cap, price=price, planned=self.planned)
-        self.done |= {spec.run_id for spec in self.planned()}
-        self.executor = Executor(
+        self.runs_dir, self.said = runs_dir, []
+        self.done = {spec.run_id for spec in self.planned()}
+        folder = search_folder(runs_dir, STUDY)
+        study, storage = open_study(STUDY, folder, begun_with=TASK.begun_with("val_l1"))
+        self.controller = Controller(
+            study=study,
+            storage=storage,
+            task=TASK,
+            settings=Settings(trials=6, poll_s=0.0),
+            runs=RunList(path=folder / RUNS, task=TASK),
+            score=score,
             submit=lambda specs: self.done.update(spec.run_id for spec in specs),
-            states=lambda specs: {
-                s.run_id: ("done" if s.run_id in self.done else "planned", None) for s in specs
-            },
+            states=self.states,
             cancel=print,
-            remember=RunList(path=search_folder(runs_dir, STUDY) / RUNS, task=TASK).add,
+            budget=Budget(cap=cap, price=price, planned=self.planned),
             say=self.said.append,
         )
+
+    def states(self, specs: Sequence[RunSpec]) -> dict[str, RunStatus]:
+        ids = [spec.run_id for spec in specs]
+        return {
+            key: RunStatus(run_id=key, state="done" if key in self.done else "planned")
+            for key in ids
+        }
 
     def planned(self) -> list[RunSpec]:
         return search_specs(STUDY, self.runs_dir)
 
-    def trials(self, number: int, **options) -> str | None:
-        return run_trials(
-            self.study, TASK, Options(trials=number, poll_s=0.0, **options),
-            executor=self.executor, score=score, budget=self.budget,
-        )  # fmt: skip
+    def trials(self, number: int, **changes) -> str | None:
+        settings = Settings(trials=number, poll_s=0.0, **changes)
+        return replace(self.controller, settings=settings).run_trials()
 
     def num_trials(self) -> int:
-        return sum(trial.state.is_finished() for trial in self.study.get_trials())
+        return sum(trial.state.is_finished() for trial in self.controller.study.get_trials())
 
 
 def test_asking_stops_at_the_cap_and_goes_on_under_a_higher_one(tmp_path: Path) -> None:
@@ -94,12 +105,11 @@ def test_repeats_keep_to_what_is_left(tmp_path: Path, left: float, seeds: int) -
     searched = Searched(tmp_path, cap=1000)
     searched.trials(6)
     used = 10.0 * len(searched.planned())
-    budget = replace(searched.budget, cap=used + left)
-    options = Options(trials=6, poll_s=0.0)
+    assert searched.controller.budget is not None
+    budget = replace(searched.controller.budget, cap=used + left)
     for _ in range(2):  # asked again: nothing more, nothing less
-        found = compare(searched.study, TASK, options, executor=searched.executor, score=score,
-                        budget=budget)  # fmt: skip
-        assert len(found["default"]["repeats"]) == seeds
+        found = compare(replace(searched.controller, budget=budget))
+        assert len(found.default.repeats) == seeds
         assert len(searched.done) == used / 10 + 4 * seeds
     assert any(f"{seeds} of 3 repeats" in text for text in searched.said) == (seeds < 3)
 
@@ -123,6 +133,6 @@ def test_a_cap_below_the_first_trial_is_the_users_mistake(tmp_path: Path) -> Non
 
 
 def test_what_the_search_would_take_is_told_on_gpus_alone() -> None:
-    words = Namespace(trials=20, top=3, repeats=2)
-    assert _cost(words, TASK, ten_each).startswith("about 280 GPU-hours in all: 20 trials and 8 ")
-    assert _cost(words, TASK, lambda specs: {spec.run_id: 0.0 for spec in specs}) == ""
+    told = _cost(TASK, ten_each, 20, 8)
+    assert told.startswith("about 280 GPU-hours in all: 20 trials and 8 repeats of about 10.0")
+    assert _cost(TASK, lambda specs: {spec.run_id: 0.0 for spec in specs}, 20, 8) == ""

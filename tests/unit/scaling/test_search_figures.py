@@ -1,53 +1,70 @@
-"""Figures of a simulated search: every trial shown as it ended, axes with units."""
+"""Figures of a simulated search: Optuna's plots in our style, their words with units."""
 
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
+from matplotlib import pyplot, style
 
-from scaling.cli import search_figures
-from scaling.cli.search_figures import draw_search
-from scaling.search.controller import run_trials
-from scaling.search.result import compare, importances
+from analysis.figures.style import column_label
+from scaling.cli.search import _draw
+from scaling.search.controller import Controller
+from scaling.search.figures import draw
+from scaling.search.result import importances
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the module beside this file
 
-from simulated_search import Simulated, make_task, opened, options, score
+from simulated_search import Simulated, make_task, opened
 
 
-def test_figures_and_importance(tmp_path: Path) -> None:
-    task, reasons = make_task(), {64: "out of memory", 4: "loss is not finite"}
-    simulated = Simulated(tmp_path / "runs", reasons=reasons)
-    study = opened(tmp_path, task)
-    run_trials(study, task, options(20), executor=simulated.executor(), score=score)
-    shares = importances(study)
-    assert set(shares) == set(task.search.space)
-    assert sum(shares.values()) == pytest.approx(1)
-    answer = compare(study, task, options(20), executor=simulated.executor(), score=score)
-    words = {"task": task, "score": "horizon_l1", "answer": answer, "importance": shares}
-    figures = draw_search(study, tmp_path / "figures", **words)
+@pytest.fixture
+def searched(tmp_path: Path) -> Controller:
+    """A search of 24 trials, of which some ran out of memory or failed."""
+    reasons = {64: "out of memory", 4: "loss is not finite"}
+    controller = opened(
+        tmp_path, make_task(), Simulated(tmp_path / "runs", reasons=reasons), trials=24
+    )
+    controller.run_trials()
+    return controller
+
+
+def test_figures_are_written_and_closed(searched: Controller, tmp_path: Path) -> None:
+    shares, before = importances(searched.study), pyplot.get_fignums()
+    figures = _draw(searched.study, searched.task, tmp_path / "figures", score="horizon_l1",
+                    importance=shares)  # fmt: skip
     assert set(figures) == {"history", "contour", "importance"}
     for png, svg in figures.values():
         assert Path(png).read_bytes()[:4] == b"\x89PNG"
         assert b"<svg" in Path(svg).read_bytes()[:2000]
+    assert pyplot.get_fignums() == before
 
 
-def test_figures_show_how_every_trial_ended(tmp_path: Path) -> None:
-    task, reasons = make_task(), {64: "out of memory", 4: "loss is not finite"}
-    simulated = Simulated(tmp_path / "runs", reasons=reasons)
-    study = opened(tmp_path, task)
-    assert draw_search(study, tmp_path, task=task, score="val_l1", answer={}, importance={}) == {}
-    run_trials(study, task, options(16), executor=simulated.executor(), score=score)
-    answer = compare(study, task, options(16), executor=simulated.executor(), score=score)
-    trials, ends = study.get_trials(), {"complete", "out of memory", "failed", "default"}
-    names = list(task.search.space)
-    contour = search_figures._contour(trials, task, names, label="l1 (m)", answer=answer)
-    for figure, more in (
-        (search_figures._history(trials, task, "l1 (m)"), {"best so far"}),
-        (contour, {f"best, new seeds: {answer['best']['verdict']}"}),
-    ):
-        assert {text.get_text() for text in figure.legends[0].get_texts()} == ends | more
-    assert contour.axes[0].get_xlabel() == "soft prompt length (tokens), log scale"
-    assert contour.axes[0].get_ylabel() == "prediction window (s), log scale"
-    ticks = [text.get_text() for text in contour.axes[0].get_yticklabels()]
-    assert ticks == ["1", "2", "4", "8"]
+def test_words_have_units_and_the_style_stays(searched: Controller) -> None:
+    shares = importances(searched.study)
+    settings, ggplot = dict(matplotlib.rcParams), dict(style.library["ggplot"])
+    figures = draw(
+        searched.study, searched.task, score="val_l1", importance=shares, label=column_label
+    )
+    assert dict(matplotlib.rcParams) == settings
+    assert dict(style.library["ggplot"]) == ggplot
+    history, contour, importance = (figures[name].axes[0] for name in figures)
+    assert history.get_xlabel() == "trial"
+    assert history.get_ylabel() == "validation l1\n(m, rotation 6D, gripper)"
+    assert [text.get_text() for text in history.get_legend().get_texts()] == [
+        "complete trial", "best so far",
+    ]  # fmt: skip
+    assert contour.get_xlabel() == "prediction window (s)"
+    assert contour.get_ylabel() == "soft prompt length (tokens)"
+    assert [text.get_text() for text in importance.get_yticklabels()] == [
+        column_label(name) for name in reversed(shares)
+    ]
+    for figure in figures.values():
+        assert not any(ax.get_title() or ax.get_title(loc="left") for ax in figure.axes)
+        pyplot.close(figure)
+
+
+def test_too_few_trials_draw_nothing(tmp_path: Path) -> None:
+    controller = opened(tmp_path, make_task(), trials=3)
+    controller.run_trials()
+    assert draw(controller.study, controller.task, score="val_l1", importance={}, label=str) == {}

@@ -9,9 +9,9 @@ import pytest
 
 from scaling.cli.arguments import declared
 from scaling.cli.search import search
+from scaling.cli.search_executor import make_controller
 from scaling.runs.folder import step_name
-from scaling.search.controller import Executor, Score, Task
-from scaling.search.look import rung_steps
+from scaling.search.task import Score, Task, rung_steps
 from scaling.spec import RunSpec
 from scaling.training.checkpoint import _prune
 
@@ -29,17 +29,14 @@ class FirstHalfWay(Simulated):
 
     def states(self, specs):
         found = super().states(specs)
-        for run_id, (state, _) in found.items():
-            if state == "done" and run_id not in self.seen:
+        for run_id, status in found.items():
+            if status.state == "done" and run_id not in self.seen:
                 self.seen.add(run_id)
-                found[run_id] = ("running", None)
+                found[run_id] = replace(status, state="running")
         return found
 
-    def executor(self) -> Executor:
-        def stop(specs) -> None:
-            self.stopped.extend(spec.run_id for spec in specs)
-
-        return replace(super().executor(), cancel=stop)
+    def cancel(self, specs) -> None:
+        self.stopped.extend(spec.run_id for spec in specs)
 
 
 def score(spec: RunSpec, step: int) -> Score:
@@ -49,13 +46,19 @@ def score(spec: RunSpec, step: int) -> Score:
 @pytest.mark.parametrize("no_prune", [False, True])
 def test_the_command_stops_the_worst_runs_at_a_rung(tmp_path, monkeypatch, no_prune) -> None:
     runs = FirstHalfWay(tmp_path / "simulated")
-    monkeypatch.setattr("scaling.cli.search.make_executor", lambda *_: runs.executor())
-    monkeypatch.setattr("scaling.scores.make_scorer", lambda *_: score)
     documents, studies = [], []
+
+    def simulated(study, *given, **fields):
+        studies.append(study)
+        made = make_controller(study, *given, **fields)
+        return replace(
+            made, submit=runs.submit, states=runs.states, cancel=runs.cancel, on_round=len
+        )
+
+    monkeypatch.setattr("scaling.cli.search.make_controller", simulated)
+    monkeypatch.setattr("scaling.scores.make_scorer", lambda *_: score)
     monkeypatch.setattr("scaling.cli.search.show", lambda _, found, __: documents.append(found))
-    monkeypatch.setattr(
-        "scaling.cli.search_figures.draw_search", lambda study, *_, **__: studies.append(study)
-    )
+    monkeypatch.setattr("scaling.cli.search._draw", lambda *_, **__: {})
     monkeypatch.setattr("time.sleep", lambda _: None)
     words = Namespace(
         study=STUDY, overrides=[], runs=str(tmp_path / "runs"), on="local", trials=14, parallel=1,

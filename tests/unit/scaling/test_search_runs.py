@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +11,12 @@ import pytest
 import scaling.config
 from scaling.cli.arguments import study_runs
 from scaling.cli.search import _budget
-from scaling.search.controller import Executor, Options, Score, Task, run_trials
+from scaling.runs.state import RunStatus
+from scaling.search.controller import Controller
 from scaling.search.result import compare
 from scaling.search.runs import RUNS, RunList, search_folder, search_specs
 from scaling.search.storage import open_study
+from scaling.search.task import Score, Settings, Task
 from scaling.study import load_study
 
 STUDY = "sweeps.prompt_and_window"
@@ -44,26 +45,36 @@ def test_the_list_gives_back_the_specs(tmp_path: Path, overrides: tuple[str, ...
 
 
 def test_every_run_stands_in_the_list_before_it_starts(tmp_path: Path) -> None:
-    task, done, options = make_task(), [], Options(trials=9, poll_s=0.0)
-    study = open_study(STUDY, search_folder(tmp_path, STUDY), begun_with={})
+    task, done = make_task(), []
+    study, storage = open_study(
+        STUDY, search_folder(tmp_path, STUDY), begun_with=task.begun_with("val_l1")
+    )
 
     def submit(specs) -> None:
         assert {s.run_id for s in specs} <= {s.run_id for s in search_specs(STUDY, tmp_path)}
         done.extend(spec.run_id for spec in specs)
 
     def states(specs):
-        return {s.run_id: ("done" if s.run_id in done else "planned", None) for s in specs}
-
-    executor = Executor(
-        submit=submit, states=states, cancel=print, remember=run_list(tmp_path, task).add
-    )
+        ids = [spec.run_id for spec in specs]
+        return {i: RunStatus(run_id=i, state="done" if i in done else "planned") for i in ids}
 
     def score(spec, step):
         return Score(value=1 / spec.model.soft_prompt_length, sem=0.1)
 
-    run_trials(study, task, options, executor=executor, score=score)
+    controller = Controller(
+        study=study,
+        storage=storage,
+        task=task,
+        settings=Settings(trials=9, poll_s=0.0),
+        runs=run_list(tmp_path, task),
+        score=score,
+        submit=submit,
+        states=states,
+        cancel=print,
+    )
+    controller.run_trials()
     trials = len(done)
-    compare(study, task, options, executor=executor, score=score, top=2, repeats=2)
+    compare(controller, top=2, repeats=2)
     assert len(done) == trials + 6
     assert [spec.run_id for spec in search_specs(STUDY, tmp_path)] == done
 
@@ -119,8 +130,7 @@ def test_a_budget_reads_its_list_with_what_the_controller_has_made(
     tmp_path: Path, parses: list
 ) -> None:
     task = many(tmp_path, "num_steps=9")
-    words = Namespace(runs=str(tmp_path), max_gpu_hours=10.0)
-    budget = _budget(words, task, lambda specs: {})
+    budget = _budget(task, lambda specs: {}, tmp_path, cap=10.0)
     assert budget is not None
     parses.clear()
     first, again = budget.planned(), budget.planned()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scaling.scores import _windows, adapted_success, kept_score, make_scorer
-from scaling.search.controller import Score
+from scaling.search.task import Score
 from scaling.spec import InitConfig, RunSpec
 from scaling.study import Choice, Search, load_study
 

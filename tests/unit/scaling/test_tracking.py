@@ -15,10 +15,9 @@ from scaling.runs.files import read_json
 from scaling.runs.folder import Done
 from scaling.spec import RunSpec
 from scaling.tracking import publish as tracking
-from scaling.tracking.client import TrackingError, connect, page, shown
-from scaling.tracking.publish import publish, publish_while, ui_command
-from scaling.tracking.record import metric_key, pack, unpack
-from scaling.tracking.run import _metric_name, run_name
+from scaling.tracking.publish import Summary, publish, publish_while, ui_command
+from scaling.tracking.run import metric_name, run_name
+from scaling.tracking.store import TrackingError, connect, page, without_password
 
 
 def line(step: int, attempt: int = 1, **values: object) -> str:
@@ -103,9 +102,9 @@ def test_a_broken_json_file_is_named(tmp_path: Path) -> None:
         read_json(tmp_path / "DONE")
 
 
-def test_refused_characters_leave_metric_names() -> None:
-    assert _metric_name("val/l1/sim_panda") == "val/l1/sim_panda"
-    assert _metric_name("wait (%)") == "wait ___"
+def test_refused_characters_leavemetric_names() -> None:
+    assert metric_name("val/l1/sim_panda") == "val/l1/sim_panda"
+    assert metric_name("wait (%)") == "wait ___"
 
 
 def test_run_name_shows_axis_values_first() -> None:
@@ -113,17 +112,10 @@ def test_run_name_shows_axis_values_first() -> None:
     assert run_name(spec, spec.run_id) == f"tiny num3 s0 {spec.run_id}"
 
 
-def test_the_record_of_many_metrics_fits_into_a_tag() -> None:
-    reached = {metric_key(f"metric/of/some/length/{number}"): 500 for number in range(900)}
-    reached[metric_key("loss/train")] = 480
-    assert unpack(pack(reached)) == reached
-    assert len(json.dumps(pack(reached))) < 8000  # MLflow's longest tag
-
-
 def test_publishing_what_has_not_started_touches_nothing(tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
     total = publish([RunSpec(study="s")], tmp_path / "runs", tracking_uri=f"sqlite:///{database}")
-    assert (total["runs"], total["planned"]) == (0, 1)
+    assert (total.runs, total.planned) == (0, 1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -131,24 +123,26 @@ def rounds(monkeypatch: pytest.MonkeyPatch, outcomes: Sequence[int | Exception])
     """Let looks at the run folders end so (a number: of unfinished runs); return those to come."""
     left = list(outcomes)
 
-    def look(*_: object, **__: object) -> dict[str, int]:
+    def publish_once(*_: object, **__: object) -> Summary:
         outcome = left.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
-        return {"new_runs": 0, "values": 10, "planned": 0, "unfinished": outcome}
+        return Summary(tracking_uri="simulated://", values=10, unfinished=outcome)
 
-    monkeypatch.setattr(tracking, "_publish_once", look)
+    monkeypatch.setattr(tracking, "_publish_once", publish_once)
     return left
 
 
 def test_following_warns_once_of_failures_in_a_row_and_ends_with_the_runs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     away, torn = TrackingError("MLflow is away"), ValueError("DONE is not valid JSON")
     left = rounds(monkeypatch, [2, away, away, 1, torn, OSError("no space"), 0, 7])
-    total = publish([], tmp_path, tracking_uri="simulated://", follow=True, poll_s=0)
-    assert (total["unfinished"], total["values"], left) == (0, 30, [7])
-    told = capsys.readouterr().err.splitlines()
+    told: list[str] = []
+    total = publish(
+        [], tmp_path, tracking_uri="simulated://", follow=True, poll_s=0, say=told.append
+    )
+    assert (total.unfinished, total.values, left) == (0, 30, [7])
     assert [line.partition(": ")[0] for line in told] == ["warning", "warning"]
     assert str(away) in told[0]
     assert str(torn) in told[1]
@@ -164,7 +158,8 @@ def test_only_the_first_round_of_following_raises(monkeypatch: pytest.MonkeyPatc
 def test_publishing_ends_when_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
     left, go = rounds(monkeypatch, [OSError("away"), 1, 1]), iter([True, True, False])
     total = publish_while(lambda: next(go), [], "runs", tracking_uri="simulated://")
-    assert (total["values"], left) == (10, [1])
+    assert total is not None
+    assert (total.values, left) == (10, [1])
 
 
 def test_unknown_and_dead_addresses_are_told(tmp_path: Path) -> None:
@@ -189,7 +184,7 @@ def test_a_wrong_address_does_not_spoil_what_was_trained(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere")
     spec = RunSpec(study="sweeps.simulated")
     spec.save(tmp_path / spec.run_id / "run.yaml")
-    assert publish_kindly([spec], tmp_path, quiet=True) == {}
+    assert publish_kindly([spec], tmp_path, quiet=True) is None
     assert "warning: not published to MLflow: tracking address 'nowhere'" in capsys.readouterr().err
 
 
@@ -197,7 +192,7 @@ def test_addresses_and_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     assert ui_command(f"sqlite:///{tmp_path / 'mlflow.db'}").endswith("sqlite:///mlflow.db")
     assert ui_command("http://user:secret@host:5000/x") == "http://host:5000/x"
-    assert shown("sqlite:////tmp/mlflow.db") == "sqlite:////tmp/mlflow.db"
+    assert without_password("sqlite:////tmp/mlflow.db") == "sqlite:////tmp/mlflow.db"
     assert page("3", "http://host:1/").startswith("http://host:1/#/experiments/3/runs?")
     assert page("3", "sqlite:///x.db").startswith("http://127.0.0.1:5000/#/experiments/3/runs?")
 

@@ -79,7 +79,7 @@ def _check_address(tracking_uri: str) -> None:
     kind, separator, _ = tracking_uri.partition("://")
     if not separator or kind.partition("+")[0] not in KINDS:
         raise ValueError(
-            f"tracking address {shown(tracking_uri)!r} is not of a known form; give "
+            f"tracking address {without_password(tracking_uri)!r} is not of a known form; give "
             "sqlite:///path/mlflow.db or http://host:port"
         )
     path = database_path(tracking_uri)
@@ -119,7 +119,7 @@ def page(experiment_id: str, tracking_uri: str) -> str:
     """Return the address of an experiment's run table, best run first."""
     base = tracking_uri.rstrip("/") if is_http(tracking_uri) else LOCAL_PAGE
     query = f"workflowType=machine_learning&viewStateShareKey={VIEW_KEY}"
-    return f"{shown(base)}/#/experiments/{experiment_id}/runs?{query}"
+    return f"{without_password(base)}/#/experiments/{experiment_id}/runs?{query}"
 
 
 @contextmanager
@@ -135,10 +135,12 @@ def store_errors(tracking_uri: str) -> Iterator[None]:
         if is_http(tracking_uri):
             _probe(tracking_uri)
         reason = _newer_schema(str(error)) or _one_line(error)
-        raise TrackingError(f"MLflow at {shown(tracking_uri)} refused: {reason}") from error
+        raise TrackingError(
+            f"MLflow at {without_password(tracking_uri)} refused: {reason}"
+        ) from error
 
 
-def shown(tracking_uri: str) -> str:
+def without_password(tracking_uri: str) -> str:
     """Return the address without a user name or password."""
     parts = urlsplit(tracking_uri)
     if "@" not in parts.netloc:
@@ -154,9 +156,9 @@ def _probe(tracking_uri: str) -> None:
         requests.get(f"{tracking_uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S)
     except requests.RequestException as error:
         raise TrackingError(
-            f"no MLflow server answers at {shown(tracking_uri)} ({type(error).__name__}); start it "
-            "or give another tracking address, then run `scaling sync STUDY`: nothing is lost, "
-            "runs are recorded in their folders"
+            f"no MLflow server answers at {without_password(tracking_uri)} "
+            f"({type(error).__name__}); start it or give another tracking address, then run "
+            "`scaling sync STUDY`: nothing is lost, runs are recorded in their folders"
         ) from None
 
 
