@@ -36,11 +36,6 @@ def cost_of(spec: RunSpec) -> Cost:
     )
 
 
-def describe(spec: RunSpec) -> dict[str, Any]:
-    """Return `cost_of` as a dict."""
-    return plain(cost_of(spec))
-
-
 def flops_per_step(spec: RunSpec, *, as_released: bool = False) -> float:
     """Return forward and backward FLOPs of one optimizer step over all ranks.
 

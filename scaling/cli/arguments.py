@@ -113,13 +113,12 @@ def publish(specs: list[RunSpec], folder: Path, *, quiet: bool) -> "Summary | No
 
     An unreachable MLflow, or a wrong address, is a warning (and None): the runs are safe on disk.
     """
-    from scaling.cost import describe
     from scaling.tracking.publish import publish as send
 
     uri = tracking_uri(folder)
     try:
         track = untracked if quiet else progress_bar
-        return send(specs, folder, tracking_uri=uri, describe=describe, track=track, say=print_news)
+        return send(specs, folder, tracking_uri=uri, track=track, say=print_news)
     except (RuntimeError, OSError, ValueError) as error:
         print_news(f"warning: not published to MLflow: {error}; try `scaling sync`")
         return None

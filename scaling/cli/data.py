@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from scaling.cli.arguments import as_json, show
+from scaling.cli.arguments import as_json, print_news, show
 
 
 def simulate(arguments: Namespace) -> int:
@@ -121,7 +121,7 @@ def pretrain_encoder(arguments: Namespace) -> int:
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         threads=os.cpu_count() or 1,
-        progress=not arguments.json,
+        say=(lambda text: None) if arguments.json else print_news,
     )
     show(arguments, document, as_json)
     return 0

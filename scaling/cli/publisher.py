@@ -11,7 +11,6 @@ from itertools import chain, repeat
 from pathlib import Path
 
 from scaling.cli.arguments import print_news, study_runs, tracking_uri
-from scaling.cost import describe
 from scaling.tracking.publish import publish_while
 
 FIRST_S = 5.0  # to let the first runs start
@@ -61,7 +60,6 @@ def main(given: Sequence[str]) -> None:
         study_runs(study, overrides, folder),
         folder,
         tracking_uri=tracking_uri(folder),
-        describe=describe,
         say=print_news,
     )
 

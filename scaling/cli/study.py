@@ -223,7 +223,6 @@ def logs(arguments: Namespace) -> int:
 
 def sync(arguments: Namespace) -> int:
     """Publish a study to MLflow."""
-    from scaling.cost import describe
     from scaling.tracking.publish import publish as send
 
     specs, folder = expand(arguments), runs_folder(arguments)
@@ -232,7 +231,6 @@ def sync(arguments: Namespace) -> int:
         specs,
         folder,
         tracking_uri=uri,
-        describe=describe,
         track=untracked if arguments.json else progress_bar,
         say=print_news,
         follow=arguments.follow,

@@ -24,7 +24,7 @@ from scaling.tracking.sqlite import database_path
 from scaling.tracking.store import is_http
 
 HTTP_TIMEOUT_S = 5
-VERSION = 4  # of the ledger's content
+VERSION = 5  # of the ledger's content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +83,10 @@ class Ledger:
             return name in self._trusted
         return held.store == store_mark(self._uri, name)
 
-    def run_mark(self, spec: RunSpec, run_id: str, *, described: bool) -> str:
+    def run_mark(self, spec: RunSpec, run_id: str) -> str:
         """Return what changes when a run has something new to publish; take it before reading."""
         seen = [file_mark(path) for path in Run.of(self._runs_dir, run_id).published_files()]
-        labels = [spec.study, spec.scale, spec.axes, described]
+        labels = [spec.study, spec.scale, spec.axes]
         return hashlib.sha256(canonical_json([labels, seen]).encode()).hexdigest()[:16]
 
     def remember(self, name: str, held: PublishedStudy) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec
 from scaling.tracking.ledger import Ledger, PublishedRun, PublishedStudy
-from scaling.tracking.run import ENDED, Describe, mirror_status, publish_run
+from scaling.tracking.run import ENDED, mirror_status, publish_run
 from scaling.tracking.sqlite import database_path, locked, many_writes
 from scaling.tracking.store import connect, page, store_errors, without_password
 from scaling.tracking.sweep import log_report, open_sweep, report_mark
@@ -68,7 +68,6 @@ def publish(
     runs_dir: str | Path,
     *,
     tracking_uri: str,
-    describe: Describe | None = None,
     track: Track = lambda run_ids, label: run_ids,
     say: Say = lambda text: None,
     follow: bool = False,
@@ -77,13 +76,13 @@ def publish(
     """Bring MLflow up to date with the run folders; doing it twice changes nothing.
 
     Experiment = study, a parent run for the sweep, a child run (tag `run_key` = run id) for each
-    folder that exists. `describe(spec)` gives parameter counts and FLOPs; without it a later call
-    adds them. A report beside the runs goes to the parent run. `track(run_ids, label)` yields them
-    and shows how far it is; `say` hears of waits and failures. `follow` goes on until every run has
-    ended. Raises TrackingError when the store is away (while following: in the first round only).
+    folder that exists. A report beside the runs goes to the parent run. `track(run_ids, label)`
+    yields them and shows how far it is; `say` hears of waits and failures. `follow` goes on until
+    every run has ended. Raises TrackingError when the store is away (while following: in the first
+    round only).
     """
     runs, folder = list(specs), Path(runs_dir)
-    first = _publish_once(runs, folder, tracking_uri, describe=describe, track=track, say=say)
+    first = _publish_once(runs, folder, tracking_uri, track=track, say=say)
     if not (follow and first.is_open):
         return first
 
@@ -91,9 +90,7 @@ def publish(
         time.sleep(poll_s)
         return True
 
-    rest = publish_while(
-        going_on, runs, folder, tracking_uri=tracking_uri, describe=describe, say=say
-    )
+    rest = publish_while(going_on, runs, folder, tracking_uri=tracking_uri, say=say)
     return rest.after(first) if rest else first
 
 
@@ -103,7 +100,6 @@ def publish_while(
     runs_dir: str | Path,
     *,
     tracking_uri: str,
-    describe: Describe | None = None,
     say: Say = lambda text: None,
 ) -> Summary | None:
     """Publish round after round until every run has ended; return what `publish` does.
@@ -116,7 +112,7 @@ def publish_while(
     total: Summary | None = None
     while going_on():
         try:
-            now = _publish_once(runs, folder, tracking_uri, describe=describe, say=say)
+            now = _publish_once(runs, folder, tracking_uri, say=say)
         except (RuntimeError, OSError, ValueError) as error:
             if not failed:
                 say(f"warning: not published while it runs: {error}; trying again")
@@ -173,7 +169,6 @@ def _publish_once(
     runs_dir: Path,
     tracking_uri: str,
     *,
-    describe: Describe | None,
     track: Track = lambda run_ids, label: run_ids,
     say: Say,
 ) -> Summary:
@@ -193,7 +188,6 @@ def _publish_once(
     this = _Publisher(
         runs_dir=runs_dir,
         tracking_uri=tracking_uri,
-        describe=describe,
         track=track,
         ledger=Ledger(runs_dir, tracking_uri),
     )
@@ -232,7 +226,6 @@ class _Publisher:
 
     runs_dir: Path
     tracking_uri: str
-    describe: Describe | None
     track: Track
     ledger: Ledger
 
@@ -267,7 +260,7 @@ class _Publisher:
         todo = [key for key in runs if key not in known or known[key].mark != marks[key]]
         for number, key in enumerate(self.track(todo, f"MLflow {study}"), start=1):
             run = Run.of(self.runs_dir, key)
-            outcome = publish_run(sweep, runs[key], run, mark=marks[key], describe=self.describe)
+            outcome = publish_run(sweep, runs[key], run, mark=marks[key])
             known[key] = outcome.published
             outcomes.append(outcome)
             if number % REMEMBER_EVERY == 0:
@@ -284,8 +277,7 @@ class _Publisher:
 
     def _marks(self, runs: Mapping[str, RunSpec]) -> dict[str, str]:
         """Return what changes when a run has something new to publish, by run id."""
-        described = self.describe is not None
-        return {k: self.ledger.run_mark(s, k, described=described) for k, s in runs.items()}
+        return {key: self.ledger.run_mark(spec, key) for key, spec in runs.items()}
 
     def _round(self, study: str, experiment_id: str, runs: Mapping[str, PublishedRun]) -> _Round:
         return _Round(

@@ -2,13 +2,14 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from scaling.cost import cost_of
 from scaling.runs.attempts import read_attempts, total_gpu_hours
 from scaling.runs.curves import Point, final_points, read_points, thin
 from scaling.runs.folder import Run
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-Describe = Callable[[RunSpec], Mapping[str, Any]]
-DESCRIBED = ("num_params_total", "num_params_policy", "num_params_trainable", "compute_flops")
+COST = ("num_params_total", "num_params_policy", "num_params_trainable", "compute_flops")
 BLOCK = 900  # metrics a request: MLflow takes 1,000 entries, tags and params included
 # Shown once more under MLflow's heading for the machine.
 SYSTEM = {
@@ -69,9 +69,7 @@ class Outcome:
     problem: str | None = None
 
 
-def publish_run(
-    sweep: Sweep, spec: RunSpec, folder: Run, *, mark: str, describe: Describe | None
-) -> Outcome:
+def publish_run(sweep: Sweep, spec: RunSpec, folder: Run, *, mark: str) -> Outcome:
     """Bring the child run of one folder, as it stood at `mark`, up to date; perhaps create it."""
     client, found, run_id = sweep.client, run_status(folder), folder.run_id
     status = STATUS[found.state]
@@ -79,7 +77,7 @@ def publish_run(
     tags = _tags(sweep, spec, folder, found)
     run = _create(sweep, spec, folder, tags) if new else sweep.children[run_id]
     before = sweep.known.get(run_id) or PublishedRun(mlflow_id=run.info.run_id, status=status)
-    params = _missing_params(spec, run, describe)
+    params = _missing_params(spec, run)
     flops = {**run.data.params, **params}.get("compute_flops")
     points, offset = _new_points(spec, folder, found, before, flops=flops)
     inputs = before.inputs or log_inputs(client, spec, run.info.run_id, folder)
@@ -199,7 +197,7 @@ def _tags(sweep: Sweep, spec: RunSpec, folder: Run, status: RunStatus) -> dict[s
     }
 
 
-def _missing_params(spec: RunSpec, run: "MlflowRun", describe: Describe | None) -> dict[str, str]:
+def _missing_params(spec: RunSpec, run: "MlflowRun") -> dict[str, str]:
     """Return the params not yet on the run; MLflow refuses to change one."""
     params: dict[str, Any] = {
         "size": spec.size,
@@ -216,9 +214,9 @@ def _missing_params(spec: RunSpec, run: "MlflowRun", describe: Describe | None) 
         "num_steps": spec.num_steps,
         "lr": spec.optim.lr,
     }
-    if describe and not run.data.params.keys() >= set(DESCRIBED):
-        numbers = describe(spec)
-        params |= {name: numbers[name] for name in DESCRIBED}
+    if not run.data.params.keys() >= set(COST):
+        cost = cost_of(spec)
+        params |= {name: getattr(cost, name) for name in COST}
     return {name: str(value) for name, value in params.items() if name not in run.data.params}
 
 

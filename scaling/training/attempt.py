@@ -1,7 +1,7 @@
 """One attempt at a run, from the RunSpec to the DONE file."""
 
+import logging
 import platform
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -40,6 +40,7 @@ from xvla.data.normalise import Normaliser, fit_normaliser
 from xvla.data.sources import Mixture
 from xvla.data.verify import verify_mixture
 
+LOGGER = logging.getLogger(__name__)
 SPLITS: tuple[EvalSplit, ...] = ("val", "test")
 
 
@@ -118,7 +119,7 @@ def _check_machine(spec: RunSpec, device: torch.device) -> None:
     """Raise ValueError where the model's states do not fit; warn where bf16 is slow."""
     check_states_fit(spec, memory_available(device, ranks=spec.resources.processes_per_node))
     if dist.get_rank() == 0 and (warning := bf16_warning(device, spec.precision)):
-        print(f"warning: {warning}", file=sys.stderr)
+        LOGGER.warning(warning)
 
 
 def _await_trunk(
@@ -299,10 +300,12 @@ def _check_resumable(spec: RunSpec, path: Path, *, owner: str) -> None:
             f"engine.zero_stage={found[1]} with {found[0]} ranks, or delete checkpoints/"
         )
     if dist.get_rank() == 0:
-        print(
-            f"resuming {path.name}, saved by {found[0]} ranks at ZeRO stage {found[1]}, on "
-            f"{wanted[0]} at stage {wanted[1]}; losses agree to rounding, not to the bit",
-            flush=True,
+        LOGGER.warning(
+            "resuming %s, saved by %d ranks at ZeRO stage %d, on %d at stage %d; losses agree to "
+            "rounding, not to the bit",
+            path.name,
+            *found,
+            *wanted,
         )
 
 

@@ -2,9 +2,9 @@
 
 import errno
 import json
+import logging
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +27,7 @@ from scaling.spec import EngineConfig
 if TYPE_CHECKING:
     from scaling.training.ema import Ema
 
+LOGGER = logging.getLogger(__name__)
 FULL_BYTES = 2**20
 # What the system, quotas and numpy ("N requested and M written") say of a full disk.
 FULL_MARKS = ("no space left on device", "disk quota exceeded", " requested and ")
@@ -119,7 +120,7 @@ class Saver:
         except Exception as late:
             if error is None:
                 raise
-            print(f"warning: the checkpoint under way is lost: {late}", file=sys.stderr)
+            LOGGER.warning("the checkpoint under way is lost: %s", late)
 
     def _write_apart(self, *args: Any) -> None:
         try:
@@ -229,10 +230,10 @@ def newest_valid(folder: Path) -> Path | None:
         problem = verify(path)
         if problem is None:
             return path
-        print(f"warning: skipping checkpoint {path}: {problem}", file=sys.stderr, flush=True)
+        LOGGER.warning("skipping checkpoint %s: %s", path, problem)
         found_any = True
     if found_any:
-        print("warning: no checkpoint is whole; starting anew", file=sys.stderr, flush=True)
+        LOGGER.warning("no checkpoint is whole; starting anew")
     return None
 
 

@@ -16,7 +16,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from scaling.cost import describe
 from scaling.runs.curves import final_points, read_points, thin
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec, SeedConfig
@@ -93,7 +92,7 @@ def main() -> None:
         sides = [
             lambda part: bare(uris[0], part, folder / "runs"),
             lambda part: publish(
-                part, folder / "runs", tracking_uri=uris[1], describe=describe
+                part, folder / "runs", tracking_uri=uris[1]
             ).values,
         ]  # fmt: skip
         for number, first in enumerate(range(0, NUM_RUNS, BLOCK)):
@@ -128,14 +127,13 @@ def _noop(specs: list[RunSpec], folder: Path, uri: str) -> tuple[float, float]:
     code = (
         "import sys, time, json\n"
         "from dataclasses import replace\n"
-        "from scaling.cost import describe\n"
         "from scaling.spec import SeedConfig\n"
         "from scaling.study import load_study\n"
         "from scaling.tracking.publish import publish\n"
         "(base,) = load_study('sweeps.pretrain').expand('cpu')\n"
         "specs = [replace(base, study='sweeps.bench', seeds=SeedConfig(init=n))\n"
         "         for n in range(int(sys.argv[1]))]\n"
-        "total = publish(specs, sys.argv[2], tracking_uri=sys.argv[3], describe=describe)\n"
+        "total = publish(specs, sys.argv[2], tracking_uri=sys.argv[3])\n"
         "assert total.values == 0 and total.runs == len(specs), total\n"
         "assert 'mlflow' not in sys.modules\n"
         "print(time.process_time())\n"

@@ -11,7 +11,7 @@ import pytest
 from jobs.local.loop import submit
 from scaling.branch import branched
 from scaling.cli import main
-from scaling.cost import describe
+from scaling.cost import cost_of
 from scaling.sizes import SIZES
 from scaling.spec import EngineConfig, RunSpec, ScheduleConfig
 
@@ -82,7 +82,7 @@ def test_branches_are_the_runs_alone_at_less_than_their_price(
     for spec in (trunk, middle, short):
         row = table.loc[spec.run_id]
         assert (row.state, row.num_samples_seen) == ("done", spec.num_samples_seen)
-        assert row.compute_flops == describe(spec)["compute_flops"]
+        assert row.compute_flops == cost_of(spec).compute_flops
         assert row.val_l1 > 0
     assert main(["plan", "made", "--runs", str(runs)]) == 0
     assert "2 of 3 runs branch off a longer one" in capsys.readouterr().out

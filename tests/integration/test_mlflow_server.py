@@ -20,6 +20,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from scaling.best import best, resolve
+from scaling.cost import cost_of
 from scaling.spec import InitConfig, RunSpec, SeedConfig
 from scaling.tracking.publish import publish
 from scaling.tracking.store import TrackingError
@@ -92,16 +93,6 @@ def finish(folder: Path, *, val_l1: float) -> Path:
     done = {"step": NUM_STEPS, "num_samples_seen": 1600, "time": START + 5000, "metrics": metrics}
     (folder / "DONE").write_text(json.dumps(done))
     return checkpoint
-
-
-def describe(spec: RunSpec) -> dict[str, float]:
-    """Stand in for the counts that the caller computes."""
-    return {
-        "num_params_total": 1000,
-        "num_params_policy": 600,
-        "num_params_trainable": 1000,
-        "compute_flops": 1.5e12,
-    }
 
 
 @dataclass
@@ -204,7 +195,7 @@ def published(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     finish(straight, val_l1=0.25)
     before_kill = [(step, 1) for step in range(10, 61, 10)]
     resumed = write_run(runs_dir, specs[1], steps=before_kill)
-    first = publish(specs, runs_dir, tracking_uri=store.uri, describe=describe)
+    first = publish(specs, runs_dir, tracking_uri=store.uri)
     assert first.unfinished == 1
     replayed = [metric_line(step, 2) for step in range(50, 101, 10)]
     with (resumed / "metrics.jsonl").open("a") as stream:
@@ -213,7 +204,7 @@ def published(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         json.dumps({"job_id": "job-2", "start": START + 9, "gpu_hours": 0.25})
     )
     finish(resumed, val_l1=0.75)
-    second = publish(specs, runs_dir, tracking_uri=store.uri, describe=describe)
+    second = publish(specs, runs_dir, tracking_uri=store.uri)
     return runs_dir, specs, {"first": first, "second": second}
 
 
@@ -231,7 +222,8 @@ def test_experiment_holds_a_sweep_and_its_runs(store: Store, published: tuple) -
     wanted = {"study": STUDY, "size": "tiny", "stage": "pretrain", "code_digest": "c0de"}
     wanted |= {"axis": "num_domains", "axis/num_domains": "2", "job_ids": "job-1,job-2"}
     assert wanted.items() <= child["tags"].items()
-    params = {"num_params_total": "1000", "num_samples_seen": "1600", "num_unique_episodes": "64"}
+    total = str(cost_of(specs[0]).num_params_total)
+    params = {"num_params_total": total, "num_samples_seen": "1600", "num_unique_episodes": "64"}
     params |= {"num_domains": "2", "seed": "1", "soft_prompt_length": "32"}
     assert params.items() <= child["params"].items()
     assert float(child["params"]["prediction_window_s"]) == 4.0
@@ -253,7 +245,7 @@ def test_replayed_steps_are_published_once(store: Store, published: tuple) -> No
     assert by_step[70] == pytest.approx(10 / 70 + 2)
     assert [step for step, _, _ in curves["val/l1"]] == [50, 100]
     assert curves["val/l1"][-1][1] == 0.75  # the value in DONE
-    assert curves["compute/flops"][0][1] == 1.5e12
+    assert curves["compute/flops"][0][1] == cost_of(specs[1]).compute_flops
     assert curves["compute/gpu_hours"][0][1] == 0.5
     assert {"test/l1", "val/l1_sem", "val/l1/sim_panda"} <= set(curves)
 
@@ -261,7 +253,7 @@ def test_replayed_steps_are_published_once(store: Store, published: tuple) -> No
 def test_publishing_again_changes_nothing(store: Store, published: tuple) -> None:
     runs_dir, specs, _ = published
     before = content(store.uri)
-    again = publish(specs, runs_dir, tracking_uri=store.uri, describe=describe)
+    again = publish(specs, runs_dir, tracking_uri=store.uri)
     assert (again.values, again.new_runs) == (0, 0)
     assert content(store.uri) == before
 
@@ -270,7 +262,7 @@ def test_a_lost_ledger_does_not_double_points(store: Store, published: tuple) ->
     runs_dir, specs, _ = published
     before = content(store.uri)[specs[0].run_id]
     shutil.rmtree(runs_dir / "_publish")  # as for a folder of runs moved elsewhere
-    again = publish(specs, runs_dir, tracking_uri=store.uri, describe=describe)
+    again = publish(specs, runs_dir, tracking_uri=store.uri)
     assert again.values > 0
     assert content(store.uri)[specs[0].run_id]["curves"] == before["curves"]
 
@@ -307,9 +299,8 @@ def test_best_publishes_a_run_that_was_not_there(store: Store, tmp_path: Path) -
     assert resolve(f"best-0.26b:{STUDY}", tmp_path / "x", tracking_uri=store.uri).sha256 == (
         found.sha256
     )
-    assert "num_params_total" not in content(store.uri)[spec.run_id]["params"]
-    publish([spec], tmp_path, tracking_uri=store.uri, describe=describe)
-    assert content(store.uri)[spec.run_id]["params"]["num_params_total"] == "1000"
+    params = content(store.uri)[spec.run_id]["params"]
+    assert params["num_params_total"] == str(cost_of(spec).num_params_total)
     (Path(found.checkpoint) / "model.safetensors").write_bytes(b"changed")
     with pytest.raises(ValueError, match=r"model\.safetensors does not match its sha256"):
         resolve(f"best-0.26b:{STUDY}", tmp_path / "x", tracking_uri=store.uri)
@@ -320,13 +311,13 @@ def test_failed_and_cancelled_runs_show_their_reason(store: Store, tmp_path: Pat
     for spec, reason in ((failed, "loss is not finite"), (cancelled, "cancelled")):
         folder = write_run(tmp_path, spec, steps=[(10, 1)])
         (folder / "FAILED").write_text(json.dumps({"reason": reason, "step": 10, "time": START}))
-    publish([failed, cancelled], tmp_path, tracking_uri=store.uri, describe=describe)
+    publish([failed, cancelled], tmp_path, tracking_uri=store.uri)
     held = content(store.uri)
     assert held[failed.run_id]["status"] == "FAILED"
     assert held[failed.run_id]["tags"]["reason"] == "loss is not finite"
     assert held[cancelled.run_id]["status"] == "KILLED"
     (tmp_path / failed.run_id / "FAILED").unlink()  # a retry has started
-    publish([failed, cancelled], tmp_path, tracking_uri=store.uri, describe=describe)
+    publish([failed, cancelled], tmp_path, tracking_uri=store.uri)
     held = content(store.uri)
     assert held[failed.run_id]["status"] == "RUNNING"
     assert held[failed.run_id]["tags"].get("reason", "") == ""
@@ -350,7 +341,7 @@ def test_a_server_that_went_away_is_one_clear_error(
     monkeypatch.setattr(socket.socket, "connect", knock)
     monkeypatch.setattr(time, "sleep", pauses.append)
     with pytest.raises(TrackingError, match=r"no MLflow server answers at http://127\.0\.0\.1"):
-        publish(specs, runs_dir, tracking_uri=store.uri, describe=describe)
+        publish(specs, runs_dir, tracking_uri=store.uri)
     assert len(knocks) in (1, 2, 3)
     assert pauses == []
 

@@ -5,8 +5,8 @@ What must come out: where the objects are, linearly readable from the features t
 
 import hashlib
 import json
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def pretrain_encoder(
     threads: int,
     image_size: int = 96,
     text_length: int = 16,
-    progress: bool = True,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Train the encoder of `config` and write `encoder.safetensors` and `encoder.json` into `out`.
 
@@ -75,7 +75,7 @@ def pretrain_encoder(
     check_size(encoder)
     heads = Heads(config.projection_dim, frames)
     started, cpu = time.monotonic(), time.process_time()
-    train(encoder, heads, frames, steps=steps, batch_size=batch_size, seed=seed, progress=progress)
+    train(encoder, heads, frames, steps=steps, batch_size=batch_size, seed=seed, say=say)
     record = {
         "what": "encoder pretrained on labelled simulated frames; stands in for Florence-2",
         "model": {
@@ -143,7 +143,7 @@ def train(
     steps: int,
     batch_size: int,
     seed: int,
-    progress: bool,
+    say: Callable[[str], None],
 ) -> None:
     """Minimise the summed read-out losses with AdamW, a short warm-up and a cosine decay."""
     random = torch.Generator().manual_seed(seed)
@@ -159,8 +159,8 @@ def train(
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), MAX_GRAD_NORM)
         optimizer.step()
         schedule.step()
-        if progress and (step + 1) % 50 == 0:
-            print(f"step {step + 1}/{steps} loss {loss.item():.4f}", file=sys.stderr, flush=True)
+        if (step + 1) % 50 == 0:
+            say(f"step {step + 1}/{steps} loss {loss.item():.4f}")
 
 
 def _optimizer(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from analysis.figures.grid import levels
-from scaling.cost import describe
+from scaling.cost import cost_of
 from scaling.recipes import RECIPES
 from scaling.spec import RunSpec, SeedConfig
 from scaling.study import Study, known_studies, latin_square, load_study, product
@@ -204,8 +204,8 @@ def test_windows_change_targets_only() -> None:
 def test_pretrain_costs_what_the_paper_says() -> None:
     study = load_study("sweeps.pretrain")
     (spec,) = study.expand("a100")
-    numbers = describe(spec)
-    assert numbers["compute_flops"] == pytest.approx(4.15e20, rel=0.03)
+    numbers = cost_of(spec)
+    assert numbers.compute_flops == pytest.approx(4.15e20, rel=0.03)
     assert (study.paper_gpu_hours, spec.resources.world_size) == (64 * 24 * 4, 64)
     recipe = RECIPES["pretrain_paper"]
     assert (spec.optim, spec.schedule) == (recipe.optim, recipe.schedule)

@@ -95,7 +95,6 @@ def test_positions_become_readable(folder: Path, tmp_path: Path) -> None:
             threads=1,
             image_size=SIZE,
             text_length=8,
-            progress=False,
         )
 
     before, after = run(2, tmp_path / "before"), run(200, tmp_path / "after")
@@ -129,7 +128,6 @@ def test_the_same_seed_gives_the_same_encoder(folder: Path, tmp_path: Path) -> N
             seed=seed,
             threads=1,
             image_size=SIZE,
-            progress=False,
         )
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
@@ -207,7 +205,6 @@ def test_bad_frames_and_big_encoders_are_refused(folder: Path, tmp_path: Path) -
             seed=0,
             threads=1,
             image_size=SIZE,
-            progress=False,
         )
 
 
@@ -225,7 +222,7 @@ def test_nothing_is_trained_that_cannot_be_written(
     (tmp_path / "taken").write_text("kept")
     options = {"steps": 1, "batch_size": 1, "out": "encoder"} | change
     out = tmp_path / options.pop("out")
-    fixed = {"config": CONFIG, "seed": 0, "threads": 1, "image_size": SIZE, "progress": False}
+    fixed = {"config": CONFIG, "seed": 0, "threads": 1, "image_size": SIZE}
     with pytest.raises(ValueError, match=message):
         pretrain_encoder(folder, out, **fixed, **options)
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
