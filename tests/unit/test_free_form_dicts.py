@@ -16,10 +16,10 @@ import pytest
 # May only fall. Below 60 in all is the aim: one edge a noun.
 LIMITS = {
     "xvla": 84,
-    "scaling": 153,
+    "scaling": 114,
     "sweeps": 5,
-    "jobs": 51,
-    "analysis": 156,
+    "jobs": 7,
+    "analysis": 9,
 }
 MAPPINGS = {"dict", "Dict", "Mapping", "MutableMapping", "defaultdict", "OrderedDict"}
 ANYTHING = {"Any", "object"}
