@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+QUALITY, OUTCOMES = "Profiles and forecasts", "Settings and success"  # sections of the page
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
     """One figure on disk, and what the page says over it."""
 
-    name: str
     section: str
     caption: str
     paths: dict[str, str]
@@ -55,6 +57,13 @@ def _new(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def _drawn(
+    figure: Figure, folder: Path, name: str, section: str, caption: str, **rest: Any
+) -> Drawn:
+    """Write a figure; `rest`: how wide it is, and what hovers."""
+    return Drawn(section=section, caption=caption, paths=plots.save(figure, folder, name), **rest)
+
+
 def _laws(study: StudyFit) -> Iterator[tuple[AxisFit, AxisLaw]]:
     for axis in study.axes.values():
         if axis.fitted:
@@ -73,14 +82,8 @@ def _panel(found: Findings, folder: Path) -> Iterator[Drawn]:
         f"{study.y} against each axis, all else held; circles are runs, "
         f"bars join the seeds of a level; {study.estimator}"
     )
-    yield Drawn(
-        name="axes",
-        section="The axes side by side",
-        wide=True,
-        caption=caption,
-        paths=plots.save(wide, folder, "axes"),
-        hover=_hover(zip(wide.axes, shown, strict=False), study.y),
-    )
+    hover = _hover(zip(wide.axes, shown, strict=False), study.y)
+    yield _drawn(wide, folder, "axes", "The axes side by side", caption, wide=True, hover=hover)
 
 
 def _axes(found: Findings, folder: Path) -> Iterator[Drawn]:
@@ -99,13 +102,9 @@ def _axes(found: Findings, folder: Path) -> Iterator[Drawn]:
         hover = _hover([(top, axis)], study.y)
         if marks := hover.marks[f"runs-{axis.axis}"]:
             hover.marks[f"left-{axis.axis}"] = marks
-        yield Drawn(
-            name=axis.axis,
-            section="Each axis: fit and residuals",
-            caption=f"{axis.label}. Held: {told or 'nothing else varies'}",
-            paths=plots.save(tall, folder, f"axis_{axis.axis}"),
-            hover=hover,
-        )
+        caption = f"{axis.label}. Held: {told or 'nothing else varies'}"
+        name = f"axis_{axis.axis}"
+        yield _drawn(tall, folder, name, "Each axis: fit and residuals", caption, hover=hover)
 
 
 def _hover(panels: Iterable[tuple[Axes, AxisFit]], y: str) -> Hover:
@@ -159,22 +158,16 @@ def _diagnostics(study: StudyFit, folder: Path) -> Iterator[Drawn]:
             for ax, one in zip(panels, profiles, strict=True):
                 unit = f" (units of {study.y})" if one.name == "E" else ""
                 plots.profile(ax, one, label=NAMES.get(one.name, one.name) + unit)
-            yield Drawn(
-                name=f"profile_{axis.axis}",
-                section="Profiles and forecasts",
-                caption=f"{axis.label}: profile likelihood; shaded is the interval, "
-                f"dotted the estimate; {found.law.estimator}",
-                paths=plots.save(figure, folder, f"profile_{axis.axis}"),
+            caption = (
+                f"{axis.label}: profile likelihood; shaded is the interval, dotted the estimate; "
+                f"{found.law.estimator}"
             )
+            yield _drawn(figure, folder, f"profile_{axis.axis}", QUALITY, caption)
         if isinstance(found.backtest, Backtest):
             figure = _new(5.0, 3.2)
             plots.backtest(figure.subplots(), found.backtest, label=axis.label, y=study.y)
-            yield Drawn(
-                name=f"backtest_{axis.axis}",
-                section="Profiles and forecasts",
-                caption=f"{axis.label}: each level forecast from those below it only",
-                paths=plots.save(figure, folder, f"backtest_{axis.axis}"),
-            )
+            caption = f"{axis.label}: each level forecast from those below it only"
+            yield _drawn(figure, folder, f"backtest_{axis.axis}", QUALITY, caption)
 
 
 def _isoflop(study: StudyFit, folder: Path) -> Iterator[Drawn]:
@@ -185,38 +178,25 @@ def _isoflop(study: StudyFit, folder: Path) -> Iterator[Drawn]:
     left, right = figure.subplots(1, 2)
     plots.isoflop(left, found.budgets, y=study.y, label=found.label)
     plots.frontier(right, found.optima, label=found.label)
-    yield Drawn(
-        name="isoflop",
-        section="Equal compute",
-        wide=True,
-        caption="left: error against size at each budget with its parabola in logarithms; right: "
-        "the optima against compute, and the power law through them",
-        paths=plots.save(figure, folder, "isoflop"),
+    caption = (
+        "left: error against size at each budget with its parabola in logarithms; right: the "
+        "optima against compute, and the power law through them"
     )
+    yield _drawn(figure, folder, "isoflop", "Equal compute", caption, wide=True)
 
 
 def _outcomes(found: Findings, folder: Path) -> Iterator[Drawn]:
     for name, result in found.settings.items():
         figure = _new(4.4, 3.2)
         plots.setting_curve(figure.subplots(), result)
-        yield Drawn(
-            name=name,
-            section="Settings and success",
-            caption=result.caption,
-            paths=plots.save(figure, folder, name),
-            hover=Hover(marks={"runs-setting": result.marks}),
-        )
+        hover = Hover(marks={"runs-setting": result.marks})
+        yield _drawn(figure, folder, name, OUTCOMES, result.caption, hover=hover)
     success = found.success
     if isinstance(success, SuccessCurve) and success.points:
         figure = _new(4.6, 3.4)
         plots.error_against_success(figure.subplots(), success, y=found.fit.y)
-        yield Drawn(
-            name="success",
-            section="Settings and success",
-            caption=success.caption,
-            paths=plots.save(figure, folder, "success"),
-            hover=Hover(marks={"runs-success": success.marks}),
-        )
+        hover = Hover(marks={"runs-success": success.marks})
+        yield _drawn(figure, folder, "success", OUTCOMES, success.caption, hover=hover)
 
 
 def _failures(found: Findings, folder: Path) -> Iterator[Drawn]:
@@ -232,14 +212,12 @@ def _failures(found: Findings, folder: Path) -> Iterator[Drawn]:
             Mark(run=p.run_id, text=f"run {p.run_id}\nfails {p.y:.0%} of {p.rollouts}")
             for p in law.points
         ]
-        yield Drawn(
-            name=f"failure_{result.axis}",
-            section="Settings and success",
-            caption=f"{result.label}: failure rate of each run with its exact interval, and "
-            f"{law.law.formula} ({law.law.estimator})",
-            paths=plots.save(figure, folder, f"failure_{result.axis}"),
-            hover=Hover(marks={"runs-failure": marks}),
+        caption = (
+            f"{result.label}: failure rate of each run with its exact interval, and "
+            f"{law.law.formula} ({law.law.estimator})"
         )
+        hover = Hover(marks={"runs-failure": marks})
+        yield _drawn(figure, folder, f"failure_{result.axis}", OUTCOMES, caption, hover=hover)
 
 
 def _prompts(found: Findings, folder: Path) -> Iterator[Drawn]:
@@ -249,16 +227,12 @@ def _prompts(found: Findings, folder: Path) -> Iterator[Drawn]:
     figure = _new(4.8, 3.6)
     plots.soft_prompts(figure.subplots(), result)
     shared = 100 * sum(result.explained[:2])
-    yield Drawn(
-        name="soft_prompts",
-        section="Soft prompts",
-        caption=(
-            f"Tokens of the best run's soft prompts in two principal components ({shared:.0f} % of "
-            f"the variance); silhouette of the domains {result.silhouette:.3f}, with shuffled "
-            f"labels {result.silhouette_shuffled:.3f} (p = {result.p_value:.3f})"
-        ),
-        paths=plots.save(figure, folder, "soft_prompts"),
+    caption = (
+        f"Tokens of the best run's soft prompts in two principal components ({shared:.0f} % of "
+        f"the variance); silhouette of the domains {result.silhouette:.3f}, with shuffled "
+        f"labels {result.silhouette_shuffled:.3f} (p = {result.p_value:.3f})"
     )
+    yield _drawn(figure, folder, "soft_prompts", "Soft prompts", caption)
 
 
 def _curves(y: str, folder: Path, curves: pd.DataFrame) -> Iterator[Drawn]:
@@ -266,10 +240,5 @@ def _curves(y: str, folder: Path, curves: pd.DataFrame) -> Iterator[Drawn]:
     runs = plots.learning_curves(figure.subplots(), curves, metric=y)
     if runs:
         marks = {f"line-{i}": [Mark(run=r, text=f"run {r}")] for i, r in enumerate(runs)}
-        yield Drawn(
-            name="curves",
-            section="Training",
-            caption=f"{y} during training, one line a run",
-            paths=plots.save(figure, folder, "curves"),
-            hover=Hover(marks=marks),
-        )
+        caption = f"{y} during training, one line a run"
+        yield _drawn(figure, folder, "curves", "Training", caption, hover=Hover(marks=marks))
