@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
 
-from analysis.checks import check_positive
+from analysis.document import Document
 from analysis.fit import LawRegressor
-from analysis.laws import Law
+from analysis.inputs import check_positive
+from analysis.law import Law
 
 Cost = Callable[..., float]
 AT_LIMIT = 1e-6  # of a logarithm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Allocation:
+class Allocation(Document):
     """The split of a budget with the least predicted error.
 
     `at_limit` names axes at one of their limits; `beyond_data` how many times the largest (or
@@ -32,10 +33,6 @@ class Allocation:
     at_limit: tuple[str, ...]
     beyond_data: dict[str, float]
     method: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self)
 
 
 def six_nd(*, N: float, D: float) -> float:
@@ -138,6 +135,7 @@ class _Split:
         middle = self.log_cost(centre)
         steps = np.diag(size)
         slopes = np.array([self.log_cost(centre + s) - middle for s in steps]) / size
+        # six places are enough: a cost that is no product of powers is bent everywhere
         rng = np.random.default_rng(0)
         for share in rng.uniform(0.05, 0.95, size=(6, len(size))):
             w = self.low + share * (self.high - self.low)
@@ -188,8 +186,9 @@ class _Split:
                 method="SLSQP",
                 bounds=list(zip(self.low, self.high, strict=True)),
                 constraints=[room],
-                options={"ftol": 1e-14, "maxiter": 500},
+                options={"ftol": 1e-14, "maxiter": 500},  # the error is flat at the optimum
             )
+            # SLSQP keeps to the budget up to its own rounding
             feasible = self.log_cost(found.x) <= self.log_budget + 1e-6
             if feasible and (best is None or found.fun < best.fun):
                 best = found
@@ -204,9 +203,10 @@ def _box(
     """Return log bounds of each axis: the limits given, or many powers of ten around the data."""
     box = {}
     for axis in form.axes:
-        box[axis] = (0.0, 45.0)
+        box[axis] = (0.0, 45.0)  # 1 to 3e19
         if isinstance(law, LawRegressor):
             x = law.data_.logx[axis]
+            # five powers of ten below the data, ten above
             box[axis] = (float(x.min()) - 12.0, float(x.max()) + 24.0)
     for axis, given in (limits or {}).items():
         pair = np.shape(given) == (2,)

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from analysis.design import isoflop
-from analysis.options import FitOptions
+from analysis.design import IsoFlop, isoflop
+from analysis.document import FLAT, Document
+from analysis.estimator import FitOptions
 from analysis.table import axis_column, axis_label, axis_slice
 
-TOLERANCE = 0.02
-MIN_SIZES = 4
+TOLERANCE = 0.02  # relative: runs are stopped at whole steps, so that budgets differ by that
+MIN_SIZES = 4  # a parabola has three coefficients
 
 
-def fit_budgets(clean: pd.DataFrame, how: FitOptions, axis: str = "N") -> dict[str, Any] | None:
-    """Fit parabolas at equal compute where the table has them; None where no budget has four sizes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget(Document):
+    """Runs at one budget: sizes `x`, errors `y`; the parabola of log y in log x, highest first.
 
-    Returns:
-        `isoflop`'s plain data, and `budgets` to draw: `compute`, `x`, `y`, `parabola`, `minimum`.
+    `minimum` is that of the parabola (size, error), None where it lies outside the sizes.
     """
+
+    compute: float
+    x: list[float]
+    y: list[float]
+    parabola: list[float]
+    minimum: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsoFlopView(Document):
+    """`isoflop` of a study, and its budgets to draw; `label` of the sizes."""
+
+    optima: IsoFlop = field(metadata=FLAT)
+    label: str
+    budgets: tuple[Budget, ...]
+
+
+def fit_budgets(clean: pd.DataFrame, how: FitOptions, axis: str = "N") -> IsoFlopView | None:
+    """Fit parabolas at equal compute; None where no budget of the table has four sizes."""
     try:
         column = axis_column(axis, list(clean.columns), how.n_column)
     except ValueError:
@@ -38,8 +58,8 @@ def fit_budgets(clean: pd.DataFrame, how: FitOptions, axis: str = "N") -> dict[s
                     tolerance=TOLERANCE, n_column=how.n_column)  # fmt: skip
     if not found.minima and found.num_edge == 0:
         return None
-    budgets = [_drawn(part, column, how.y) for part in tables]
-    return found.to_dict() | {"label": axis_label(axis, how.n_column), "budgets": budgets}
+    budgets = tuple(_budget(part, column, how.y) for part in tables)
+    return IsoFlopView(optima=found, label=axis_label(axis, how.n_column), budgets=budgets)
 
 
 def budget_numbers(log_c: np.ndarray) -> np.ndarray:
@@ -50,7 +70,7 @@ def budget_numbers(log_c: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _drawn(part: pd.DataFrame, column: str, y: str) -> dict[str, Any]:
+def _budget(part: pd.DataFrame, column: str, y: str) -> Budget:
     """Return one budget's points, its parabola of log y in log x, and the minimum inside."""
     x, v = part[column].to_numpy(dtype=float), part[y].to_numpy(dtype=float)
     parabola = np.polyfit(np.log(x), np.log(v), 2)
@@ -59,10 +79,10 @@ def _drawn(part: pd.DataFrame, column: str, y: str) -> dict[str, Any]:
         place = -parabola[1] / (2 * parabola[0])
         if np.log(x).min() < place < np.log(x).max():
             minimum = (float(np.exp(place)), float(np.exp(np.polyval(parabola, place))))
-    return {
-        "compute": float(np.exp(np.log(part["compute_flops"]).mean())),
-        "x": x.tolist(),
-        "y": v.tolist(),
-        "parabola": parabola.tolist(),
-        "minimum": minimum,
-    }
+    return Budget(
+        compute=float(np.exp(np.log(part["compute_flops"]).mean())),
+        x=x.tolist(),
+        y=v.tolist(),
+        parabola=parabola.tolist(),
+        minimum=minimum,
+    )

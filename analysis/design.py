@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.allocation import Allocation, Cost, optimal_allocation, six_nd
-from analysis.checks import check_positive, error_column, positive_column
+from analysis.document import Document
 from analysis.fit import LawRegressor
+from analysis.inputs import check_positive, error_column, positive_column
 from analysis.laws import Additive, Law, PowerLaw
 from analysis.notes import MIN_LEVELS
 from analysis.table import STUDY_AXES, axis_column, axis_frame, group_values
@@ -29,7 +30,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IsoFlop:
+class IsoFlop(Document):
     """Optima of parabolas at equal compute, and the power laws through them.
 
     `minima` holds `compute`, `axis value`, `y` of each kept parabola; `num_edge` counts those
@@ -43,10 +44,6 @@ class IsoFlop:
     num_edge: int
     num_convexless: int
     num_small: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self)
 
 
 def isoflop(
@@ -117,6 +114,7 @@ def _parabola(
     if c2 <= 0:
         return None
     fitted = basis @ (solve @ v)
+    # residuals of three coefficients are too small by that root; at least one is kept free
     spread = (v - fitted) * np.sqrt(len(u) / max(len(u) - 3, 1))
     again = solve @ (fitted[:, None] + rng.choice(spread, size=(len(u), num_draws)))
     with np.errstate(divide="ignore"):
@@ -180,7 +178,10 @@ def design_next(
     rows, goal = _log_slopes(reg, offers), _log_slopes(reg, pd.DataFrame([aim]))[0]
     known = _log_slopes(reg, here)
     scale = np.maximum(np.sqrt((known**2).sum(axis=0)), 1e-300)
+    # The variance of a prediction is g' (J'J)^-1 g sigma^2; columns are
+    # scaled, since an amplitude and an exponent differ by ten powers of ten.
     information = (known / scale).T @ (known / scale)
+    # a ridge far below what a run adds: a direction that nothing has measured has a finite price
     inverse = np.linalg.pinv(information + 1e-10 * np.eye(len(scale)))
     chosen = _greedy(inverse, rows / scale, goal / scale, price, budget)
     table = candidates.iloc[[c[0] for c in chosen]].copy()

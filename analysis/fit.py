@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import profiles, uncertainty
-from analysis.checks import NotFittedError, check_level, check_positive
-from analysis.evaluation import internal, log_axes, natural
-from analysis.laws import MAX_EXPONENT, Law
+from analysis.inputs import NotFittedError, check_level, check_positive
+from analysis.law import MAX_EXPONENT, Law, internal, log_axes, natural
 from analysis.notes import (
     Note,
     NotIdentifiedError,
@@ -26,7 +25,7 @@ from analysis.solving.search import Problem, find_optimum
 
 __all__ = ["LawRegressor", "NotFittedError", "NotIdentifiedError", "Note"]
 
-BAND_DRAWS = 1000
+BAND_DRAWS = 1000  # the ends of a 95 % band then lie among 25 draws each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

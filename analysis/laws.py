@@ -1,140 +1,25 @@
-"""The forms of law: what is predicted from which axis, and its derivatives."""
+"""The forms of law: what is predicted from which axis."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from analysis.evaluation import internal, log_axes, log_jacobian, log_predict
+from analysis.law import MAX_EXPONENT, Law, Term
 
-# Exponents beyond this are steps, not power laws: the fit reports the bound instead.
-MAX_EXPONENT = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Term:
-    """One summand `amplitude * axis ** -exponent`; a bare amplitude is the offset."""
-
-    amplitude: str
-    axis: str | None = None
-    exponent: str | None = None
-
-
-class Law(ABC):
-    """A sum of positive terms in the axes: the base of every form here.
-
-    A form defines `axes`, `terms` and `param_names`. Amplitudes are positive (or exactly zero,
-    which is a bound); exponents have either sign, so that an error that rises can be seen.
-    """
-
-    __slots__ = ()
-
-    @property
-    def name(self) -> str:
-        """The form's name for tables and records."""
-        return type(self).__name__
-
-    @property
-    @abstractmethod
-    def axes(self) -> tuple[str, ...]:
-        """Names of the columns the law reads."""
-
-    @property
-    @abstractmethod
-    def terms(self) -> tuple[Term, ...]:
-        """The summands, the offset first."""
-
-    @property
-    def param_names(self) -> tuple[str, ...]:
-        """Parameters in the order of every array that holds them."""
-        names: dict[str, None] = {}
-        for term in self.terms:
-            names[term.amplitude] = None
-        for term in self.terms:
-            if term.exponent:
-                names[term.exponent] = None
-        return tuple(names)
-
-    @property
-    def positive(self) -> tuple[str, ...]:
-        """Parameters that are positive, and searched for by their logarithm."""
-        return tuple(term.amplitude for term in self.terms)
-
-    @property
-    def is_posynomial(self) -> bool:
-        """Whether the law is exactly its terms (second derivatives are then closed forms)."""
-        return True
-
-    def log_terms(
-        self, theta: Mapping[str, np.ndarray], logx: Mapping[str, np.ndarray]
-    ) -> list[np.ndarray]:
-        """Return the logarithm of each term [B, n].
-
-        Args:
-            theta: internal parameters (logarithms of the positive ones), each [B, 1]; complex
-                where derivatives are taken by complex steps.
-            logx: log axes, each [n].
-        """
-        logs = []
-        for term in self.terms:
-            log_term = theta[term.amplitude]
-            if term.axis is not None and term.exponent is not None:
-                log_term = log_term - theta[term.exponent] * logx[term.axis]
-            logs.append(log_term)
-        return logs
-
-    def predict(self, params: Mapping[str, float], X: Any) -> np.ndarray:
-        """Evaluate the law.
-
-        Args:
-            params: every parameter by name, in natural units.
-            X: table (or mapping) with one positive column an axis, n rows.
-
-        Returns:
-            Predictions [n].
-
-        Raises:
-            ValueError: a parameter or a column is missing, or an axis is not positive.
-        """
-        missing = [name for name in self.param_names if name not in params]
-        if missing:
-            raise ValueError(f"no value of {', '.join(missing)}: the law has {self.param_names}")
-        theta = internal(self, [params[name] for name in self.param_names])
-        return np.exp(log_predict(self, theta[None], log_axes(self, X))[0])
-
-    def jacobian(self, params: Mapping[str, float], X: Any) -> np.ndarray:
-        """Return d prediction / d parameter [n, p], exact to rounding, in natural units."""
-        values = np.array([float(params[name]) for name in self.param_names])
-        logx = log_axes(self, X)
-        theta = internal(self, values)[None]
-        slopes = log_jacobian(self, theta, logx)[0]
-        prediction = np.exp(log_predict(self, theta, logx)[0])
-        jac = slopes * prediction[:, None]
-        for j, name in enumerate(self.param_names):
-            if name not in self.positive:
-                continue
-            if values[j] > 0:
-                jac[:, j] /= values[j]
-            else:  # the derivative at zero is the term without its amplitude
-                one = dict(zip(self.param_names, values, strict=True)) | {name: 1.0}
-                jac[:, j] = self.predict(one, X) - prediction
-        return jac
-
-    def describe(self, params: Mapping[str, float] | None = None) -> str:
-        """Write the law as a formula, with numbers where `params` are given."""
-
-        def show(name: str) -> str:
-            return name if params is None else f"{params[name]:.4g}"
-
-        parts = []
-        for term in self.terms:
-            tail = f" / {term.axis}^{show(term.exponent)}" if term.axis and term.exponent else ""
-            parts.append(show(term.amplitude) + tail)
-        return " + ".join(parts)
+__all__ = [
+    "MAX_EXPONENT",
+    "Additive",
+    "BrokenPowerLaw",
+    "Chinchilla",
+    "Constant",
+    "DataConstrained",
+    "Law",
+    "PowerLaw",
+    "Term",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
 
 from analysis.design import design_next
+from analysis.document import Document
+from analysis.estimator import FitOptions
 from analysis.laws import PowerLaw
-from analysis.options import FitOptions
-from analysis.table import axis_slice
+from analysis.table import axis_label, axis_slice
 
 COSTS = {"gpu_hours": "GPU-hours", "compute_flops": "FLOPs"}
 NEW_LEVELS = (2.0, 4.0)  # times the last level
 COPIES = 2  # runs of each kind on offer
-SHOWN = 4
+SHOWN = 4  # lines of advice
 
 
-def next_runs(clean: pd.DataFrame, result: Mapping[str, Any], how: FitOptions) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purchase(Document):
+    """Runs of one level that are bought one after the other.
+
+    `spent` and `sd_percent_after` hold when they are bought, with all before them; `sd_percent_*`
+    is the standard deviation of the error predicted at the target.
+    """
+
+    level: float
+    kind: str
+    num_runs: int
+    cost: float
+    sd_percent_before: float
+    spent: float
+    sd_percent_after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextRuns(Document):
+    """What to buy, in buying order; `unit` is GPU-hours, FLOPs or runs."""
+
+    unit: str
+    budget: float
+    target: float
+    rows: tuple[Purchase, ...]
+
+
+def next_runs(clean: pd.DataFrame, axis: str, how: FitOptions, *, rises: bool = False) -> NextRuns:
     """Choose runs along one fitted axis within as much again as the axis has cost so far.
 
     Offers are more seeds of every level and new levels beyond the last; the target is the law's
@@ -28,33 +56,29 @@ def next_runs(clean: pd.DataFrame, result: Mapping[str, Any], how: FitOptions) -
 
     Args:
         clean: run table.
-        result: one axis of `fit_study`.
+        axis: with a law.
         how: options.
+        rises: whether the error rises with the axis.
 
-    Returns:
-        `unit` (GPU-hours, FLOPs or runs), `budget`, `target`, and `rows` in buying order:
-        `level`, `kind`, `num_runs`, `cost`, `spent`, `sd_percent_before`, `sd_percent_after`
-        (of the predicted error at the target); or `refused`.
+    Raises:
+        ValueError: nothing to buy, or nothing to choose by.
     """
-    axis = str(result["axis"])
-    if result["trend"]["verdict"] == "rises":
-        return {"refused": f"the error rises with {result['label']}: there is nothing to buy"}
+    if rises:
+        label = axis_label(axis, how.n_column)
+        raise ValueError(f"the error rises with {label}: there is nothing to buy")
     found = axis_slice(clean, axis, n_column=how.n_column, hold=how.hold)
     price, unit = level_costs(found.rows, found.column)
     offers = _offers(price, axis)
     # levels keep the axis's name: the law reads it under that name
     rows = found.rows.assign(**{axis: found.rows[found.column]})
     budget = float(price.reindex(found.rows[found.column]).sum())
-    target = {axis: 2.0 * float(price.index.max())}
-    try:
-        order = design_next(rows, budget, offers, law=PowerLaw(axis), target=target, cost="cost",
-                            y=how.y, groups=how.groups, n_column=how.n_column)  # fmt: skip
-    except ValueError as problem:
-        return {"refused": str(problem)}
+    target = 2.0 * float(price.index.max())
+    order = design_next(rows, budget, offers, law=PowerLaw(axis), target={axis: target},
+                        cost="cost", y=how.y, groups=how.groups, n_column=how.n_column)  # fmt: skip
     if order.empty or not np.isfinite(order["sd_after"]).all():
-        return {"refused": "no estimate of the noise, or nothing that the budget buys"}
-    return {"unit": unit, "budget": budget, "target": target[axis],
-            "rows": _grouped(order, axis)[:SHOWN]}  # fmt: skip
+        raise ValueError("no estimate of the noise, or nothing that the budget buys")
+    bought = _grouped(order, axis)[:SHOWN]
+    return NextRuns(unit=unit, budget=budget, target=target, rows=tuple(bought))
 
 
 def level_costs(rows: pd.DataFrame, column: str) -> tuple[pd.Series, str]:
@@ -82,20 +106,20 @@ def _offers(price: pd.Series, axis: str) -> pd.DataFrame:
     return table.loc[table.index.repeat(COPIES)].reset_index(drop=True)
 
 
-def _grouped(order: pd.DataFrame, axis: str) -> list[dict[str, Any]]:
+def _grouped(order: pd.DataFrame, axis: str) -> list[Purchase]:
     """Join neighbouring purchases of the same level into one line."""
-    lines: list[dict[str, Any]] = []
-    for row in order.to_dict("records"):
-        after = {"spent": row["spent"], "sd_percent_after": 100 * row["sd_after"]}
-        if lines and lines[-1]["level"] == row[axis]:
-            lines[-1] |= after | {
-                "num_runs": lines[-1]["num_runs"] + 1,
-                "cost": lines[-1]["cost"] + row["cost"],
-            }
-            continue
+    lines = []
+    for level, group in groupby(order.to_dict("records"), key=lambda row: row[axis]):
+        runs = list(group)
         lines.append(
-            {"level": row[axis], "kind": row["kind"], "num_runs": 1, "cost": row["cost"]}
-            | {"sd_percent_before": 100 * row["sd_before"]}
-            | after
+            Purchase(
+                level=level,
+                kind=runs[0]["kind"],
+                num_runs=len(runs),
+                cost=sum(row["cost"] for row in runs),
+                sd_percent_before=100 * runs[0]["sd_before"],
+                spent=runs[-1]["spent"],
+                sd_percent_after=100 * runs[-1]["sd_after"],
+            )
         )
     return lines

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
-from analysis.laws import MAX_EXPONENT, Law
+from analysis.document import Document
+from analysis.law import MAX_EXPONENT, Law
 
-MIN_LEVELS = 3
+MIN_LEVELS = 3  # two levels show a slope and no bend: every law of three parameters fits them
+# Of J'J, whose condition is the square of J's: half of a double's sixteen digits are then gone.
 MAX_CONDITION = 1e10
-MAX_CORRELATION = 0.995
-SPARE_CELLS = 3
+MAX_CORRELATION = 0.995  # one parameter then explains 99 % of the other's variance
+SPARE_CELLS = 3  # beyond the parameters: fewer cells leave the residuals nothing to say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
+class Note(Document):
     """One remark: a stable code, a sentence, and the number behind it."""
 
     code: str
     message: str
     value: float | int | str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self)
-
     def __str__(self) -> str:
         return f"[{self.code}] {self.message}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused(Document):
+    """A law that the data cannot carry, and why."""
+
+    status: Literal["refused"] = field(default="refused", init=False)
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped(Document):
+    """An analysis beside a law that the data cannot carry, and why."""
+
+    refused: str
 
 
 class NotIdentifiedError(ValueError):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.axis_study import describe_fit
+from analysis.document import Document
+from analysis.estimator import FitOptions
 from analysis.fit import LawRegressor
+from analysis.law_fit import LawFit, describe_fit
 from analysis.laws import (
     Additive,
     BrokenPowerLaw,
@@ -20,8 +23,7 @@ from analysis.laws import (
     PowerLaw,
 )
 from analysis.notes import Note
-from analysis.options import FitOptions, jsonable
-from analysis.pages.words import number, sensitivity_text, span
+from analysis.solving.objective import Link, Loss
 from analysis.table import axis_column, check_n_column, clean_runs, group_values
 
 SCHEMA = 1
@@ -41,6 +43,42 @@ LAWS: dict[str, Callable[[tuple[str, ...]], Law]] = {
     "data-constrained": lambda axes: DataConstrained(),
     "additive": lambda axes: Additive(axes),
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableFit(Document):
+    """One law fitted to a table; `columns` by axis, `notes` on the table, `fit` with its own."""
+
+    law: str
+    y: str
+    columns: dict[str, str]
+    level: float
+    fixed: dict[str, float]
+    loss: Loss
+    delta: float
+    link: Link
+    seed: int
+    num_draws: int
+    num_rows: int
+    notes: tuple[Note, ...]
+    fit: LawFit
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fit as `scaling fit --law --json` has it: values, intervals, the rest."""
+        told, own = self.fit.to_dict(), Document.to_dict(self)
+        intervals = ("bootstrap", "profile")
+        params = told.pop("params")
+        del told["profiles"], own["fit"], own["notes"]
+        first = {name: own.pop(name) for name in ("law", "y", "columns")}
+        return (
+            {"schema": SCHEMA}
+            | first
+            | {"params": {k: p["value"] for k, p in params.items()}}
+            | {"intervals": {k: {i: p[i] for i in intervals} for k, p in params.items()}}
+            | own
+            | told
+            | {"notes": [note.to_dict() for note in self.notes] + list(told["notes"])}
+        )
 
 
 def make_law(name: str, axes: Sequence[str] = ()) -> Law:
@@ -75,8 +113,8 @@ def fit_table(
     weights: str | None = None,
     fixed: Mapping[str, float] | None = None,
     options: FitOptions | None = None,
-) -> dict[str, Any]:
-    """Fit one law to a table; return plain data for JSON.
+) -> TableFit:
+    """Fit one law to a table.
 
     Args:
         table: one row a run.
@@ -102,37 +140,28 @@ def fit_table(
     X = pd.DataFrame({a: _numbers(rows, column) for a, column in found.items()})
     reg = LawRegressor(law, loss=how.loss, delta=how.delta, link=how.link, fixed=fixed,
                        seed=how.seed)  # fmt: skip
+    runs = group_values(rows, how.groups)
     reg.fit(
         X if len(found) else np.zeros((len(rows), 0)),
         _numbers(rows, y),
         weights=None if weights is None else _numbers(rows, weights),
-        groups=(runs := group_values(rows, how.groups)),
+        groups=runs,
     )
-    about = {"schema": SCHEMA, "law": law.name, "y": y, "columns": found}
-    told = _describe(reg, how, runs)
-    told["notes"] = [n.to_dict() for n in notes] + told["notes"]
-    return jsonable(about | told)
-
-
-def _describe(reg: LawRegressor, how: FitOptions, runs: np.ndarray) -> dict[str, Any]:
-    """Return parameters, intervals and how they came about."""
-    told = describe_fit(reg, how, runs)
-    intervals = {
-        k: {"bootstrap": p["bootstrap"], "profile": p["profile"]} for k, p in told["params"].items()
-    }
-    return {
-        "params": dict(reg.params_),
-        "intervals": intervals,
-        "level": how.level,
-        "fixed": dict(reg.fixed or {}),
-        "loss": how.loss,
-        "delta": how.delta,
-        "link": how.link,
-        "seed": how.seed,
-        "num_draws": how.num_draws,
-        "num_rows": reg.n_obs_,
-        **{k: v for k, v in told.items() if k not in ("params", "profiles")},
-    }
+    return TableFit(
+        law=law.name,
+        y=y,
+        columns=found,
+        level=how.level,
+        fixed=dict(fixed or {}),
+        loss=how.loss,
+        delta=how.delta,
+        link=how.link,
+        seed=how.seed,
+        num_draws=how.num_draws,
+        num_rows=reg.n_obs_,
+        notes=notes,
+        fit=describe_fit(reg, how, runs),
+    )
 
 
 def _column_of(table: pd.DataFrame, axis: str, named: Mapping[str, str], how: FitOptions) -> str:
@@ -193,30 +222,3 @@ def _numbers(rows: pd.DataFrame, column: str) -> np.ndarray:
         raise ValueError(f"column {column!r} has {bad} of {len(values)} values that are no number: "
                          "drop or fill these rows")  # fmt: skip
     return values
-
-
-def render_law(document: Mapping[str, Any]) -> str:
-    """Write one fitted law as text for a terminal."""
-    rule = "-" * 88
-    where = ", ".join(f"{a} = {c}" for a, c in document["columns"].items())
-    lines = [
-        f"{document['law']}: {document['y']} = {document['formula']}",
-        rule,
-        f"estimator: {document['estimator']}; {document['num_rows']} rows; {where or 'no axes'}",
-    ]
-    for name, value in document["params"].items():
-        line = f"  {name:<12} {value:<12.6g}"
-        for kind, interval in document["intervals"][name].items():
-            if interval is not None:
-                line += f"  {kind} {document['level']:.0%} {span(interval)}"
-        lines.append(line + ("  held" if name in document["fixed"] else ""))
-    lines.append(
-        f"cost {document['cost']:.9g} (sum), sigma {number(document['sigma'])} on the "
-        f"{document['link']} scale, {document['df']} degrees of freedom, "
-        f"{document['n_starts_at_optimum']} of {document['n_starts']} starts at the optimum, "
-        f"condition {number(document['condition_number'])}"
-    )
-    if document.get("sensitivity"):
-        lines.append(sensitivity_text(document["sensitivity"]))
-    lines += [f"note: {note['message']}" for note in document["notes"]]
-    return "\n".join([*lines, rule])

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+
+from analysis.document import Document
 
 EPISODE = ("domain", "episode")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Paired:
-    """Mean difference `other - reference` over episodes, its standard error and their ratio."""
+class Paired(Document):
+    """Mean difference `other - reference` over episodes, its standard error and their ratio.
+
+    With fewer than two episodes the last two are NaN.
+    """
 
     metric: str
     reference: float
@@ -22,15 +26,7 @@ class Paired:
     difference: float
     sem: float
     num_episodes: int
-
-    @property
-    def standard_errors(self) -> float:
-        """Difference in units of its standard error; nan with fewer than two episodes."""
-        return self.difference / self.sem if self.sem > 0 else float("nan")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields and `standard_errors` as plain JSON types."""
-        return asdict(self) | {"standard_errors": self.standard_errors}
+    standard_errors: float
 
 
 def paired_difference(
@@ -54,14 +50,17 @@ def paired_difference(
         raise ValueError(f"no evaluation episode is in both groups of runs (domains {domains})")
     differences = (both["other"] - both["reference"]).to_numpy()
     count = len(differences)
+    # over episodes: runs of a group share them, so that seeds are averaged first
     sem = float(differences.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
+    difference = float(differences.mean())
     return Paired(
         metric=metric,
         reference=float(both["reference"].mean()),
         other=float(both["other"].mean()),
-        difference=float(differences.mean()),
+        difference=difference,
         sem=sem,
         num_episodes=count,
+        standard_errors=difference / sem if sem > 0 else float("nan"),
     )
 
 

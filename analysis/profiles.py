@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import chdtri, erf, fdtri
 
-from analysis.laws import MAX_EXPONENT
+from analysis.document import Document
+from analysis.law import MAX_EXPONENT
 from analysis.solving.objective import Rho
 from analysis.solving.solver import minimise
 
 if TYPE_CHECKING:
     from analysis.fit import LawRegressor
 
-PROFILE_POINTS = 31
+PROFILE_POINTS = 31  # odd: the estimate is the middle one
 WIDEST = 20.0  # of a half-grid: e^20 in an amplitude; an interval beyond is open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
+class Profile(Document):
     """The cost along one parameter, minimised over the others: grid, cost, interval."""
 
     name: str
@@ -30,10 +31,6 @@ class Profile:
     cost: np.ndarray
     threshold: float
     interval: tuple[float, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self) | {"grid": self.grid.tolist(), "cost": self.cost.tolist()}
 
 
 def loss_scale(rho: Rho, sigma: float) -> float:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from analysis.document import Document
 
 MAX_TOKENS = 4000  # pairwise distances are kept in memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptMap:
+class PromptMap(Document):
     """Tokens in principal components, and their silhouette in the full space.
 
     `silhouette` is the mean over tokens of (b - a) / max(a, b): a the mean Euclidean distance to
@@ -31,10 +33,6 @@ class PromptMap:
     p_value: float
     nearest: dict[str, str]
     num_shuffles: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self)
 
 
 def map_prompts(

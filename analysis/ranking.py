@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.table import setting_columns
+from analysis.document import Document, Scalar
+from analysis.table import plain_scalar, setting_columns
 
 # Errors have other targets at other levels of these: compared within a level only (App. C.4),
 # unless they were measured over one fixed horizon or count failures.
 OWN_TARGETS = ("prediction_window_s",)
 ONE_TARGET = ("horizon_l1", "adapted_failure")
-COMPARED = ("num_seeds", "delta_percent", "delta_over_sigma")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting(Document):
+    """One setting: its values in the columns that vary, and the geometric mean of y over seeds.
+
+    `delta_percent` and `delta_over_sigma` (standard errors of the difference) are against the
+    best; None where seeds do not say what a difference is worth.
+    """
+
+    values: dict[str, Scalar]
+    num_seeds: int
+    y: str
+    error: float
+    delta_percent: float | None
+    delta_over_sigma: float | None
+
+    def to_row(self) -> dict[str, Scalar]:
+        """Return the setting as a row of a table; the error stands under its column's name."""
+        return self.values | {
+            "num_seeds": self.num_seeds,
+            self.y: self.error,
+            "delta_percent": self.delta_percent,
+            "delta_over_sigma": self.delta_over_sigma,
+        }
+
+    to_dict = to_row
 
 
 def rank_settings(
@@ -24,7 +52,7 @@ def rank_settings(
     sigma: float | None = None,
     n_column: str = "num_params_total",
     also: Sequence[str] = (),
-) -> list[dict[str, Any]]:
+) -> list[Setting]:
     """Average the seeds of each setting and compare every setting with the best.
 
     Args:
@@ -35,11 +63,9 @@ def rank_settings(
         also: columns beside the usual ones that tell settings apart.
 
     Returns:
-        A row a setting: the columns that vary, `num_seeds`, the geometric mean of y, and against
-        the best `delta_percent` and `delta_over_sigma` (standard errors of the difference),
-        best first; settings with other prediction windows have other targets and are compared
-        within a window only, unless y is in ONE_TARGET. Without sigma there is no order: rows
-        stand by setting, both deltas None.
+        Settings, best first; those with other prediction windows have other targets and are
+        compared within a window only, unless y is in ONE_TARGET. Without sigma there is no order:
+        they stand by their values, both deltas None.
     """
     keys = varying_settings(clean, n_column, also)
     table = clean.assign(_log=np.log(clean[y].to_numpy(dtype=float)))
@@ -59,13 +85,14 @@ def rank_settings(
         gap = cell["_mean"] - best["_mean"]
         error = (sigma or np.nan) * np.sqrt(1 / cell["_count"] + 1 / best["_count"])
         rows.append(
-            {str(k): cell[k] for k in keys}
-            | {
-                "num_seeds": int(cell["_count"]),
-                y: float(np.exp(cell["_mean"])),
-                "delta_percent": float(100 * np.expm1(gap)) if sigma else None,
-                "delta_over_sigma": float(gap / error) if sigma else None,
-            }
+            Setting(
+                values={str(k): plain_scalar(cell[k]) for k in keys},
+                num_seeds=int(cell["_count"]),
+                y=y,
+                error=float(np.exp(cell["_mean"])),
+                delta_percent=float(100 * np.expm1(gap)) if sigma else None,
+                delta_over_sigma=float(gap / error) if sigma else None,
+            )
         )
     return rows
 
@@ -80,14 +107,10 @@ def varying_settings(
     return [c for c in wanted if clean[c].nunique(dropna=False) > 1]
 
 
-def settings_of(
-    row: Mapping[Any, Any], ranking: Sequence[dict[str, Any]], y: str = "val_l1"
-) -> dict[str, Any] | None:
+def setting_of(row: Mapping[str, Scalar], ranking: Sequence[Setting]) -> Setting | None:
     """Return the ranked setting that a run belongs to; None for a run that was not ranked."""
-    for cell in ranking:
-        if all(_same(row.get(key), cell[key]) for key in cell if key not in (y, *COMPARED)):
-            return cell
-    return None
+    same = (s for s in ranking if all(_same(row.get(k), v) for k, v in s.values.items()))
+    return next(same, None)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis.checks import check_level, error_column, positive_column
+from analysis.document import Document
 from analysis.fit import LawRegressor
+from analysis.inputs import check_level, error_column, positive_column
 from analysis.laws import PowerLaw
 from analysis.notes import MIN_LEVELS
 from analysis.solving.objective import Loss
@@ -25,7 +26,7 @@ EXCLUDED_SHARE = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Saturation:
+class Saturation(Document):
     """The verdict for one axis.
 
     `p_value` is that of "no floor" (a pure power law) against a floor. `elasticity` is
@@ -52,9 +53,18 @@ class Saturation:
     num_runs: int
     estimator: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self)
+
+class Local(NamedTuple):
+    """What happens at the last level: see `Saturation`, whose fields these are."""
+
+    elasticity: float
+    elasticity_interval: tuple[float, float]
+    next_doubling: float
+    next_doubling_interval: tuple[float, float]
+    floor: float
+    floor_interval: tuple[float, float]
+    floor_share_interval: tuple[float, float]
+    last: float
 
 
 def saturation_test(
@@ -131,25 +141,19 @@ def judge_saturation(
         num_levels=len(np.unique(log_x)),
         num_runs=reg.n_obs_,
         estimator=reg.estimator,
-        **local,
+        **local._asdict(),
     )
 
 
 def _undecided(axis: str, reason: str, level: float, counts: tuple[int, int]) -> Saturation:
     nan = float("nan")
+    unknown = Local(nan, (nan, nan), nan, (nan, nan), nan, (nan, nan), (nan, nan), nan)
     return Saturation(
         axis=axis,
         verdict="undecidable",
         reason=reason,
         p_value=nan,
-        elasticity=nan,
-        elasticity_interval=(nan, nan),
-        next_doubling=nan,
-        next_doubling_interval=(nan, nan),
-        floor=nan,
-        floor_interval=(nan, nan),
-        floor_share_interval=(nan, nan),
-        last=nan,
+        **unknown._asdict(),
         level=level,
         sigma=nan,
         num_levels=counts[0],
@@ -191,7 +195,7 @@ def _scores(u: np.ndarray, log_y: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     return along / np.sqrt(rest), line, np.sqrt(rss / (n - 2))
 
 
-def _local(reg: LawRegressor, x_last: float, level: float, num_draws: int) -> dict[str, Any]:
+def _local(reg: LawRegressor, x_last: float, level: float, num_draws: int) -> Local:
     """Return elasticity, next doubling and floor at the last level, each with its interval."""
     names = reg.law.param_names
     draws = reg.bootstrap(num_draws).to_numpy()
@@ -201,32 +205,30 @@ def _local(reg: LawRegressor, x_last: float, level: float, num_draws: int) -> di
         e, a, alpha = (rows[:, names.index(name)] for name in ("E", "A", "alpha"))
         with np.errstate(all="ignore"):
             falling = np.exp(np.log(a) - alpha * np.log(x_last))
-        last = e + falling
+        total = e + falling
         gain = falling * (1 - 2.0**-alpha)
-        at[key] = (alpha * falling / last, gain, e, last)
+        at[key] = (alpha * falling / total, gain, e, total)
     spans = [(float(low), float(high)) for low, high in (ends(v, level) for v in at["draws"][:2])]
-    values = [float(v[0]) for v in at["point"]]
     # refits around a floor of zero say little of floors above: the profile does
     floor = reg.profile("E", level).interval
-    return {
-        "elasticity": values[0],
-        "elasticity_interval": spans[0],
-        "next_doubling": values[1],
-        "next_doubling_interval": spans[1],
-        "floor": values[2],
-        "floor_interval": floor,
-        "floor_share_interval": (min(floor[0] / values[3], 1.0), min(floor[1] / values[3], 1.0)),
-        "last": values[3],
-    }
+    elasticity, gain, offset, last = (float(v[0]) for v in at["point"])
+    return Local(
+        elasticity=elasticity,
+        elasticity_interval=spans[0],
+        next_doubling=gain,
+        next_doubling_interval=spans[1],
+        floor=offset,
+        floor_interval=floor,
+        floor_share_interval=(min(floor[0] / last, 1.0), min(floor[1] / last, 1.0)),
+        last=last,
+    )
 
 
-def _judge(
-    p_value: float, local: dict[str, Any], sigma: float, level: float
-) -> tuple[Verdict, str]:
+def _judge(p_value: float, local: Local, sigma: float, level: float) -> tuple[Verdict, str]:
     """Turn the test and the intervals into a verdict with its reason."""
-    low, high = local["elasticity_interval"]
-    least, most = local["floor_share_interval"]
-    gain = local["next_doubling_interval"][1] / local["last"]
+    low, high = local.elasticity_interval
+    least, most = local.floor_share_interval
+    gain = local.next_doubling_interval[1] / local.last
     if low <= 0 <= high and gain < sigma:
         return "saturated", "the error does not fall, and the next doubling buys less than noise"
     if p_value < 1 - level:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.checks import check_level, error_column, positive_column
+from analysis.document import FLAT, Document
 from analysis.fit import LawRegressor
+from analysis.inputs import check_level, error_column, positive_column
 from analysis.laws import Constant, Law, PowerLaw
 from analysis.saturation import Saturation, saturation_test
 from analysis.solving.objective import Loss
@@ -29,25 +30,59 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class LawScore(Document):
+    """One law of a comparison; `loo` and `backtest` are NaN where nothing could be held out."""
+
+    law: str
+    num_params: int
+    cost: float
+    sigma: float
+    aicc: float
+    bic: float
+    loo: float
+    backtest: float
+    weight: float = float("nan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison(Document):
     """Laws side by side, the best by AICc first; `skipped` says why others are missing."""
 
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[LawScore, ...]
     best: str
     skipped: tuple[str, ...]
     estimator: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self)
-
     def to_frame(self) -> pd.DataFrame:
         """Return the table of laws."""
-        return pd.DataFrame(list(self.rows))
+        return pd.DataFrame([row.to_dict() for row in self.rows])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Backtest:
+class Forecast(Document):
+    """The runs of the level ahead and what was forecast for each, with its prediction interval."""
+
+    truth: list[float]
+    mean: list[float]
+    lower: list[float]
+    upper: list[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut(Document):
+    """One forecast; `forecast` is None, and `coverage` NaN, where no intervals were asked for."""
+
+    forecast: Forecast | None = field(metadata=FLAT)
+    trained_up_to: float
+    predicted: float
+    mare: float
+    bias: float
+    coverage: float
+    num: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backtest(Document):
     """Forecasts from an expanding window: each cut trains below and predicts the next level.
 
     `mare` and `bias` are the mean absolute and signed relative errors (prediction / truth - 1);
@@ -56,17 +91,13 @@ class Backtest:
 
     law: str
     by: str
-    cuts: tuple[dict[str, Any], ...]
+    cuts: tuple[Cut, ...]
     mare: float
     bias: float
     coverage: float
     level: float
     num_predictions: int
     estimator: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self)
 
 
 def default_laws(axis: str) -> tuple[Law, ...]:
@@ -98,7 +129,7 @@ def compare_laws(
     if not laws:
         raise ValueError("no law to compare: give one or more, such as default_laws('N')")
     error_column(df, y)
-    found: list[dict[str, Any]] = []
+    found: list[LawScore] = []
     skipped: list[str] = []
     for law in laws:
         try:
@@ -107,14 +138,14 @@ def compare_laws(
             skipped.append(f"{law.describe()}: {problem}")
     if len(found) < min(len(laws), 2):
         raise ValueError(f"nothing to compare: {'; '.join(skipped)}")
-    least = min(row["aicc"] for row in found)
-    raw = [float(np.exp(-0.5 * (row["aicc"] - least))) for row in found]
-    for row, weight in zip(found, raw, strict=True):
-        row["weight"] = weight / sum(raw)
-    found.sort(key=lambda row: row["aicc"])
+    least = min(row.aicc for row in found)
+    # Akaike weights: Burnham and Anderson (2002)
+    raw = [float(np.exp(-0.5 * (row.aicc - least))) for row in found]
+    rows = [replace(row, weight=w / sum(raw)) for row, w in zip(found, raw, strict=True)]
+    rows.sort(key=lambda row: row.aicc)
     estimator = LawRegressor(laws[0], loss=loss, delta=delta).estimator
     return Comparison(
-        rows=tuple(found), best=found[0]["law"], skipped=tuple(skipped), estimator=estimator
+        rows=tuple(rows), best=rows[0].law, skipped=tuple(skipped), estimator=estimator
     )
 
 
@@ -123,7 +154,7 @@ def _score_law(
     law: Law,
     columns: tuple[str, str, str],
     options: tuple[Loss, float, int],
-) -> dict[str, Any]:
+) -> LawScore:
     y, groups, n_column = columns
     loss, delta, seed = options
     X, values = axis_frame(df, law, n_column), df[y].to_numpy(dtype=float)
@@ -133,6 +164,8 @@ def _score_law(
     if n <= k + 1:
         raise ValueError(f"{n} runs are too few for AICc with {k} parameters")
     rss = float((reg.residuals_**2).sum())
+    # Twice the negative log-likelihood at its best sigma, up to a constant; AICc of Hurvich and
+    # Tsai (1989), BIC of Schwarz (1978). Noiseless data have no logarithm: hence the least number.
     fit = n * np.log(max(rss / n, 1e-300))
     aicc = fit + 2 * k + 2 * k * (k + 1) / (n - k - 1)
     ahead = float("nan")
@@ -143,16 +176,16 @@ def _score_law(
             ahead = tested.mare
         except ValueError:
             ahead = float("nan")
-    return {
-        "law": law.describe(),
-        "num_params": len(law.param_names),
-        "cost": reg.cost_,
-        "sigma": reg.sigma_,
-        "aicc": float(aicc),
-        "bic": float(fit + k * np.log(n)),
-        "loo": _leave_one_cell_out(X, values, reg),
-        "backtest": ahead,
-    }
+    return LawScore(
+        law=law.describe(),
+        num_params=len(law.param_names),
+        cost=reg.cost_,
+        sigma=reg.sigma_,
+        aicc=float(aicc),
+        bic=float(fit + k * np.log(n)),
+        loo=_leave_one_cell_out(X, values, reg),
+        backtest=ahead,
+    )
 
 
 def _leave_one_cell_out(X: pd.DataFrame, y: np.ndarray, reg: LawRegressor) -> float:
@@ -212,14 +245,14 @@ def backtest(
     cuts = _cuts(reg, table, order, (level, num_draws))
     if not cuts:
         raise ValueError(f"no forecast possible: {len(np.unique(order))} levels of {column}")
-    count = sum(c["num"] for c in cuts)
+    count = sum(cut.num for cut in cuts)
     return Backtest(
         law=law.describe(),
         by=column,
         cuts=tuple(cuts),
-        mare=sum(c["mare"] * c["num"] for c in cuts) / count,
-        bias=sum(c["bias"] * c["num"] for c in cuts) / count,
-        coverage=sum(c["coverage"] * c["num"] for c in cuts) / count,
+        mare=sum(cut.mare * cut.num for cut in cuts) / count,
+        bias=sum(cut.bias * cut.num for cut in cuts) / count,
+        coverage=sum(cut.coverage * cut.num for cut in cuts) / count,
         level=level,
         num_predictions=count,
         estimator=reg.estimator,
@@ -240,7 +273,7 @@ def _cuts(
     table: tuple[pd.DataFrame, np.ndarray, np.ndarray],
     order: np.ndarray,
     band: tuple[float, int],
-) -> list[dict[str, Any]]:
+) -> list[Cut]:
     """Fit all levels up to each and forecast the next; levels that identify no law are left out."""
     X, values, run = table
     levels = np.unique(order)
@@ -259,21 +292,22 @@ def _cuts(
 
 def _forecast(
     reg: LawRegressor, X: pd.DataFrame, truth: np.ndarray, at: tuple[float, float, float, int]
-) -> dict[str, Any]:
+) -> Cut:
     """Score one cut of a backtest."""
     error = np.asarray(reg.predict(X)) / truth - 1
-    covered, told = float("nan"), {}
+    covered, forecast = float("nan"), None
     if at[3]:
         band = reg.predict(X, interval="prediction", level=at[2], num_draws=at[3])
         assert isinstance(band, pd.DataFrame)
         inside = (band["lower"].to_numpy() <= truth) & (truth <= band["upper"].to_numpy())
         covered = float(inside.mean())
-        told = {"truth": truth.tolist()} | {k: band[k].tolist() for k in band.columns}
-    return told | {
-        "trained_up_to": at[0],
-        "predicted": at[1],
-        "mare": float(np.abs(error).mean()),
-        "bias": float(error.mean()),
-        "coverage": covered,
-        "num": len(truth),
-    }
+        forecast = Forecast(truth=truth.tolist(), **{k: band[k].tolist() for k in band.columns})
+    return Cut(
+        forecast=forecast,
+        trained_up_to=at[0],
+        predicted=at[1],
+        mare=float(np.abs(error).mean()),
+        bias=float(error.mean()),
+        coverage=covered,
+        num=len(truth),
+    )

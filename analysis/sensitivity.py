@@ -3,54 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.evaluation import log_axes
+from analysis.document import ABSENT, FLAT, Document, Scalar
 from analysis.fit import LawRegressor
+from analysis.law import log_axes
 from analysis.notes import Note, count_cells
 from analysis.uncertainty import refit
 
 DELTAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SAME_LEVEL = 0.02  # difference of logarithms below which two values are one level
-MAX_LEVELS = 12
+MAX_LEVELS = 12  # of an axis: more are no levels but a spread, cut into as many bands
 MAX_RUNS = 1000  # more are ranked by their residuals first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sensitivity:
+class Refit(Document):
+    """Another fit of the law: its `shift` is the relative change of the prediction."""
+
+    prediction: float
+    shift: float
+    params: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherLoss(Document):
+    """The same rows under another loss or knee."""
+
+    estimator: str
+    cost: float
+    refit: Refit = field(metadata=FLAT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelLeftOut(Document):
+    """One level of an axis left out, or a twelfth of the rows: those between two values."""
+
+    axis: str
+    from_: float
+    to: float
+    num_left_out: int
+    refit: Refit = field(metadata=FLAT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLeftOut(Document):
+    """One run left out; `standard_errors` is the shift in those of the prediction (NaN: none).
+
+    `rows` count in the table that was fitted; `run` is its name where the fit was told.
+    """
+
+    rows: list[int]
+    axes: dict[str, float]
+    y: float
+    residual: float
+    standard_errors: float
+    refit: Refit = field(metadata=FLAT)
+    run: Scalar = field(default=None, metadata=ABSENT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivity(Document):
     """Fits beside the one that was made, and how far each moves the prediction at `target`.
 
-    Every row has `params`, `prediction` and `shift` (relative change of the prediction).
-    `estimators`: the same rows under other losses and knees. `levels`: one level of an axis left
-    out (a twelfth of the rows where the axis has more levels than that). `runs`: the most
-    influential runs left out one at a time, the greatest shift first, with `standard_errors`, the
-    shift in standard errors of the prediction (NaN where it has none).
+    `levels` are left out one at a time where the rest still identifies the law; `runs` are the most
+    influential ones, the greatest shift first.
     """
 
     law: str
     estimator: str
     target: dict[str, float]
     prediction: float
-    estimators: tuple[dict[str, Any], ...]
-    levels: tuple[dict[str, Any], ...]
-    runs: tuple[dict[str, Any], ...]
+    estimators: tuple[OtherLoss, ...]
+    levels: tuple[LevelLeftOut, ...]
+    runs: tuple[RunLeftOut, ...]
     notes: tuple[Note, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self)
 
     def to_frame(self) -> pd.DataFrame:
         """Return all rows as one table with a column a parameter."""
         rows = []
         for kind in ("estimators", "levels", "runs"):
             for row in getattr(self, kind):
-                flat = {k: v for k, v in row.items() if k != "params"}
-                rows.append({"kind": kind, **flat, **row["params"]})
+                told = row.to_dict()
+                rows.append({"kind": kind} | told | told.pop("params"))
         return pd.DataFrame(rows)
 
 
@@ -108,26 +147,25 @@ class _Watch:
         there = self.objective.to_centred(self.reg._objective.from_centred(theta))
         return np.exp(self.objective.log_prediction(there)[:, 0])
 
-    def row(self, theta: np.ndarray) -> dict[str, Any]:
+    def refit(self, theta: np.ndarray) -> Refit:
         """Describe one refit [p]."""
         prediction = float(self.at(theta[None])[0])
         values = (float(v) for v in self.reg.to_natural(theta))
-        return {
-            "prediction": prediction,
-            "shift": prediction / self.prediction - 1.0,
-            "params": dict(zip(self.reg.law.param_names, values, strict=True)),
-        }
+        return Refit(
+            prediction=prediction,
+            shift=prediction / self.prediction - 1.0,
+            params=dict(zip(self.reg.law.param_names, values, strict=True)),
+        )
 
 
-def _other_estimators(
-    reg: LawRegressor, watch: _Watch, deltas: Sequence[float]
-) -> list[dict[str, Any]]:
+def _other_estimators(reg: LawRegressor, watch: _Watch, deltas: Sequence[float]) -> list[OtherLoss]:
     if reg.loss == "binomial":
         return []
     rows, every = [], np.ones(reg.n_obs_, dtype=bool)
     for loss, delta in (*(("huber", d) for d in deltas), ("lad", reg.delta), ("ls", reg.delta)):
         other, theta = _fit_again(reg, every, loss=loss, delta=delta)
-        rows.append({"estimator": other.estimator, "cost": other.cost_, **watch.row(theta)})
+        refit = watch.refit(theta)
+        rows.append(OtherLoss(estimator=other.estimator, cost=other.cost_, refit=refit))
     return rows
 
 
@@ -145,7 +183,7 @@ def _fit_again(
     return other, reg._objective.to_centred(other._objective.from_centred(other._theta))
 
 
-def _without_levels(reg: LawRegressor, watch: _Watch) -> tuple[list[dict[str, Any]], list[Note]]:
+def _without_levels(reg: LawRegressor, watch: _Watch) -> tuple[list[LevelLeftOut], list[Note]]:
     data, found, notes = reg.data_, [], []
     needed = int(np.isnan(reg._held).sum())
     for axis in reg.law.axes:
@@ -156,10 +194,15 @@ def _without_levels(reg: LawRegressor, watch: _Watch) -> tuple[list[dict[str, An
                 skipped += 1
                 continue
             ends = np.exp(data.logx[axis][~rest])
-            span = {"from": float(ends.min()), "to": float(ends.max())}
-            theta = _fit_again(reg, rest)[1]
-            where = {"axis": axis, **span, "num_left_out": int((~rest).sum())}
-            found.append(where | watch.row(theta))
+            found.append(
+                LevelLeftOut(
+                    axis=axis,
+                    from_=float(ends.min()),
+                    to=float(ends.max()),
+                    num_left_out=int((~rest).sum()),
+                    refit=watch.refit(_fit_again(reg, rest)[1]),
+                )
+            )
         if skipped:
             message = f"{skipped} levels of {axis} cannot be left out: too few cells would remain"
             notes.append(Note(code="needed_level", message=message, value=skipped))
@@ -179,9 +222,7 @@ def _bands(log_x: np.ndarray) -> np.ndarray:
     return lowest[level]  # a level stays whole
 
 
-def _without_runs(
-    reg: LawRegressor, watch: _Watch, most: int, num_draws: int
-) -> list[dict[str, Any]]:
+def _without_runs(reg: LawRegressor, watch: _Watch, most: int, num_draws: int) -> list[RunLeftOut]:
     data = reg.data_
     size = np.bincount(data.groups, data.weights * np.abs(reg.residuals_))
     runs = np.argsort(-size, kind="stable")[:MAX_RUNS]
@@ -197,13 +238,13 @@ def _without_runs(
     for i in np.argsort(-np.abs(shift), kind="stable")[:most]:
         rows = np.flatnonzero(data.groups == runs[i])
         found.append(
-            {
-                "rows": [int(r) for r in np.sort(data.order[rows])],
-                "axes": {a: float(np.exp(v[rows[0]])) for a, v in data.logx.items() if a},
-                "y": float(data.y[rows].mean()),
-                "residual": float(reg.residuals_[rows].mean()),
-                "standard_errors": float(np.log1p(shift[i]) / spread) if spread > 0 else spread,
-                **watch.row(theta[i]),
-            }
+            RunLeftOut(
+                rows=[int(r) for r in np.sort(data.order[rows])],
+                axes={a: float(np.exp(v[rows[0]])) for a, v in data.logx.items() if a},
+                y=float(data.y[rows].mean()),
+                residual=float(reg.residuals_[rows].mean()),
+                standard_errors=float(np.log1p(shift[i]) / spread) if spread > 0 else spread,
+                refit=watch.refit(theta[i]),
+            )
         )
     return found

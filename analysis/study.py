@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pandas as pd
 
-from analysis.axis_study import describe_fit, fit_axis, num_seeds
-from analysis.budgets import fit_budgets
+from analysis.axis_study import AxisFit, fit_axis, num_seeds
+from analysis.budgets import IsoFlopView, fit_budgets
+from analysis.document import Document
+from analysis.estimator import FitOptions
+from analysis.law_fit import LawFit, describe_fit
 from analysis.laws import Additive, PowerLaw
-from analysis.next_runs import next_runs
-from analysis.notes import MIN_LEVELS, SPARE_CELLS, Note, count_cells
-from analysis.options import FitOptions, jsonable
-from analysis.ranking import rank_settings
+from analysis.notes import MIN_LEVELS, SPARE_CELLS, Note, Refused, count_cells
+from analysis.ranking import Setting, rank_settings
+from analysis.solving.objective import Link, Loss
 from analysis.table import (
     AXIS_COLUMNS,
     axis_column,
@@ -28,15 +30,55 @@ from analysis.table import (
     setting_columns,
     unusual_columns,
 )
-from analysis.uncertainty import noise_floor
+from analysis.uncertainty import NoiseFloor, noise_floor
 
-__all__ = ["FitOptions", "fit_study", "jsonable", "note_texts"]
+__all__ = ["FitOptions", "StudyFit", "fit_study"]
 
 SCHEMA = 2
 BASELINES = {
     "mean_chunk": "baseline_mean_chunk_l1",
     "hold": "baseline_hold_l1",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointLaw(Document):
+    """The additive law over every axis with enough levels."""
+
+    status: Literal["fitted"] = field(default="fitted", init=False)
+    axes: list[str]
+    num_cells: int
+    law: LawFit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyFit(Document):
+    """A fitted study, and the record to refit it: estimator, knee, seed, hash of the data.
+
+    `num_seeds` and `noise_floor` are None where the table has no seeds or repeats; `isoflop` where
+    it has no budgets. `ranking` holds the settings, best first.
+    """
+
+    schema: int = SCHEMA
+    study: str
+    y: str
+    n_column: str
+    loss: Loss
+    delta: float
+    link: Link
+    level: float
+    seed: int
+    estimator: str
+    num_runs: int
+    num_seeds: int | None
+    data_sha256: str
+    noise_floor: NoiseFloor | None
+    baselines: dict[str, float]
+    notes: tuple[Note, ...]
+    axes: dict[str, AxisFit]
+    joint: JointLaw | Refused
+    isoflop: IsoFlopView | None
+    ranking: list[Setting]
 
 
 def fit_study(
@@ -46,7 +88,7 @@ def fit_study(
     axes: Sequence[str] | Literal["auto"] = "auto",
     options: FitOptions | None = None,
     **changes: Any,
-) -> dict[str, Any]:
+) -> StudyFit:
     """Fit the laws of a study; what the data cannot carry is refused with its reason.
 
     Args:
@@ -54,14 +96,6 @@ def fit_study(
         study: its name.
         axes: "N", "D", "episodes", "domains" or columns; "auto" takes those that vary.
         options: see `FitOptions`; single fields may be given as keywords instead.
-
-    Returns:
-        Plain data for JSON: per axis `trend`, `law`, `saturation`, `comparison`, `backtest`,
-        `points`, `curve`, `next_runs`, at what all else is `held` (`held_of_many`: where the table
-        has other values), or `status: refused` and a `reason`; the `joint` law; `isoflop` where
-        the table has budgets; the `noise_floor`; `ranking` of settings; the record to refit
-        (estimator, delta, seed, data hash). An open end of an interval, and a number that does not
-        exist, is None.
 
     Raises:
         ValueError: no such column or axis, a run given twice, or not one usable row.
@@ -77,23 +111,28 @@ def fit_study(
         axis_column(axis, list(clean.columns), how.n_column)
     how = suited(how, clean, names)
     noise = _noise(clean, how)
-    sigma = noise["sigma"] if noise else None
-    document: dict[str, Any] = {
-        "schema": SCHEMA,
-        "study": study,
-        **_conditions(how),
-        "num_runs": len(clean),
-        "num_seeds": num_seeds(clean),
-        "data_sha256": data_hash(clean, how.y),
-        "noise_floor": noise,
-        "baselines": baselines(clean),
-        "notes": [n.to_dict() for n in notes],
-        "axes": {axis: _advised(clean, axis, how) for axis in names},
-        "joint": fit_joint(clean, names, how),
-        "isoflop": fit_budgets(clean, how),
-        "ranking": rank_settings(clean, y=how.y, sigma=sigma, n_column=how.n_column, also=how.hold),
-    }
-    return jsonable(document)
+    sigma = noise.sigma if noise else None
+    return StudyFit(
+        study=study,
+        y=how.y,
+        n_column=how.n_column,
+        loss=how.loss,
+        delta=how.delta,
+        link=how.link,
+        level=how.level,
+        seed=how.seed,
+        estimator=how.regressor(PowerLaw()).estimator,
+        num_runs=len(clean),
+        num_seeds=num_seeds(clean),
+        data_sha256=data_hash(clean, how.y),
+        noise_floor=noise,
+        baselines=baselines(clean),
+        notes=notes,
+        axes={axis: fit_axis(clean, axis, how) for axis in names},
+        joint=fit_joint(clean, names, how),
+        isoflop=fit_budgets(clean, how),
+        ranking=rank_settings(clean, y=how.y, sigma=sigma, n_column=how.n_column, also=how.hold),
+    )
 
 
 def suited(how: FitOptions, clean: pd.DataFrame, axes: Sequence[str]) -> FitOptions:
@@ -102,21 +141,6 @@ def suited(how: FitOptions, clean: pd.DataFrame, axes: Sequence[str]) -> FitOpti
     own = "N" in columns and how.n_column == AXIS_COLUMNS["N"]
     hold = dict.fromkeys([*how.hold, *unusual_columns(axes, columns)])
     return replace(how, hold=tuple(hold), n_column="N" if own else how.n_column)
-
-
-def _advised(clean: pd.DataFrame, axis: str, how: FitOptions) -> dict[str, Any]:
-    """Judge one axis and, where it has a law, say which runs to buy next."""
-    result = fit_axis(clean, axis, how)
-    if result["status"] == "fitted":
-        result["next_runs"] = next_runs(clean, result, how)
-    return result
-
-
-def _conditions(how: FitOptions) -> dict[str, Any]:
-    """Return what every number of a study depends on, beside its runs."""
-    names = ("y", "n_column", "loss", "delta", "link", "level", "seed")
-    estimator = how.regressor(PowerLaw()).estimator
-    return {name: getattr(how, name) for name in names} | {"estimator": estimator}
 
 
 def data_hash(table: pd.DataFrame, y: str) -> str:
@@ -135,26 +159,25 @@ def baselines(table: pd.DataFrame) -> dict[str, float]:
     return found
 
 
-def fit_joint(clean: pd.DataFrame, axes: Sequence[str], how: FitOptions) -> dict[str, Any]:
+def fit_joint(clean: pd.DataFrame, axes: Sequence[str], how: FitOptions) -> JointLaw | Refused:
     """Fit the additive law over every axis with enough levels, where the cells identify it."""
     used = [a for a in axes if _levels(clean, a, how) >= MIN_LEVELS]
     if len(used) < 2:
-        return {"status": "refused", "reason": f"{len(used)} axes with {MIN_LEVELS} levels: "
-                "a joint law needs two or more"}  # fmt: skip
+        reason = f"{len(used)} axes with {MIN_LEVELS} levels: a joint law needs two or more"
+        return Refused(reason=reason)
     law = Additive(tuple(used))
     X = axis_frame(clean, law, how.n_column)
     cells = count_cells({a: X[a].to_numpy() for a in used})
     need = len(law.param_names) + SPARE_CELLS
     if cells < need:
         reason = f"not identified: {cells} cells, {len(law.param_names)} parameters"
-        return {"status": "refused", "reason": f"{reason} ({need} cells are needed)"}
+        return Refused(reason=f"{reason} ({need} cells are needed)")
     reg, runs = how.regressor(law), group_values(clean, how.groups)
     try:
         reg.fit(X, clean[how.y], groups=runs)
     except ValueError as problem:
-        return {"status": "refused", "reason": str(problem)}
-    told = describe_fit(reg, how, runs)
-    return {"status": "fitted", "axes": used, "num_cells": cells, "law": told}
+        return Refused(reason=str(problem))
+    return JointLaw(axes=used, num_cells=cells, law=describe_fit(reg, how, runs))
 
 
 def _levels(clean: pd.DataFrame, axis: str, how: FitOptions) -> int:
@@ -164,15 +187,9 @@ def _levels(clean: pd.DataFrame, axis: str, how: FitOptions) -> int:
         return 0
 
 
-def _noise(clean: pd.DataFrame, how: FitOptions) -> dict[str, Any] | None:
+def _noise(clean: pd.DataFrame, how: FitOptions) -> NoiseFloor | None:
     try:
         cells = setting_columns(list(clean.columns), how.n_column, how.hold)
-        return noise_floor(clean, y=how.y, groups=how.groups, cells=cells or None).to_dict()
+        return noise_floor(clean, y=how.y, groups=how.groups, cells=cells or None)
     except ValueError:
         return None
-
-
-def note_texts(part: dict[str, Any]) -> list[str]:
-    """Collect the remarks of one axis or joint fit as sentences."""
-    notes = [*part.get("notes", []), *part.get("law", {}).get("notes", [])]
-    return [str(Note(**n)) for n in notes]

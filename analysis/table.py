@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.checks import check_one_metric
-from analysis.laws import Law
+from analysis.document import Scalar
+from analysis.inputs import check_one_metric
+from analysis.law import Law
 from analysis.notes import MIN_LEVELS, Note
 
 # Law axes and the columns of the exported run table that hold them.
@@ -45,7 +46,7 @@ class Slice:
     axis: str
     column: str
     rows: pd.DataFrame
-    held: dict[str, Any]
+    held: dict[str, Scalar]
     notes: tuple[Note, ...] = ()
 
     @property
@@ -213,7 +214,7 @@ def _longest(runs: pd.DataFrame, axis: str, column: str, held: list[str]) -> Sli
         reversed(list(runs.groupby(held, dropna=False, sort=True))),
         key=lambda item: (item[1][column].nunique(), len(item[1])),
     )
-    fixed = dict(zip(held, (_plain(v) for v in values), strict=True))
+    fixed = dict(zip(held, (plain_scalar(v) for v in values), strict=True))
     return Slice(axis=axis, column=column, rows=rows, held=fixed)
 
 
@@ -241,7 +242,7 @@ def _own(axis: str, runs: pd.DataFrame, n_column: str = "num_params_total") -> s
         return AXIS_COLUMNS[axis]
 
 
-def _plain(value: Any) -> Any:
+def plain_scalar(value: Any) -> Any:
     """Turn a NumPy scalar into a Python one, for JSON."""
     return value.item() if hasattr(value, "item") else value
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy.special import chdtri
 
-from analysis.checks import check_columns, check_level, error_column
+from analysis.document import Document
+from analysis.inputs import check_columns, check_level, error_column
 from analysis.solving.objective import Objective, apply_link, invert_link
 from analysis.solving.solver import minimise
 from analysis.table import setting_columns
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
 METHODS = ("auto", "cluster", "parametric")
 # Below this many runs a parameter, resampling runs gives intervals that are plainly too short.
 RUNS_PER_PARAMETER = 10
-NEGLIGIBLE = 1e-7
+NEGLIGIBLE = 1e-7  # of the curve's least: an offset below it is written as zero
+# Of the cost. An interval's end is known to two digits at best, so a refit may stop earlier than a
+# fit, whose parameters are printed.
 REFIT_TOLERANCE = 1e-10
 # A refit beyond these exponents, or with an offset e^3 below the curve, is tried again.
 STEEP, FLAT, NEAR_EDGE = 3.0, 0.02, 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoiseFloor:
+class NoiseFloor(Document):
     """Seed-to-seed variation: what no fit can explain."""
 
     sigma: float
@@ -37,10 +40,6 @@ class NoiseFloor:
     degrees_of_freedom: int
     num_cells: int
     num_runs: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self)
 
 
 def conditioning(
@@ -57,6 +56,7 @@ def conditioning(
         return float("inf"), correlation
     values, vectors = np.linalg.eigh(inner)
     condition = float(values[-1] / values[0]) if values[0] > 0 else float("inf")
+    # below rounding an eigenvalue may be negative, and its square root no number
     safe = np.maximum(values, max(values[-1], 1e-300) * 1e-15)
     covariance = (vectors / safe) @ vectors.T
     spread = np.sqrt(np.diag(covariance))
@@ -292,6 +292,7 @@ def noise_floor(
             f"no repeats: {len(table)} runs in {cell.ngroups} cells; a noise floor needs two seeds "
             "or more of the same settings"
         )
+    # rss / sigma^2 is chi-square with the degrees of freedom left by the cells' means
     upper, lower = chdtri(df_, 0.5 - level / 2), chdtri(df_, 0.5 + level / 2)
     return NoiseFloor(
         sigma=float(np.sqrt(rss / df_)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,22 +28,27 @@ from analysis.figures.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from analysis.budgets import Budget
+    from analysis.design import IsoFlop
+    from analysis.profiles import Profile
+    from analysis.select import Backtest
+
 TALLEST = 4.0  # of a profile, in units of the interval's threshold
 WIDE = 20.0  # an interval over this ratio is drawn on a logarithmic axis
 NAMES = {"E": "floor E", "alpha": r"exponent $\alpha$", "beta": r"exponent $\beta$"}
 
 
-def profile(ax: Axes, result: Mapping[str, Any], *, label: str = "") -> Axes:
+def profile(ax: Axes, result: Profile, *, label: str = "") -> Axes:
     """Draw the rise of the cost along one parameter, and the interval where it stays below 1.
 
     Args:
         ax: where to draw.
-        result: `Profile.to_dict()`: name, grid, cost, threshold, estimate, interval, level.
+        result: of one parameter.
         label: of the parameter with its unit; by default made from its name.
     """
-    values, cost = np.array(result["grid"], dtype=float), np.array(result["cost"], dtype=float)
-    rise = (cost - cost.min()) / result["threshold"]
-    low, high = (_finite(v) for v in result["interval"])
+    values = result.grid
+    rise = (result.cost - result.cost.min()) / result.threshold
+    low, high = (v if np.isfinite(v) else None for v in result.interval)
     shown = rise <= TALLEST * 1.3
     ax.set_ylim(0, min(max(1.6, 1.15 * float(rise[shown].max())), TALLEST))
     if low is not None and high is not None and low > 0 and high > WIDE * low:
@@ -56,17 +61,13 @@ def profile(ax: Axes, result: Mapping[str, Any], *, label: str = "") -> Axes:
                color=BAND, alpha=0.45, lw=0, zorder=0)  # fmt: skip
     ax.plot(values[shown], rise[shown], color=BLUE, lw=1.8, marker=".", ms=3, zorder=2)
     ax.axhline(1, color=MUTED, lw=0.9, ls=DASHES[1], zorder=1)
-    ax.axvline(result["estimate"], color=ORANGE, lw=1.1, ls=DASHES[2], zorder=1)
-    text = f"{result['level']:.0%} interval {_span(low, high)}"
+    ax.axvline(result.estimate, color=ORANGE, lw=1.1, ls=DASHES[2], zorder=1)
+    text = f"{result.level:.0%} interval {_span(low, high)}"
     ax.set_title(text, fontsize=8, color=INK, loc="left")
-    ax.set_xlabel(label or NAMES.get(result["name"], result["name"]))
-    ax.set_ylabel(f"rise of cost\n({result['level']:.0%} threshold = 1)")
+    ax.set_xlabel(label or NAMES.get(result.name, result.name))
+    ax.set_ylabel(f"rise of cost\n({result.level:.0%} threshold = 1)")
     grid(ax)
     return ax
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else float(value)
 
 
 def _span(low: float | None, high: float | None) -> str:
@@ -84,24 +85,27 @@ def _profile_range(values: np.ndarray, low: float | None, high: float | None) ->
     return min(ends) - room, max(ends) + room
 
 
-def backtest(ax: Axes, result: Mapping[str, Any], *, label: str = "", y: str = "val_l1") -> Axes:
+def backtest(ax: Axes, result: Backtest, *, label: str = "", y: str = "val_l1") -> Axes:
     """Draw each level's runs beside what was forecast for it from the levels below.
 
     Args:
         ax: where to draw.
-        result: `Backtest.to_dict()`, its cuts with `truth`, `mean`, `lower`, `upper` (lists).
+        result: with intervals.
         label: of the axis with its unit.
         y: the error's column, for the label.
     """
-    levels = np.array([cut["predicted"] for cut in result["cuts"]], dtype=float)
+    levels = np.array([cut.predicted for cut in result.cuts], dtype=float)
     ax.set_xscale("log")
-    for cut in result["cuts"]:
-        truth = np.array(cut["truth"], dtype=float)
-        mean, low, high = (100 * (cut[k][0] / truth.mean() - 1) for k in ("mean", "lower", "upper"))
+    for cut in result.cuts:
+        if cut.forecast is None:
+            continue
+        truth, found = np.array(cut.forecast.truth), cut.forecast
+        at_level = (found.mean[0], found.lower[0], found.upper[0])
+        mean, low, high = (100 * (v / truth.mean() - 1) for v in at_level)
         ends = [[mean - low], [high - mean]]
-        ax.errorbar(cut["predicted"], mean, yerr=ends, color=BLUE, marker="D", ms=5, capsize=4,
+        ax.errorbar(cut.predicted, mean, yerr=ends, color=BLUE, marker="D", ms=5, capsize=4,
                     lw=1.4, zorder=2)  # fmt: skip
-        beside = np.full(len(truth), 1.06 * cut["predicted"])
+        beside = np.full(len(truth), 1.06 * cut.predicted)
         ax.scatter(beside, 100 * (truth / truth.mean() - 1), **RUN, zorder=3)
     ax.axhline(0, color=INK, lw=0.8, zorder=1)
     if len(levels) == 1:
@@ -110,13 +114,13 @@ def backtest(ax: Axes, result: Mapping[str, Any], *, label: str = "", y: str = "
         ax.set_xlim(levels.min() / 1.25, levels.max() * 1.25)
     mark_levels(ax, levels)
     text = (
-        f"mean error {100 * result['mare']:.2g} %, bias {100 * result['bias']:+.2g} %, "
-        f"{100 * result['coverage']:.0f} % of {result['num_predictions']} runs inside"
+        f"mean error {100 * result.mare:.2g} %, bias {100 * result.bias:+.2g} %, "
+        f"{100 * result.coverage:.0f} % of {result.num_predictions} runs inside"
     )
     ax.set_title(text, fontsize=8, color=INK, loc="left")
-    ax.set_xlabel(f"{label or result['by']}: the level forecast")
+    ax.set_xlabel(f"{label or result.by}: the level forecast")
     ax.set_ylabel(f"{y} against the\nlevel's mean (%)")
-    _backtest_legend(ax, result["level"])
+    _backtest_legend(ax, result.level)
     grid(ax)
     return ax
 
@@ -135,31 +139,29 @@ def _backtest_legend(ax: Axes, level: float) -> None:
 
 
 def isoflop(
-    ax: Axes, result: Mapping[str, Any], *, label: str = "parameters", y: str = "val_l1"
+    ax: Axes, budgets: Sequence[Budget], *, label: str = "parameters", y: str = "val_l1"
 ) -> Axes:
     """Draw error against size at each budget, its parabola in logarithms, and its minimum.
 
     Args:
         ax: where to draw.
-        result: `budgets`: list of `compute` (FLOPs), `x`, `y` (lists), `parabola` (coefficients
-            of log y in log x, highest first) and `minimum` (x, y), None where there is none.
+        budgets: runs at each, with its parabola.
         label: of the size with its unit.
         y: the error's column.
     """
     ax.set_xscale("log")
     ax.set_yscale("log")
-    for k, budget in enumerate(result["budgets"]):
+    for k, budget in enumerate(budgets):
         colour, mark = SHADES[k % len(SHADES)], MARKERS[k % len(MARKERS)]
-        ax.scatter(budget["x"], budget["y"], s=18, marker=mark, color=colour, zorder=3,
-                   label=f"{short_number(budget['compute'])} FLOPs")  # fmt: skip
-        if budget["parabola"] is not None:
-            u = np.linspace(np.log(min(budget["x"])), np.log(max(budget["x"])), 60)
-            v = np.exp(np.polyval(budget["parabola"], u))
-            ax.plot(np.exp(u), v, color=colour, lw=1.2, ls=DASHES[k % len(DASHES)], zorder=2)
-        if budget["minimum"] is not None:
-            at, least = budget["minimum"]
+        ax.scatter(budget.x, budget.y, s=18, marker=mark, color=colour, zorder=3,
+                   label=f"{short_number(budget.compute)} FLOPs")  # fmt: skip
+        u = np.linspace(np.log(min(budget.x)), np.log(max(budget.x)), 60)
+        v = np.exp(np.polyval(budget.parabola, u))
+        ax.plot(np.exp(u), v, color=colour, lw=1.2, ls=DASHES[k % len(DASHES)], zorder=2)
+        if budget.minimum is not None:
+            at, least = budget.minimum
             ax.scatter(at, least, marker="*", s=90, color=colour, edgecolor=INK, lw=0.7, zorder=4)
-    levels = np.concatenate([budget["x"] for budget in result["budgets"]])
+    levels = np.concatenate([budget.x for budget in budgets])
     ax.set_xlim(levels.min() / 1.2, levels.max() * 1.2)
     mark_levels(ax, levels, most=6)
     round_ticks(ax)
@@ -170,34 +172,34 @@ def isoflop(
     return ax
 
 
-def frontier(ax: Axes, result: Mapping[str, Any], *, label: str = "parameters") -> Axes:
+def frontier(ax: Axes, result: IsoFlop, *, label: str = "parameters") -> Axes:
     """Draw the optimal size against compute, and the power law through the optima.
 
     Args:
         ax: where to draw.
-        result: `IsoFlop.to_dict()`.
+        result: the optima of the budgets.
         label: of the size with its unit.
     """
-    c = np.array([m["compute"] for m in result["minima"]])
-    x = np.array([m[result["axis"]] for m in result["minima"]])
+    c = np.array([m["compute"] for m in result.minima])
+    x = np.array([m[result.axis] for m in result.minima])
     ax.set_xscale("log")
     ax.set_yscale("log")
     if len(c) > 1:
         grid_c = np.geomspace(c.min() / 1.5, c.max() * 3, 50)
         middle = np.exp(np.log(x).mean()), np.exp(np.log(c).mean())
         for exponent, dash in zip(
-            (result["exponent"], *result["exponent_interval"]), ("-", ":", ":"), strict=True
+            (result.exponent, *result.exponent_interval), ("-", ":", ":"), strict=True
         ):
             line = middle[0] * (grid_c / middle[1]) ** exponent
             ax.plot(grid_c, line, color=BLUE, lw=1.7 if dash == "-" else 1.0, ls=dash, zorder=2)
-        low, high = result["exponent_interval"]
-        text = f"optimum $\\propto$ C$^{{{result['exponent']:.2f}}}$ [{low:.2f}, {high:.2f}]"
+        low, high = result.exponent_interval
+        text = f"optimum $\\propto$ C$^{{{result.exponent:.2f}}}$ [{low:.2f}, {high:.2f}]"
         ax.set_title(f"{text} (95 %, seed noise)", fontsize=8, color=INK, loc="left")
     ax.scatter(c, x, marker="*", s=80, color=ORANGE, edgecolor=INK, lw=0.7, zorder=3)
-    dropped = result["num_edge"] + result["num_convexless"] + result["num_small"]
+    dropped = result.num_edge + result.num_convexless + result.num_small
     if dropped:
-        text = f"{dropped} budgets dropped: {result['num_edge']} with the minimum at an edge,\n"
-        text += f"{result['num_convexless']} without one, {result['num_small']} with < 4 sizes"
+        text = f"{dropped} budgets dropped: {result.num_edge} with the minimum at an edge,\n"
+        text += f"{result.num_convexless} without one, {result.num_small} with < 4 sizes"
         ax.text(0.98, 0.03, text, transform=ax.transAxes, ha="right", fontsize=7, color=MUTED)
     ax.set_xlabel("training compute (FLOPs)")
     ax.set_ylabel(f"optimal {label}")

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from analysis.axis_study import AxisFit, Curve
+    from analysis.law_fit import LawFit
+    from analysis.study import StudyFit
+
 # A trivial predictor further above the runs than this is named, not drawn: it would flatten them.
 FARTHEST = 2.5
 REFERENCES = {
@@ -37,7 +41,7 @@ REFERENCES = {
 
 def axis_fit(
     ax: Axes,
-    result: Mapping[str, Any],
+    result: AxisFit,
     *,
     y: str = "val_l1",
     references: Mapping[str, float] | None = None,
@@ -53,24 +57,26 @@ def axis_fit(
     x, v = _points(result)
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.patch.set_gid(f"panel-{result['axis']}")
-    if "curve" in result:
-        _draw_curve(ax, result["curve"])
-    _draw_points(ax, result["axis"], x, v)
-    ends = [result["curve"]["x"][0], result["curve"]["x"][-1]] if "curve" in result else x
+    ax.patch.set_gid(f"panel-{result.axis}")
+    curve = result.fitted.curve if result.fitted else None
+    if curve:
+        _draw_curve(ax, curve)
+    _draw_points(ax, result.axis, x, v)
+    ends = [curve.x[0], curve.x[-1]] if curve else x
     ax.set_xlim(min(ends) / 1.12, max(ends) * 1.12)
     shown = _draw_references(ax, references or {}, v)
-    _limit_y(ax, v, result.get("curve"), shown)
+    _limit_y(ax, v, curve, shown)
     mark_levels(ax, x)
     round_ticks(ax)
-    ax.set_xlabel(result.get("label", result["axis"]))
+    ax.set_xlabel(result.label)
     ax.set_ylabel(column_label(y))
     return ax
 
 
-def _points(result: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    x = np.array([p["x"] for p in result["points"]], dtype=float)
-    return x, np.array([p["y"] for p in result["points"]], dtype=float)
+def _points(result: AxisFit) -> tuple[np.ndarray, np.ndarray]:
+    points = result.data.points if result.data else ()
+    x = np.array([p.x for p in points], dtype=float)
+    return x, np.array([p.y for p in points], dtype=float)
 
 
 def _draw_points(ax: Axes, axis: str, x: np.ndarray, v: np.ndarray) -> None:
@@ -81,15 +87,13 @@ def _draw_points(ax: Axes, axis: str, x: np.ndarray, v: np.ndarray) -> None:
     ax.scatter(x, v, **RUN, zorder=4, gid=f"runs-{axis}")
 
 
-def _draw_curve(ax: Axes, curve: Mapping[str, Any]) -> None:
+def _draw_curve(ax: Axes, curve: Curve) -> None:
     """Draw the fit, solid over the data and dashed beyond, and its two bands."""
-    x = np.array(curve["x"])
-    mean, low, high = (np.array(curve[k], dtype=float) for k in ("mean", "lower", "upper"))
-    ax.fill_between(x, low, high, color=BAND, alpha=0.55, lw=0, zorder=1)
-    for end in ("run_lower", "run_upper"):
-        edge = np.array(curve[end], dtype=float)
+    x, mean = np.array(curve.x), np.array(curve.mean)
+    ax.fill_between(x, curve.lower, curve.upper, color=BAND, alpha=0.55, lw=0, zorder=1)
+    for edge in (curve.run_lower, curve.run_upper):
         ax.plot(x, edge, color=MUTED, lw=0.8, ls=(0, (1, 1.2)), zorder=1.2)
-    inside = x <= curve["x_last"] * (1 + 1e-9)
+    inside = x <= curve.x_last * (1 + 1e-9)
     ax.plot(x[inside], mean[inside], color=BLUE, lw=1.8, zorder=2)
     beyond = x >= x[inside][-1]
     ax.plot(x[beyond], mean[beyond], color=BLUE, lw=1.4, ls=(0, (3, 2)), zorder=2)
@@ -123,53 +127,55 @@ def _draw_references(ax: Axes, references: Mapping[str, float], v: np.ndarray) -
     return shown
 
 
-def _limit_y(
-    ax: Axes, v: np.ndarray, curve: Mapping[str, Any] | None, shown: Sequence[float]
-) -> None:
+def _limit_y(ax: Axes, v: np.ndarray, curve: Curve | None, shown: Sequence[float]) -> None:
     """Fit the y range to points, the curve and reference lines; a wild band does not widen it."""
     values = [v.min(), v.max(), *shown]
     if curve:
-        values += [min(curve["mean"]), max(curve["mean"])]
+        values += [min(curve.mean), max(curve.mean)]
     low, high = min(values), max(values)
     room = max((high / low) ** 0.12, 1.03)
     ax.set_ylim(low / room, high * room * (1.02 if shown else 1.0))
 
 
-def residuals(ax: Axes, result: Mapping[str, Any]) -> Axes:
-    """Draw what the law leaves over, in percent, with one and two standard deviations."""
-    x, v = _points(result)
-    curve = result["curve"]
-    fitted = np.exp(np.interp(np.log(x), np.log(curve["x"]), np.log(curve["mean"])))
-    left = 100 * (v / fitted - 1)
-    sigma = 100 * (result["law"]["sigma"] or 0.0)
+def residuals(ax: Axes, result: AxisFit) -> Axes:
+    """Draw what the law leaves over, in percent, with one and two standard deviations.
+
+    Raises:
+        ValueError: the law of this axis was refused.
+    """
+    if result.fitted is None:
+        raise ValueError(f"axis {result.axis} has no law, hence no residuals")
+    (x, v), curve, law = _points(result), result.fitted.curve, result.fitted.law
+    left = 100 * (v / curve.at(x) - 1)
+    sigma = 100 * (law.sigma if np.isfinite(law.sigma) else 0.0)
     ax.set_xscale("log")
     for width, alpha in ((2, 0.25), (1, 0.35)):
         ax.axhspan(-width * sigma, width * sigma, color=BAND, alpha=alpha, lw=0, zorder=0)
     ax.axhline(0, color=BLUE, lw=1.4, zorder=1)
-    ax.scatter(x, left, **RUN, zorder=3, gid=f"left-{result['axis']}")
+    ax.scatter(x, left, **RUN, zorder=3, gid=f"left-{result.axis}")
     bound = 1.15 * max(np.abs(left).max(), 2 * sigma, 1e-3)
     ax.set_ylim(-bound, bound)
-    ax.set_xlim(curve["x"][0] / 1.12, curve["x"][-1] * 1.12)
+    ax.set_xlim(curve.x[0] / 1.12, curve.x[-1] * 1.12)
     mark_levels(ax, x)
     grid(ax)
-    ax.set_xlabel(result.get("label", result["axis"]))
+    ax.set_xlabel(result.label)
     ax.set_ylabel("residual (%)\nshaded: 1, 2 \u03c3")
     return ax
 
 
 def three_axes(
     figure: Figure,
-    document: Mapping[str, Any],
+    study: StudyFit,
     *,
     references: Mapping[str, float] | None = None,
 ) -> Figure:
     """Draw every axis of a study side by side, as the paper's Fig. 6."""
-    shown = [a for a in document["axes"].values() if a.get("points")]
+    shown = [a for a in study.axes.values() if a.data and a.data.points]
     axes = figure.subplots(1, max(len(shown), 1), squeeze=False)[0]
     for ax, result in zip(axes, shown, strict=False):
-        axis_fit(ax, result, y=document["y"], references=references)
-        if "law" in result:
-            formula = math_formula(result)
+        axis_fit(ax, result, y=study.y, references=references)
+        if result.fitted:
+            formula = math_formula(result.axis, result.fitted.law)
             ax.text(0.03, 0.03, formula, transform=ax.transAxes, fontsize=9, color=BLUE)
     _share_y(axes[: len(shown)])
     for ax in axes[1:]:
@@ -188,10 +194,10 @@ def _share_y(axes: Sequence[Axes]) -> None:
         round_ticks(ax)
 
 
-def math_formula(result: Mapping[str, Any]) -> str:
+def math_formula(axis: str, law: LawFit) -> str:
     """Return the fitted law of one axis in mathtext; a floor of zero is left out."""
-    params = {k: p["value"] for k, p in result["law"]["params"].items()}
-    symbol = {"N": "N", "D": "D"}.get(result["axis"], "x")
+    params = {k: p.value for k, p in law.params.items()}
+    symbol = {"N": "N", "D": "D"}.get(axis, "x")
     falling = rf"{tex_number(params['A'])}\,{symbol}^{{{-params['alpha']:.2f}}}"
     floor = f"{tex_number(params['E'])} + " if params["E"] > 0 else ""
     return rf"${floor}{falling}$"

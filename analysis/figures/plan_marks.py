@@ -7,6 +7,7 @@ import numpy as np
 
 from analysis.figures.grid import Axis, Cell, Grid
 from analysis.figures.style import GRID, INK, MUTED, ORANGE, column_label, short_number, tex_number
+from analysis.hover import Mark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ SHAPES = {
 }
 BAR = "#b9c4d0"
 MOST_LETTERS = 60  # of the labels under an axis
-Marks = dict[str, list[dict[str, str]]]
+Marks = dict[str, list[Mark]]
 
 
 class Colours:
@@ -105,11 +106,11 @@ def scatter(
         mine = [item for item in cells if item[0].state == state]
         places = [(x + _beside(shared[x, y], state), y) for _, x, y in mine]
         smallest = max(len(shared[x, y]) for _, x, y in mine)
-        gid = f"{prefix}-{state}"
+        gid, (edge, width) = f"{prefix}-{state}", _rim(state)
         ax.scatter(
             [x for x, _ in places], [y for _, y in places], s=size**2 / smallest,
             marker=SHAPES[state], c=[colours.of(cell) for cell, _, _ in mine],
-            zorder=3, gid=gid, **_rim(state),
+            zorder=3, gid=gid, edgecolors=edge, linewidths=width,
         )  # fmt: skip
         marks[gid] = [_text(cell, grid) for cell, _, _ in mine]
         for (cell, _, _), place in zip(mine, places, strict=True):
@@ -121,13 +122,13 @@ def scatter(
     return marks
 
 
-def _text(cell: Cell, grid: Grid) -> dict[str, str]:
+def _text(cell: Cell, grid: Grid) -> Mark:
     """Return what hovering over a cell says; a single run's row can be found by a click."""
     at = (f"{a.name} {a.labels[i]}" for a, i in zip(grid.axes, cell.at, strict=True))
     count, cost = len(cell.run_ids), f"{cell.mean_cost:,.4g}"
     who = f"run {cell.run_ids[0]}" if count == 1 else f"{count} runs"
     text = f"{who}, {cell.state}\n{', '.join(at)}\n{cost} {grid.unit}{' each' * (count > 1)}"
-    return {"text": text, "run": cell.run_ids[0] if count == 1 else ""}
+    return Mark(text=text, run=cell.run_ids[0] if count == 1 else "")
 
 
 def bars(ax: "Axes", grid: Grid, *, axis: int, upright: bool) -> None:
@@ -203,17 +204,17 @@ def legend(figure: "Figure", grid: Grid) -> None:
     states = [state for state in SHAPES if any(cell.state == state for cell in grid.cells)]
     counts = {s: sum(len(c.run_ids) for c in grid.cells if c.state == s) for s in states}
     handles = [
-        Line2D([], [], ls="", marker=SHAPES[state], mfc="white", mec=_rim(state)["edgecolors"],
-               mew=_rim(state)["linewidths"], ms=6, label=f"{counts[state]:,} {state}")
+        Line2D([], [], ls="", marker=SHAPES[state], mfc="white", mec=_rim(state)[0],
+               mew=_rim(state)[1], ms=6, label=f"{counts[state]:,} {state}")
         for state in states
     ]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
-def _rim(state: str) -> dict[str, Any]:
-    """Return a mark's edge: heavy where a run is over, orange where it failed."""
+def _rim(state: str) -> tuple[str, float]:
+    """Return colour and width of a mark's edge: heavy where a run is over, orange if it failed."""
     heavy = state in ("done", "failed")
-    return {"edgecolors": ORANGE if state == "failed" else INK, "linewidths": 1.3 if heavy else 0.5}
+    return ORANGE if state == "failed" else INK, 1.3 if heavy else 0.5
 
 
 def _beside(states: Sequence[str], state: str) -> float:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from analysis.pages.words import number
+from analysis.document import Scalar
+from analysis.hover import Hover
 
 
 def escape(text: Any) -> str:
@@ -29,14 +30,12 @@ def embedded_json(value: Any) -> str:
     return json.dumps(value, default=str, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def figure(
-    svg: str, caption: str, *, narrow: bool = False, hover: Mapping[str, Any] | None = None
-) -> str:
+def figure(svg: str, caption: str, *, narrow: bool = False, hover: Hover | None = None) -> str:
     """Return one figure with its caption and, as JSON, what hovering over it says."""
     kind = ' class="narrow"' if narrow else ""
     data = ""
     if hover:
-        data = f'<script type="application/json">{embedded_json(_brief(hover))}</script>'
+        data = f'<script type="application/json">{embedded_json(_brief(hover.to_dict()))}</script>'
     shown = f"{inline_svg(svg)}<figcaption>{escape(caption)}</figcaption>"
     return f"<figure{kind}>{shown}{data}</figure>"
 
@@ -60,7 +59,7 @@ def card(kind: str, lead: str, lines: Sequence[str]) -> str:
     return f'<div class="card {kind}"><p class="lead">{escape(lead)}</p>{listed}</div>'
 
 
-def table(rows: Sequence[Mapping[str, Any]], *, sortable: bool = False) -> str:
+def table(rows: Sequence[Mapping[str, Scalar]], *, sortable: bool = False) -> str:
     """Return rows as a table, columns in order of first appearance; runs carry their id."""
     if not rows:
         return "<p>(none)</p>"
@@ -77,7 +76,7 @@ def table(rows: Sequence[Mapping[str, Any]], *, sortable: bool = False) -> str:
     return f"{start}<tbody>{body}</tbody></table></div>"
 
 
-def _run(row: Mapping[str, Any]) -> str:
+def _run(row: Mapping[str, Scalar]) -> str:
     return f' data-run="{escape(row["run_id"])}"' if row.get("run_id") else ""
 
 
@@ -85,13 +84,13 @@ def _kind(is_text: bool) -> str:
     return ' class="text"' if is_text else ""
 
 
-def _cell(value: Any, is_text: bool) -> str:
+def _cell(value: Scalar, is_text: bool) -> str:
     if value is None or value != value:
         return f'<td{_kind(is_text)} data-value=""></td>'
     if isinstance(value, bool | str):
         return f'<td{_kind(is_text)} data-value="{escape(value)}">{escape(value)}</td>'
     whole = float(value).is_integer() and abs(value) < 1e15
-    shown = f"{int(value):,}".replace(",", "\u2009") if whole else number(float(value), 4)
+    shown = f"{int(value):,}".replace(",", "\u2009") if whole else f"{float(value):.4g}"
     return f'<td{_kind(is_text)} data-value="{float(value)!r}">{shown}</td>'
 
 

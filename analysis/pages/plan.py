@@ -2,11 +2,13 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
+from analysis.document import Scalar
 from analysis.figures.grid import Grid, PlannedRun, label, make_grids
 from analysis.figures.plan import draw_grid
 from analysis.figures.style import style
+from analysis.hover import Hover
 from analysis.pages.page import escape, figure, hint, page, section, table
 
 MOST_ROWS = 1000
@@ -112,7 +114,7 @@ def _figure(grid: Grid, index: int) -> str:
         stream = io.StringIO()
         drawn.savefig(stream, format="svg", metadata={"Date": None})
     narrow = drawn.get_figwidth() < 8
-    return figure(stream.getvalue(), _caption(grid), narrow=narrow, hover={"marks": marks})
+    return figure(stream.getvalue(), _caption(grid), narrow=narrow, hover=Hover(marks=marks))
 
 
 def _in_words(grid: Grid) -> str:
@@ -162,8 +164,8 @@ def _runs(rows: Sequence[Run]) -> list[str]:
     return [*more, table(shown, sortable=True)]
 
 
-def _run(row: Run, *, on_gpu: bool) -> dict[str, Any]:
-    found = {
+def _run(row: Run, *, on_gpu: bool) -> dict[str, Scalar]:
+    found: dict[str, Scalar] = {
         "run_id": row.run_id,
         "state": row.state,
         **{name: label(v) if isinstance(v, list | dict) else v for name, v in row.axes.items()},
@@ -185,10 +187,10 @@ def _run(row: Run, *, on_gpu: bool) -> dict[str, Any]:
     return found
 
 
-def _memory(rows: Sequence[Memory]) -> list[dict[str, Any]]:
+def _memory(rows: Sequence[Memory]) -> list[dict[str, Scalar]]:
     """Return a row a size, a column a number of GPUs."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Scalar]] = {}
     for row in rows:
-        first = {"size": row.size, "micro-batch": row.micro_batch}
+        first: dict[str, Scalar] = {"size": row.size, "micro-batch": row.micro_batch}
         found.setdefault(row.size, first)[str(row.gpus)] = round(row.total, 1)
     return list(found.values())

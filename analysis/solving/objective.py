@@ -9,8 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from analysis.evaluation import log_jacobian, log_predict
-from analysis.laws import MAX_EXPONENT, Law
+from analysis.law import MAX_EXPONENT, Law, log_jacobian, log_predict
 
 Link = Literal["log", "identity", "logit"]
 Loss = Literal["huber", "lad", "ls", "binomial"]

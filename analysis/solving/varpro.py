@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.laws import MAX_EXPONENT
+from analysis.law import MAX_EXPONENT
 from analysis.solving.objective import Objective
 
 SMALLEST_SHARE = 1e-4

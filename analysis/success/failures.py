@@ -2,40 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from analysis.axis_study import describe_fit
+from analysis.document import FLAT, Document, Scalar
+from analysis.estimator import FitOptions
 from analysis.fit import LawRegressor
+from analysis.law_fit import LawCurve, LawFit, describe_fit
 from analysis.laws import PowerLaw
-from analysis.notes import MIN_LEVELS
-from analysis.options import FitOptions, jsonable
-from analysis.pages.words import number, parameter_texts, percent, span
+from analysis.notes import MIN_LEVELS, Refused
 from analysis.ranking import varying_settings
-from analysis.success.rates import SUCCESSES, TRIALS, exact_interval, fit_failures, success_rates
+from analysis.success.rates import (
+    SUCCESSES,
+    TRIALS,
+    RateCell,
+    exact_interval,
+    fit_failures,
+    success_rates,
+)
 from analysis.table import Slice, axis_label, axis_slice, group_values
 
 CURVE_POINTS = 60
 
 
-def failure_study(
-    clean: pd.DataFrame, axes: Sequence[str], how: FitOptions
-) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureCell(Document):
+    """The failure rate of equal settings, pooled, with Clopper and Pearson's interval."""
+
+    settings: dict[str, Scalar] = field(metadata=FLAT)
+    failure: float
+    lower: float
+    upper: float
+    failures: int
+    rollouts: int
+    num_runs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailurePoint(Document):
+    """One run: value of the axis, failure rate and its exact interval, in shares."""
+
+    run_id: str
+    x: float
+    y: float
+    lower: float
+    upper: float
+    rollouts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureLaw(Document):
+    """The law of failure along one axis, with what all else is held at."""
+
+    status: Literal["fitted"] = field(default="fitted", init=False)
+    num_runs: int
+    held: dict[str, Scalar]
+    law: LawFit
+    points: list[FailurePoint]
+    curve: LawCurve
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureAxis(Document):
+    """One axis: its law, or why there is none."""
+
+    axis: str
+    label: str
+    outcome: FailureLaw | Refused = field(metadata=FLAT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureStudy(Document):
+    """Failure by setting and along each axis.
+
+    `overdispersion` and `p_value` are of "runs of a cell differ by chance alone" (`SuccessRates`).
+    """
+
+    num_runs: int
+    level: float
+    cells: list[FailureCell]
+    overdispersion: float
+    p_value: float
+    axes: dict[str, FailureAxis]
+
+
+def failure_study(clean: pd.DataFrame, axes: Sequence[str], how: FitOptions) -> FailureStudy | None:
     """Return failure rates by setting and a failure law along each axis; None without rollouts.
 
     Args:
         clean: clean run table; runs without counts are left out.
         axes: the study's axes.
         how: options; the loss is the binomial likelihood whatever they say.
-
-    Returns:
-        Plain data for JSON: `cells` (`failure`, `lower`, `upper`: pooled rate with Clopper and
-        Pearson's interval), `overdispersion` and `p_value` of "runs of a cell differ by chance
-        alone", and `axes`: per axis `law`, `points`, `curve`, or `status: refused` and a `reason`.
     """
     if not {SUCCESSES, TRIALS} <= set(clean.columns):
         return None
@@ -44,55 +106,52 @@ def failure_study(
         return None
     by = varying_settings(rows, how.n_column, how.hold)
     rates = success_rates(rows.assign(**{"": 0}), by=by or [""], level=how.level)
-    return jsonable(
-        {
-            "num_runs": len(rows),
-            "level": how.level,
-            "cells": [_as_failure(cell) for cell in rates.cells],
-            "overdispersion": rates.overdispersion,
-            "p_value": rates.p_value,
-            "axes": {axis: _fit_axis(rows, axis, how) for axis in axes},
-        }
+    return FailureStudy(
+        num_runs=len(rows),
+        level=how.level,
+        cells=[_failure(cell) for cell in rates.cells],
+        overdispersion=rates.overdispersion,
+        p_value=rates.p_value,
+        axes={axis: _fit_axis(rows, axis, how) for axis in axes},
     )
 
 
-def _as_failure(cell: Mapping[str, Any]) -> dict[str, Any]:
+def _failure(cell: RateCell) -> FailureCell:
     """Turn a pooled success rate into one of failure."""
-    settings = {k: v for k, v in cell.items() if k and k not in _RATE}
-    return settings | {
-        "failure": 1.0 - cell["rate"],
-        "lower": 1.0 - cell["upper"],
-        "upper": 1.0 - cell["lower"],
-        "failures": cell["trials"] - cell["successes"],
-        "rollouts": cell["trials"],
-        "num_runs": cell["num_runs"],
-    }
+    return FailureCell(
+        settings={k: v for k, v in cell.settings.items() if k},
+        failure=1.0 - cell.rate,
+        lower=1.0 - cell.upper,
+        upper=1.0 - cell.lower,
+        failures=cell.trials - cell.successes,
+        rollouts=cell.trials,
+        num_runs=cell.num_runs,
+    )
 
 
-_RATE = ("rate", "lower", "upper", "successes", "trials", "num_runs")
-
-
-def _fit_axis(rows: pd.DataFrame, axis: str, how: FitOptions) -> dict[str, Any]:
+def _fit_axis(rows: pd.DataFrame, axis: str, how: FitOptions) -> FailureAxis:
     """Fit the failure law along one axis, or say why not."""
-    about: dict[str, Any] = {"axis": axis, "label": axis_label(axis, how.n_column)}
+    label = axis_label(axis, how.n_column)
     try:
-        found = axis_slice(rows, axis, n_column=how.n_column, hold=how.hold)
-        if found.num_levels < MIN_LEVELS:
-            raise ValueError(f"{found.num_levels} levels with rollouts; a law needs {MIN_LEVELS}")
-        _require_fall(found, how)
-        reg = fit_failures(found.rows, PowerLaw(axis), groups=how.groups, seed=how.seed,
-                           n_column=how.n_column)  # fmt: skip
+        return FailureAxis(axis=axis, label=label, outcome=_fit_law(rows, axis, how))
     except ValueError as problem:
-        return about | {"status": "refused", "reason": str(problem)}
-    runs = group_values(found.rows, how.groups)
-    return about | {
-        "status": "fitted",
-        "num_runs": len(found.rows),
-        "held": found.held,
-        "law": describe_fit(reg, how, runs),
-        "points": _points(found.rows, found.column, how),
-        "curve": _curve(reg, axis, how),
-    }
+        return FailureAxis(axis=axis, label=label, outcome=Refused(reason=str(problem)))
+
+
+def _fit_law(rows: pd.DataFrame, axis: str, how: FitOptions) -> FailureLaw:
+    found = axis_slice(rows, axis, n_column=how.n_column, hold=how.hold)
+    if found.num_levels < MIN_LEVELS:
+        raise ValueError(f"{found.num_levels} levels with rollouts; a law needs {MIN_LEVELS}")
+    _require_fall(found, how)
+    reg = fit_failures(found.rows, PowerLaw(axis), groups=how.groups, seed=how.seed,
+                       n_column=how.n_column)  # fmt: skip
+    return FailureLaw(
+        num_runs=len(found.rows),
+        held=found.held,
+        law=describe_fit(reg, how, group_values(found.rows, how.groups)),
+        points=_points(found.rows, found.column, how),
+        curve=_curve(reg, axis, how),
+    )
 
 
 def _require_fall(found: Slice, how: FitOptions) -> None:
@@ -105,7 +164,7 @@ def _require_fall(found: Slice, how: FitOptions) -> None:
     z, p = failure_trend(x, n - k, n)
     if p >= 1 - how.level or z > 0:
         words = "rises" if z > 0 and p < 1 - how.level else "does not fall measurably"
-        raise ValueError(f"the failure rate {words} (trend test p = {number(p, 2)})")
+        raise ValueError(f"the failure rate {words} (trend test p = {p:.2g})")
 
 
 def failure_trend(x: np.ndarray, failures: np.ndarray, trials: np.ndarray) -> tuple[float, float]:
@@ -114,6 +173,7 @@ def failure_trend(x: np.ndarray, failures: np.ndarray, trials: np.ndarray) -> tu
     Cochran and Armitage's test, its variance multiplied by the spread of runs of one level beyond
     chance where there is any.
     """
+    # Armitage (1955): the scores are the logarithms of the levels, as the law is one of log x
     rate = failures.sum() / trials.sum()
     place = np.log(x) - np.log(x) @ trials / trials.sum()
     chance = rate * (1 - rate) * float(trials @ place**2)
@@ -124,18 +184,17 @@ def failure_trend(x: np.ndarray, failures: np.ndarray, trials: np.ndarray) -> tu
     return z, float(2 * ndtr(-abs(z)))
 
 
-def _points(rows: pd.DataFrame, column: str, how: FitOptions) -> list[dict[str, Any]]:
-    """Return one point a run: axis value, failure rate and its interval, in shares."""
+def _points(rows: pd.DataFrame, column: str, how: FitOptions) -> list[FailurePoint]:
     k, n = (rows[c].to_numpy(dtype=float) for c in (SUCCESSES, TRIALS))
     low, high = exact_interval(n - k, n, how.level)
     x, names = rows[column].to_numpy(dtype=float), group_values(rows, how.groups)
     return [
-        {"run_id": str(name), "x": a, "y": f / m, "lower": lo, "upper": hi, "rollouts": int(m)}
+        FailurePoint(run_id=str(name), x=a, y=f / m, lower=lo, upper=hi, rollouts=int(m))
         for name, a, f, m, lo, hi in zip(names, x, n - k, n, low, high, strict=True)
     ]
 
 
-def _curve(reg: LawRegressor, axis: str, how: FitOptions) -> dict[str, Any]:
+def _curve(reg: LawRegressor, axis: str, how: FitOptions) -> LawCurve:
     """Return the fitted failure rate with its confidence band, to twice the last level."""
     logx = reg.data_.logx[axis]
     x = np.exp(np.linspace(logx.min(), logx.max() + np.log(2), CURVE_POINTS))
@@ -143,29 +202,4 @@ def _curve(reg: LawRegressor, axis: str, how: FitOptions) -> dict[str, Any]:
     assert isinstance(band, pd.DataFrame)
     # beyond the data a refit may rise above certainty; a rate does not
     ends = {k: band[k].clip(upper=1.0).tolist() for k in ("mean", "lower", "upper")}
-    return {"x": x.tolist(), "x_last": float(np.exp(logx.max())), **ends}
-
-
-def failure_texts(found: Mapping[str, Any]) -> list[str]:
-    """Say how often runs fail, whether runs of a setting agree, and how failure falls."""
-    total = sum(cell["rollouts"] for cell in found["cells"])
-    failures = sum(cell["failures"] for cell in found["cells"])
-    lines = [f"{failures} of {total} rollouts of {found['num_runs']} runs failed."]
-    if found["p_value"] is not None:
-        agree = "differ beyond" if found["p_value"] < 1 - found["level"] else "agree within"
-        lines.append(
-            f"Runs of one setting {agree} the chance of their episodes (chi-square over degrees "
-            f"of freedom {number(found['overdispersion'])}, p = {number(found['p_value'], 2)})."
-        )
-    for result in found["axes"].values():
-        if result["status"] == "refused":
-            lines.append(f"No failure law along {result['label']}: {result['reason']}.")
-            continue
-        law, curve = result["law"], result["curve"]
-        told = "; ".join(parameter_texts(law, found["level"]))
-        ahead = f"{percent(curve['mean'][-1])} {span([curve['lower'][-1], curve['upper'][-1]], 2)}"
-        lines.append(
-            f"Along {result['label']}: failure = {law['formula']} ({law['estimator']}, "
-            f"{result['num_runs']} runs). {told}. At twice the last level: {ahead}."
-        )
-    return lines
+    return LawCurve(x=x.tolist(), x_last=float(np.exp(logx.max())), **ends)

@@ -3,42 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from scipy.special import betaincinv, chdtrc
 
-from analysis.checks import check_columns, check_level
+from analysis.document import FLAT, Document, Scalar
 from analysis.fit import LawRegressor
-from analysis.laws import Law
+from analysis.inputs import check_columns, check_level
+from analysis.law import Law
 from analysis.table import axis_frame, group_values
 
 SUCCESSES, TRIALS = "successes", "rollouts"  # columns of the run table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SuccessRates:
+class RateCell(Document):
+    """Runs of equal settings pooled: their rate and its exact interval."""
+
+    settings: dict[str, Scalar] = field(metadata=FLAT)
+    rate: float
+    lower: float
+    upper: float
+    successes: int
+    trials: int
+    num_runs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuccessRates(Document):
     """Pooled rates a cell, each with an exact interval; and whether runs of a cell agree.
 
     `overdispersion` is Pearson's chi-square over its degrees of freedom within cells: 1 where
     runs differ by chance alone; `p_value` is that of chance (both NaN without repeats).
     """
 
-    cells: tuple[dict[str, Any], ...]
+    cells: tuple[RateCell, ...]
     overdispersion: float
     p_value: float
     degrees_of_freedom: int
     level: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self)
-
     def to_frame(self) -> pd.DataFrame:
         """Return the cells as a table."""
-        return pd.DataFrame(list(self.cells))
+        return pd.DataFrame([cell.to_dict() for cell in self.cells])
 
 
 def exact_interval(
@@ -58,6 +67,8 @@ def exact_interval(
             f"{int(bad.sum())} of {bad.size} counts are not whole numbers with 0 <= successes <= "
             "trials and trials > 0"
         )
+    # Quantiles of the beta distribution (Clopper and Pearson 1934). SciPy's proportion_ci searches
+    # the same ends, one rate at a time.
     tail = 0.5 - level / 2
     low = np.where(k > 0, betaincinv(np.maximum(k, 1), n - k + 1, tail), 0.0)
     high = np.where(k < n, betaincinv(k + 1, np.maximum(n - k, 1), 1 - tail), 1.0)
@@ -92,7 +103,7 @@ def success_rates(
     for values, rows in df.groupby(list(by), dropna=False, sort=True):
         k, n = rows[successes].to_numpy(dtype=float), rows[trials].to_numpy(dtype=float)
         rate = k.sum() / n.sum()
-        cells.append(dict(zip(by, values, strict=True)) | _pooled(k, n, level))
+        cells.append(_pooled(dict(zip(by, values, strict=True)), k, n, level))
         if len(rows) > 1 and 0 < rate < 1:
             chi += float(((k - n * rate) ** 2 / (n * rate * (1 - rate))).sum())
             free += len(rows) - 1
@@ -106,17 +117,18 @@ def success_rates(
     )
 
 
-def _pooled(k: np.ndarray, n: np.ndarray, level: float) -> dict[str, Any]:
+def _pooled(settings: dict[str, Scalar], k: np.ndarray, n: np.ndarray, level: float) -> RateCell:
     """Return the rate of all runs [m] of a cell together."""
     low, high = exact_interval(k.sum(keepdims=True), n.sum(keepdims=True), level)
-    return {
-        "rate": float(k.sum() / n.sum()),
-        "lower": float(low[0]),
-        "upper": float(high[0]),
-        "successes": int(k.sum()),
-        "trials": int(n.sum()),
-        "num_runs": len(k),
-    }
+    return RateCell(
+        settings=settings,
+        rate=float(k.sum() / n.sum()),
+        lower=float(low[0]),
+        upper=float(high[0]),
+        successes=int(k.sum()),
+        trials=int(n.sum()),
+        num_runs=len(k),
+    )
 
 
 def fit_failures(

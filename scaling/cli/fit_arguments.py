@@ -10,7 +10,7 @@ from scaling.spec import RunSpec
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.options import FitOptions
+    from analysis.estimator import FitOptions
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".jsonl")
 
@@ -18,7 +18,7 @@ TABLE_SUFFIXES = (".csv", ".parquet", ".jsonl")
 def add_fit_arguments(verb: ArgumentParser, *, one_law: bool) -> None:
     """Add how laws are fitted to a verb; with `one_law` also which single law, on which columns.
 
-    Defaults stay None here: they live in `analysis.options.FitOptions`.
+    Defaults stay None here: they live in `analysis.estimator.FitOptions`.
     """
     verb.add_argument("--loss", choices=("huber", "lad", "ls", "binomial"), help="default huber")
     verb.add_argument("--delta", type=float, help="Huber's knee on the link's scale (1e-3)")
@@ -47,7 +47,7 @@ def axes_of(arguments: Namespace) -> list[str]:
 
 def fit_options(arguments: Namespace) -> "FitOptions":
     """Return how to fit: what was given on the command line over the defaults."""
-    from analysis.options import FitOptions
+    from analysis.estimator import FitOptions
 
     names = {"loss": "loss", "delta": "delta", "link": "link", "level": "level",
              "draws": "num_draws", "seed": "seed", "sensitivity": "sensitivity"}  # fmt: skip

@@ -3,7 +3,7 @@
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaling.cli.arguments import as_json, expand, publish, runs_folder, show, tracking_uri
 from scaling.cli.fit_arguments import (
@@ -16,13 +16,20 @@ from scaling.cli.fit_arguments import (
     pairs,
     read_runs,
 )
-from scaling.cli.report_blocks import beside_the_laws
+from scaling.cli.report_blocks import (
+    BlindRow,
+    FinetuneRow,
+    ReportBlocks,
+    beside_the_laws,
+    is_simulated,
+)
 from scaling.spec import RunSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.options import FitOptions
+    from analysis.estimator import FitOptions
+    from analysis.study import StudyFit
 
 WINDOW = "prediction_window_s"
 
@@ -40,16 +47,18 @@ def fit(arguments: Namespace) -> int:
     for name in ("fixed", "weights"):
         if given(arguments, name):
             raise ValueError(f"--{name} belongs to one law: name it with --law")
-    from analysis.report import fit_study, render_fit
+    from analysis.document import jsonable
+    from analysis.pages.terminal import render_fit
+    from analysis.study import fit_study
 
     runs = read_runs(arguments)
-    document = fit_study(
+    found = fit_study(
         runs,
         study=arguments.study,
         axes=axes_of(arguments) or "auto",
         options=_options(arguments, runs),
     )
-    show(arguments, document, render_fit)
+    show(arguments, jsonable(found), lambda _: render_fit(found))
     return 0
 
 
@@ -65,13 +74,15 @@ def _options(arguments: Namespace, runs: "pd.DataFrame") -> "FitOptions":
 
 def _fit_one(arguments: Namespace) -> int:
     """Fit one named law to all rows; overrides name columns, as N="Model Size"."""
-    from analysis.one_law import fit_table, make_law, render_law
+    from analysis.document import jsonable
+    from analysis.one_law import fit_table, make_law
+    from analysis.pages.terminal import render_law
 
     law = make_law(arguments.law, axes_of(arguments))
     columns = {}
     if is_table(arguments):
         columns = pairs(arguments.overrides, "columns as AXIS=COLUMN")
-    document = fit_table(
+    found = fit_table(
         read_runs(arguments, has_columns=True),
         law,
         columns=columns,
@@ -79,7 +90,8 @@ def _fit_one(arguments: Namespace) -> int:
         fixed=numbers(pairs(given(arguments, "fixed") or [], "--fixed NAME=NUMBER")),
         options=fit_options(arguments),
     )
-    show(arguments, {"table": arguments.study} | document, render_law)
+    document = jsonable({"table": arguments.study} | found.to_dict())
+    show(arguments, document, lambda _: render_law(found))
     return 0
 
 
@@ -87,19 +99,22 @@ def report(arguments: Namespace) -> int:
     """Fit, draw and write the report of a study or a table; print it in short."""
     import pandas as pd
 
+    from analysis.document import jsonable
     from analysis.report import build_report
 
     folder = runs_folder(arguments)
-    curves, extra, specs = None, {}, []
+    curves, specs = None, []
+    blocks: ReportBlocks | None = None
     if is_table(arguments):
         runs = read_runs(arguments)
     else:
         specs = expand(arguments)
         paths = export_study(specs, folder)
         runs, curves = pd.read_parquet(paths["runs"]), pd.read_parquet(paths["curves"])
-        extra = _beside(specs, folder)
+        blocks = _beside(specs, folder)
+    extra = blocks.named() if blocks else {}
     name = Path(arguments.study).stem if is_table(arguments) else arguments.study
-    document = build_report(
+    found = build_report(
         runs,
         curves,
         study=name,
@@ -108,46 +123,48 @@ def report(arguments: Namespace) -> int:
         extra=extra,
         options=_options(arguments, runs),
     )
-    where = {"report": document["paths"]["report"]}
+    where = {"report": found.paths.report}
     if specs:
         where |= _mlflow_addresses(specs, folder)
-    show(arguments, document | extra, lambda shown: render_report(shown, runs, where))
+    document = jsonable(found.to_dict() | extra)
+    show(arguments, document, lambda _: render_report(found.findings.fit, blocks, runs, where))
     return 0
 
 
-def _beside(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
+def _beside(specs: list[RunSpec], folder: Path) -> ReportBlocks:
     """Return what stands beside the laws; a lost checkpoint or file costs that, not the laws."""
     try:
         return beside_the_laws(specs, folder)
     except (ValueError, OSError) as problem:
         print(f"warning: only the laws are reported: {problem}", file=sys.stderr)
-        names = {entry.name for spec in specs for entry in spec.data.mixture}
-        simulated = all(name.startswith("sim_") for name in names)
         told = f"The best run, blind runs, finetuning and hours are not shown: {problem}"
-        return {"simulated": simulated, "not shown": told}
+        return ReportBlocks(simulated=is_simulated(specs), not_shown=told)
 
 
-def render_report(document: dict[str, Any], runs: "pd.DataFrame", where: dict[str, str]) -> str:
+def render_report(
+    fit: "StudyFit", blocks: ReportBlocks | None, runs: "pd.DataFrame", where: dict[str, str]
+) -> str:
     """Return the report in short: laws, runs, best checkpoint, finetuning, where things are."""
-    from analysis.pages.words import search_texts
-    from analysis.report import render_fit
+    from analysis.pages.sentences import search_texts
+    from analysis.pages.terminal import render_fit
 
-    parts = [render_fit(document), _render_runs(document, runs)]
-    if document.get("best"):
-        best = document["best"]
+    parts = [render_fit(fit), _render_runs(fit, runs)]
+    if blocks and blocks.best:
+        best = blocks.best
         parts.append(
-            f"Best run {best['run_id']}: val l1 {best['val_l1']:.4f} +- {best['val_l1_sem']:.4f}\n"
-            f"  {best['checkpoint']}"
+            f"Best run {best.run_id}: val l1 {best.val_l1:.4f} +- {best.val_l1_sem:.4f}\n"
+            f"  {best.checkpoint}"
         )
     parts.append(_render_over_all_domains(runs))
-    parts += [_render_blind(item) for item in document.get("blind", [])]
-    parts += [_render_finetuned(item) for item in document.get("finetune", [])]
+    if blocks:
+        parts += [_render_blind(row) for row in blocks.blind]
+        parts += [_render_finetuned(row) for row in blocks.finetune]
     places = {"report": where["report"], "figures": f"{Path(where['report']).parent}/figures/"}
-    if document.get("search"):
-        parts.append("\n".join(["Search:", *search_texts(document["search"])]))
+    if blocks and blocks.search:
+        parts.append("\n".join(["Search:", *search_texts(blocks.search)]))
     parts.append("\n".join(f"{name}: {value}" for name, value in (places | where).items()))
-    if document.get("ledger"):
-        parts.append(document["ledger"]["text"])
+    if blocks and blocks.ledger:
+        parts.append(blocks.ledger["text"])
     return "\n\n".join(parts)
 
 
@@ -164,18 +181,19 @@ def _mlflow_addresses(specs: list[RunSpec], folder: Path) -> dict[str, str]:
     }
 
 
-def _render_blind(row: dict[str, Any]) -> str:
-    unit = 100 if row["metric"] == "l1_position_m" else 1
+def _render_blind(row: BlindRow) -> str:
+    found = row.paired
+    unit = 100 if found.metric == "l1_position_m" else 1
     name = "position error, cm" if unit == 100 else "l1"
     return (
-        f"Images zeroed, {row['domains']} domains, {name}: blind {row['other'] * unit:.3f}, "
-        f"sighted {row['reference'] * unit:.3f}, difference {row['difference'] * unit:.3f} +- "
-        f"{row['sem'] * unit:.3f} ({row['standard_errors']:.1f} standard errors, "
-        f"{row['num_episodes']} test episodes, {row['seeds']} seeds)"
+        f"Images zeroed, {row.domains} domains, {name}: blind {found.other * unit:.3f}, "
+        f"sighted {found.reference * unit:.3f}, difference {found.difference * unit:.3f} +- "
+        f"{found.sem * unit:.3f} ({found.standard_errors:.1f} standard errors, "
+        f"{found.num_episodes} test episodes, {row.seeds} seeds)"
     )
 
 
-def _render_runs(document: dict[str, Any], runs: "pd.DataFrame") -> str:
+def _render_runs(fit: "StudyFit", runs: "pd.DataFrame") -> str:
     """Return the run table; in order of error only where seeds say what a difference is worth."""
     import pandas as pd
 
@@ -187,20 +205,20 @@ def _render_runs(document: dict[str, Any], runs: "pd.DataFrame") -> str:
         "blind", "val_l1", "val_l1_sem", "val_l1_position_m", "test_l1", "delta_over_sigma",
         "num_seeds", "state",
     )  # fmt: skip
-    shown = pd.DataFrame(run_rows(runs, document))
-    windows = [WINDOW] if any(WINDOW in row for row in document["ranking"]) else []
-    fitted = [axis["column"] for axis in document["axes"].values() if "column" in axis]
+    shown = pd.DataFrame(run_rows(runs, fit))
+    windows = [WINDOW] if any(WINDOW in setting.values for setting in fit.ranking) else []
+    fitted = [axis.data.column for axis in fit.axes.values() if axis.data]
     if "run_id" in shown:  # of a table that is not ours, all columns are shown
-        wanted = dict.fromkeys((*windows, *columns, *fitted, document["y"]))
+        wanted = dict.fromkeys((*windows, *columns, *fitted, fit.y))
         shown = shown[[column for column in wanted if column in shown]]
     for column in ("num_params_policy", "num_domains", "num_seeds"):
         if column in shown:
             shown[column] = pd.to_numeric(shown[column]).astype("Int64")
-    if document["noise_floor"] and document["y"] in shown:
+    if fit.noise_floor and fit.y in shown:
         # errors of different windows have different targets: ordered within a window only
-        shown = shown.sort_values([c for c in (WINDOW, document["y"]) if c in shown])
+        shown = shown.sort_values([c for c in (WINDOW, fit.y) if c in shown])
     table = shown.to_string(index=False, float_format="{:.4f}".format, na_rep="-")
-    return f"{table}\n{ranking_text(document)}"
+    return f"{table}\n{ranking_text(fit)}"
 
 
 def _render_over_all_domains(runs: "pd.DataFrame") -> str:
@@ -218,10 +236,10 @@ def _render_over_all_domains(runs: "pd.DataFrame") -> str:
     return f"Over all domains (val_l1_all) these do not beat holding the pose: {names}."
 
 
-def _render_finetuned(row: dict[str, Any]) -> str:
+def _render_finetuned(row: FinetuneRow) -> str:
     return (
-        f"Finetuned on {row['domain']} from run {row['parent']}: test l1 "
-        f"{row['test_l1_before']:.4f} before, {row['test_l1_after']:.4f} after; holding the pose "
-        f"{row['test_l1_hold']:.4f}, mean chunk {row['test_l1_mean_chunk']:.4f}\n"
-        f"  {row['checkpoint']}"
+        f"Finetuned on {row.domain} from run {row.parent}: test l1 "
+        f"{row.test_l1_before:.4f} before, {row.test_l1_after:.4f} after; holding the pose "
+        f"{row.test_l1_hold:.4f}, mean chunk {row.test_l1_mean_chunk:.4f}\n"
+        f"  {row.checkpoint}"
     )

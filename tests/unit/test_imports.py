@@ -34,15 +34,26 @@ CLOSED: dict[str, tuple[str, ...]] = {
     "scaling/search": ("scaling.training", "scaling.machine", "scaling.cli", "scaling.scores"),
     "jobs/local": ("jobs.slurm",),
     "jobs/slurm": ("jobs.local",),
+    "analysis/success": ("analysis.pages", "analysis.figures", "analysis.report"),
+    "analysis/figures": ("analysis.pages", "analysis.report"),
     "analysis/solving": ("analysis.pages", "analysis.figures", "analysis.report", "analysis.study"),
 }  # fmt: skip
 # Rooms in which no module reaches itself, type annotations included, and that print nothing.
 UNCIRCLED = ("scaling/search", "scaling/tracking")
 FOR_PEOPLE = {"argparse", "rich"}
-# What only these may import: an executor is known to the dict that chooses it and to its own room.
+# What only these may import: an executor is known to the dict that chooses it and to its own room,
+# drawing and words to those who write a report or print.
 ONLY: dict[str, tuple[str, ...]] = {
     "jobs.slurm": ("jobs/slurm/", "jobs/executor.py"),
     "jobs.local": ("jobs/local/", "jobs/executor.py"),
+    "analysis.pages": ("analysis/pages/", "analysis/report.py", "scaling/cli/"),
+    "analysis.figures": (
+        "analysis/figures/",
+        "analysis/pages/",
+        "analysis/plots.py",
+        "analysis/report.py",
+        "scaling/",
+    ),
 }
 # A declaration reaches no torch, however far one follows it.
 NEVER_REACHED = {"sweeps": "scaling.training"}

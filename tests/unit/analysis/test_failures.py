@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from studies import demo_study
 
 from analysis import plots
-from analysis.options import FitOptions
+from analysis.estimator import FitOptions
+from analysis.pages.sentences import failure_texts
 from analysis.report import build_report
-from analysis.success.failures import failure_study, failure_texts, failure_trend
+from analysis.success.failures import failure_study, failure_trend
 from scaling.runs.rollouts import success_counts
 from scaling.runs.table import export_study
 
@@ -86,19 +87,19 @@ def rolled_out():
 def test_failure_falls_by_a_binomial_law_with_its_intervals(rolled_out):
     clean = rolled_out[~rolled_out["blind"]]
     found = failure_study(clean, ["N", "domains"], HOW)
-    assert found["num_runs"] == len(clean) - 1
-    law = found["axes"]["N"]["law"]
-    assert law["estimator"] == "binomial likelihood"
-    low, high = law["params"]["E"]["profile"]
+    assert found.num_runs == len(clean) - 1
+    law = found.axes["N"].outcome.law
+    assert law.estimator == "binomial likelihood"
+    low, high = law.params["E"].profile
     assert low < 0.1 < high
-    assert all(p["lower"] <= p["y"] <= p["upper"] for p in found["axes"]["N"]["points"])
-    cells = {c["size"]: c for c in found["cells"] if c["num_unique_episodes"] == 280}
-    assert cells["h16"]["rollouts"] == 400
-    assert cells["h32"]["lower"] < cells["h32"]["failure"] < cells["h32"]["upper"]
-    assert found["p_value"] > 0.01
+    assert all(p.lower <= p.y <= p.upper for p in found.axes["N"].outcome.points)
+    cells = {c.settings["size"]: c for c in found.cells if c.settings["num_unique_episodes"] == 280}
+    assert cells["h16"].rollouts == 400
+    assert cells["h32"].lower < cells["h32"].failure < cells["h32"].upper
+    assert found.p_value > 0.01
     assert any("failure = " in text for text in failure_texts(found))
     with plots.style():
-        ax = plots.failure_rate(Figure().subplots(), found["axes"]["N"])
+        ax = plots.failure_rate(Figure().subplots(), found.axes["N"].outcome, label="N")
     assert ax.get_ylabel() == "closed-loop failure rate (%)"
 
 
@@ -114,17 +115,17 @@ def test_the_trend_test_is_honest_without_a_trend_and_sees_one():
 
 
 def test_a_failure_rate_that_only_wobbles_gets_no_law(rolled_out):
-    found = failure_study(rolled_out[~rolled_out["blind"]], ["domains"], HOW)["axes"]["domains"]
-    assert "does not fall measurably" in found["reason"]
+    found = failure_study(rolled_out[~rolled_out["blind"]], ["domains"], HOW).axes["domains"]
+    assert "does not fall measurably" in found.outcome.reason
 
 
 def test_what_carries_no_failure_law_is_refused_with_the_reason(rolled_out):
     clean = rolled_out[~rolled_out["blind"]]
     always = failure_study(clean.assign(successes=clean["rollouts"]), ["N"], HOW)
-    assert "rollouts failed" in always["axes"]["N"]["reason"]
-    assert always["cells"][0]["failure"] == 0 < always["cells"][0]["upper"]
+    assert "rollouts failed" in always.axes["N"].outcome.reason
+    assert always.cells[0].failure == 0 < always.cells[0].upper
     two = clean[clean["size"].isin(["h16", "h64"])]
-    assert "2 levels" in failure_study(two, ["N"], HOW)["axes"]["N"]["reason"]
+    assert "2 levels" in failure_study(two, ["N"], HOW).axes["N"].outcome.reason
     assert failure_study(clean.drop(columns="rollouts"), ["N"], HOW) is None
 
 

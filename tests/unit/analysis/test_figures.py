@@ -11,7 +11,7 @@ from studies import demo_study
 from analysis import plots
 from analysis.axis_study import fit_axis
 from analysis.budgets import fit_budgets
-from analysis.options import FitOptions
+from analysis.estimator import FitOptions
 from analysis.prompts import map_prompts
 from analysis.ranking import rank_settings
 from analysis.success.points import setting_data, success_data
@@ -66,51 +66,48 @@ def test_residuals_are_those_of_the_fit(axis):
     with plots.style():
         ax = plots.residuals(Figure().subplots(), axis)
     drawn = np.sort(np.asarray(ax.collections[-1].get_offsets())[:, 1])
-    curve = axis["curve"]
-    fitted = [
-        np.exp(np.interp(np.log(p["x"]), np.log(curve["x"]), np.log(curve["mean"])))
-        for p in axis["points"]
-    ]
-    wanted = [100 * (p["y"] / f - 1) for p, f in zip(axis["points"], fitted, strict=True)]
+    curve, points = axis.fitted.curve, axis.data.points
+    fitted = [np.exp(np.interp(np.log(p.x), np.log(curve.x), np.log(curve.mean))) for p in points]
+    wanted = [100 * (p.y / f - 1) for p, f in zip(points, fitted, strict=True)]
     assert drawn == pytest.approx(np.sort(wanted))
     assert "%" in ax.get_ylabel()
 
 
 def test_the_profile_is_shaded_where_the_interval_is(axis):
-    found = axis["law"]["profiles"]["alpha"]
+    found = axis.fitted.law.profiles["alpha"]
     with plots.style():
         ax = plots.profile(Figure().subplots(), found)
     band = ax.patches[0]
-    low, high = found["interval"]
+    low, high = found.interval
     assert band.get_x() == pytest.approx(low)
     assert band.get_x() + band.get_width() == pytest.approx(high)
 
 
 def test_forecasts_come_from_levels_below_only(axis):
-    cuts = axis["backtest"]["cuts"]
+    cuts = axis.fitted.backtest.cuts
     runs = demo_study()
     runs = runs[~runs["blind"]]
     spoilt = runs.copy()  # what lies at the level forecast must not change its forecast
-    spoilt.loc[spoilt["num_params_total"] == cuts[-1]["predicted"], "val_l1"] *= 3
-    again = fit_axis(spoilt, "N", HOW)["backtest"]["cuts"]
-    assert again[-1]["mean"] == pytest.approx(cuts[-1]["mean"])
-    assert np.mean(again[-1]["truth"]) > 2 * np.mean(cuts[-1]["truth"])
+    spoilt.loc[spoilt["num_params_total"] == cuts[-1].predicted, "val_l1"] *= 3
+    again = fit_axis(spoilt, "N", HOW).fitted.backtest.cuts
+    assert again[-1].forecast.mean == pytest.approx(cuts[-1].forecast.mean)
+    assert np.mean(again[-1].forecast.truth) > 2 * np.mean(cuts[-1].forecast.truth)
     with plots.style():
-        ax = plots.backtest(Figure().subplots(), axis["backtest"], label=axis["label"])
+        ax = plots.backtest(Figure().subplots(), axis.fitted.backtest, label=axis.label)
     assert "level forecast" in ax.get_xlabel()
 
 
 def test_isoflop_minima_lie_where_they_were_put():
     found = fit_budgets(budgets_study(), HOW)
-    assert found["exponent"] == pytest.approx(0.5, abs=0.02)
-    for budget in found["budgets"]:
-        best = 3e6 * (budget["compute"] / 1e15) ** 0.5
-        assert budget["minimum"][0] == pytest.approx(best, rel=0.05)
+    assert found.optima.exponent == pytest.approx(0.5, abs=0.02)
+    for budget in found.budgets:
+        best = 3e6 * (budget.compute / 1e15) ** 0.5
+        assert budget.minimum[0] == pytest.approx(best, rel=0.05)
     with plots.style():
         figure = Figure()
         left, right = figure.subplots(1, 2)
-        plots.isoflop(left, found)
-        plots.frontier(right, found)
+        plots.isoflop(left, found.budgets)
+        plots.frontier(right, found.optima)
     assert "C$^{0.5" in right.get_title(loc="left")
     assert right.get_xlabel() == "training compute (FLOPs)"
 
@@ -125,10 +122,10 @@ def test_windows_are_compared_by_success_beside_the_papers():
     found = setting_data(settings_study(), HOW)
     assert set(found) == {"prediction_window_s", "soft_prompt_length"}
     window = found["prediction_window_s"]
-    assert window["y"] == "success_rate"
-    assert [p["y"] for p in window["published"]] == [0, 8.3, 29.16, 27.08]
-    assert all(p["lower"] <= p["y"] <= p["upper"] for p in window["points"])
-    assert found["soft_prompt_length"]["published"] == []
+    assert window.y == "success_rate"
+    assert [p.y for p in window.published] == [0, 8.3, 29.16, 27.08]
+    assert all(p.lower <= p.y <= p.upper for p in window.points)
+    assert found["soft_prompt_length"].published == []
     with plots.style():
         ax = plots.setting_curve(Figure().subplots(), window)
     assert ax.get_xlabel() == "prediction window (s)"
@@ -137,34 +134,34 @@ def test_windows_are_compared_by_success_beside_the_papers():
 
 def test_errors_of_windows_are_drawn_with_a_warning():
     found = setting_data(settings_study().drop(columns=["successes", "rollouts"]), HOW)
-    assert found["prediction_window_s"]["y"] == "val_l1"
-    assert "cannot be ranked" in found["prediction_window_s"]["caption"]
+    assert found["prediction_window_s"].y == "val_l1"
+    assert "cannot be ranked" in found["prediction_window_s"].caption
 
 
 def test_errors_are_never_ranked_across_windows():
     rows = rank_settings(settings_study(), sigma=0.02)
-    best = {r["prediction_window_s"]: r["delta_over_sigma"] for r in reversed(rows)}
+    best = {r.values["prediction_window_s"]: r.delta_over_sigma for r in reversed(rows)}
     assert best == {1.0: 0.0, 2.0: 0.0, 4.0: 0.0, 8.0: 0.0}
-    four = [r for r in rows if r["prediction_window_s"] == 4.0]
-    assert [r["soft_prompt_length"] for r in four] == [32, 16, 4]
-    assert four[1]["delta_over_sigma"] > 0
+    four = [r for r in rows if r.values["prediction_window_s"] == 4.0]
+    assert [r.values["soft_prompt_length"] for r in four] == [32, 16, 4]
+    assert four[1].delta_over_sigma > 0
 
 
 def test_errors_over_one_horizon_are_ranked_across_windows():
     runs = settings_study().drop(columns=["successes", "rollouts"])
     runs = runs.rename(columns={"val_l1": "horizon_l1"})
     rows = rank_settings(runs, y="horizon_l1", sigma=0.02)
-    assert [r["delta_over_sigma"] for r in rows].count(0.0) == 1
-    assert rows[0]["delta_over_sigma"] == 0.0
-    assert [r["horizon_l1"] for r in rows] == sorted(r["horizon_l1"] for r in rows)
-    caption = setting_data(runs, replace(HOW, y="horizon_l1"))["prediction_window_s"]["caption"]
+    assert [r.delta_over_sigma for r in rows].count(0.0) == 1
+    assert rows[0].delta_over_sigma == 0.0
+    assert [r.error for r in rows] == sorted(r.error for r in rows)
+    caption = setting_data(runs, replace(HOW, y="horizon_l1"))["prediction_window_s"].caption
     assert "one target" in caption
 
 
 def test_success_falls_as_the_error_rises():
     found = success_data(settings_study(), HOW)
-    assert found["correlation"]["spearman"] < -0.9
-    assert found["correlation"]["spearman_interval"][1] < 0
+    assert found.correlation.spearman < -0.9
+    assert found.correlation.spearman_interval[1] < 0
     with plots.style():
         ax = plots.error_against_success(Figure().subplots(), found)
     assert "12 runs" in ax.get_title(loc="left")
@@ -172,7 +169,7 @@ def test_success_falls_as_the_error_rises():
 
 def test_success_that_cannot_be_correlated_says_why():
     few = settings_study().head(3)
-    assert "needs 4" in success_data(few, HOW)["refused"]
+    assert "needs 4" in success_data(few, HOW).refused
     assert success_data(few.drop(columns="rollouts"), HOW) is None
 
 
@@ -190,7 +187,7 @@ def test_prompts_of_separate_domains_have_a_high_silhouette():
     flat = map_prompts(prompts.reshape(24, 16), np.repeat(["arm", "left", "right"], 8))
     assert flat.silhouette == pytest.approx(found.silhouette)
     with plots.style():
-        ax = plots.soft_prompts(Figure().subplots(), found.to_dict())
+        ax = plots.soft_prompts(Figure().subplots(), found)
     assert f"silhouette {found.silhouette:.2f}" in ax.get_title(loc="left")
     assert "% of variance" in ax.get_xlabel()
 

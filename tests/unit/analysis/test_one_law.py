@@ -1,14 +1,17 @@
 """One law on any table with named columns, through the library and the command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from studies import law_parser
 
-from analysis.one_law import fit_table, make_law, render_law
-from analysis.options import FitOptions
+from analysis.estimator import FitOptions
+from analysis.law_fit import Param
+from analysis.one_law import fit_table, make_law
+from analysis.pages.terminal import render_law
 from scaling.cli import results
 
 QUICK = FitOptions(num_draws=40)
@@ -63,21 +66,23 @@ def test_the_estimator_asked_for_is_the_one_used(table, command):
 
 def test_a_parameter_can_be_held(table):
     found = fit_table(table, make_law("chinchilla"), fixed={"E": 1.7}, options=QUICK)
-    assert found["params"]["E"] == 1.7
-    assert found["fixed"] == {"E": 1.7}
-    assert found["intervals"]["E"] == {"bootstrap": None, "profile": None}
+    assert found.fit.params["E"] == Param(value=1.7)
+    assert found.fixed == {"E": 1.7}
+    assert found.to_dict()["intervals"]["E"] == {"bootstrap": None, "profile": None}
     assert "held" in render_law(found)
 
 
 def test_sensitivity_is_fitted_only_when_asked(table, command):
     noisy = table.assign(loss=table["loss"] * np.exp(0.01 * np.sin(np.arange(36.0) ** 2)))
     assert "sensitivity" not in command(noisy, "--law=chinchilla", "N=Model Size")
+    columns, how = {"N": "Model Size"}, replace(QUICK, sensitivity=True)
+    law = fit_table(noisy, make_law("chinchilla"), columns=columns, options=how)
+    assert "moves by" in render_law(law)
     found = command(noisy, "--law=chinchilla", "--sensitivity", "N=Model Size")
     told = found["sensitivity"]
     assert len(told["estimators"]) == 8
     assert {row["axis"] for row in told["levels"]} == {"N", "D"}
     assert told["target"] == pytest.approx({"N": 2e9, "D": 2e11})
-    assert "moves by" in render_law(found)
 
 
 def test_success_counts_are_fitted_by_the_binomial_likelihood(command):
@@ -129,16 +134,17 @@ def test_values_that_cannot_be_fitted_are_refused(table, change, message):
 
 def test_a_constant_column_is_remarked_on(table):
     found = fit_table(table.assign(D=5.0), make_law("chinchilla"), options=QUICK)
-    notes = {n["code"]: n["message"] for n in found["notes"]}
+    notes = {n.code: n.message for n in found.fit.notes}
     assert "axis D has 1 levels" in notes["few_levels"]
 
 
 def test_rows_without_an_error_are_counted(table):
     table.loc[:2, "loss"] = np.nan
     found = fit_table(table, make_law("chinchilla"), options=QUICK)
-    assert found["num_rows"] == 33
-    assert found["notes"][0]["code"] == "no_value"
-    assert found["notes"][0]["value"] == 3
+    assert found.num_rows == 33
+    assert found.notes[0].code == "no_value"
+    assert found.notes[0].value == 3
+    assert found.to_dict()["notes"][0] == found.notes[0].to_dict()
 
 
 def write_odd_tables(folder, table):

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.estimator import FitOptions
 from analysis.laws import PowerLaw
-from analysis.options import FitOptions
-from analysis.pages.verdict import render_fit
+from analysis.pages.terminal import render_fit
 from analysis.report import build_report, run_rows
 from analysis.saturation import saturation_test
 from analysis.select import backtest
@@ -33,24 +33,24 @@ def two_axes(first, second, *, noise=0.01, seeds=2):
 def test_each_axis_is_fitted_with_the_other_held(names, axes):
     table = two_axes(*names)
     found = fit_study(table, axes=axes, **QUICK)
-    assert set(found["axes"]) == set(names)
+    assert set(found.axes) == set(names)
     for axis, other in (names, names[::-1]):
-        result = found["axes"][axis]
-        assert result["num_runs"] == 10
-        assert result["held_of_many"] == {other: table[other].max()}
-        assert result["law"]["sigma"] < 0.02
-    assert found["noise_floor"]["sigma"] == pytest.approx(0.01, rel=0.4)
-    assert len(found["ranking"]) == 25
-    assert found["joint"]["status"] == "fitted"
+        result = found.axes[axis]
+        assert result.data.num_runs == 10
+        assert result.data.held_of_many == {other: table[other].max()}
+        assert result.fitted.law.sigma < 0.02
+    assert found.noise_floor.sigma == pytest.approx(0.01, rel=0.4)
+    assert len(found.ranking) == 25
+    assert found.joint.status == "fitted"
     assert f"At {names[1]} = 100B." in render_fit(found)
 
 
 def test_the_column_that_was_used_for_n_is_the_one_that_is_named():
     table = two_axes("N", "D").assign(num_params_policy=lambda t: t["N"] / 2)
-    assert fit_study(table, **QUICK)["n_column"] == "N"
+    assert fit_study(table, **QUICK).n_column == "N"
     asked = fit_study(table, n_column="num_params_policy", **QUICK)
-    assert asked["n_column"] == "num_params_policy"
-    assert asked["axes"]["N"]["column"] == "num_params_policy"
+    assert asked.n_column == "num_params_policy"
+    assert asked.axes["N"].data.column == "num_params_policy"
 
 
 def test_the_floor_test_takes_one_line_of_a_table_of_several_axes():
@@ -67,7 +67,7 @@ def test_held_columns_can_be_named():
     table = two_axes("N", "depth")
     assert axis_slice(table, "N").rows.shape[0] == 50
     found = fit_study(table, options=FitOptions(hold=("depth",), **QUICK))
-    assert found["axes"]["N"]["num_runs"] == 10
+    assert found.axes["N"].data.num_runs == 10
 
 
 def test_compute_may_be_called_c():
@@ -82,7 +82,7 @@ def test_a_report_shows_every_column_of_a_table_that_is_not_ours(tmp_path):
     table = table.assign(seed=[0, 1] * 25, note="a")
     out = build_report(table, study="own", out_dir=tmp_path, axes=["width", "depth"],
                        y="test error %", **QUICK)  # fmt: skip
-    rows = run_rows(table, out)
+    rows = run_rows(table, out.findings.fit)
     assert list(rows[0])[:4] == ["width", "depth", "test error %", "seed"]
     page = (tmp_path / "report.html").read_text()
     runs = page[page.index("<h2>Runs</h2>") :]

@@ -80,7 +80,7 @@ def write_runs(runs_dir: Path) -> None:
 def report(tmp_path, monkeypatch, capsys):
     """Call `scaling report` on made runs; return what it prints and its page."""
     monkeypatch.setattr("scaling.best.best", lambda *_, **__: {})  # no checkpoint to verify here
-    monkeypatch.setattr(report_blocks, "_soft_prompts", lambda *_: {})
+    monkeypatch.setattr(report_blocks, "_soft_prompts", lambda *_: None)
     monkeypatch.setattr(results, "publish", lambda *_, **__: {})
 
     def call(*words):

@@ -59,7 +59,7 @@ def test_comparison_prefers_the_form_that_made_the_data():
     for share, best in ((0.7, "E + A / N^alpha"), (0.0, "A / N^alpha")):
         found = compare_laws(ladder(share), default_laws("N"))
         assert found.best == best
-        assert sum(r["weight"] for r in found.rows) == pytest.approx(1)
+        assert sum(r.weight for r in found.rows) == pytest.approx(1)
     flat = [compare_laws(ladder(0.0, alpha=0.0, seed=s), default_laws("N")) for s in range(4)]
     assert sum(found.best == "E" for found in flat) >= 3
 

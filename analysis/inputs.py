@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -61,10 +60,3 @@ def error_column(df: pd.DataFrame, y: str) -> np.ndarray:
     """Return the errors of a table [n]: one metric, positive and finite."""
     check_one_metric(df)
     return positive_column(df, y)
-
-
-def check_axes(axes: Sequence[Any]) -> None:
-    """Raise ValueError for axes of a law that are no names of columns."""
-    wrong = [axis for axis in axes if not isinstance(axis, str) or not axis]
-    if wrong:
-        raise ValueError(f"axis {wrong[0]!r}: give the name of a column, such as 'N'")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import resources
-from typing import Any
 
 import pandas as pd
 
+from analysis.document import Scalar
+from analysis.study import StudyFit
 from analysis.table import published
 
 PUBLISHED = "published, not reproduced"
@@ -37,28 +38,28 @@ def numbers() -> list[int]:
     return sorted(int(name.removeprefix("table_").removesuffix(".csv")) for name in names)
 
 
-def rows_of(number: int) -> list[dict[str, Any]]:
+def rows_of(number: int) -> list[dict[str, Scalar]]:
     """Return one of the paper's tables as rows, its source left to the title."""
     table = published(f"table_{number}").drop(columns="source").dropna(axis=1, how="all")
     table = table.astype(object).where(table.notna(), None)
     return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
 
 
-def error_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def error_rows(study: StudyFit, references: Mapping[str, float]) -> list[dict[str, Scalar]]:
     """Set our errors beside the validation errors that the paper prints (Tables 1 and 4).
 
     Ours: the best and the worst setting, and the trivial predictors.
     """
-    y, ranking = document["y"], document["ranking"]
-    rows: list[dict[str, Any]] = []
-    if ranking:
-        by_error = sorted(ranking, key=lambda row: row[y])
-        for words, row in (("best", by_error[0]), ("worst", by_error[-1])):
-            seeds = f"{row['num_seeds']} seeds"
-            if "prediction_window_s" in row:
-                seeds += f", window {row['prediction_window_s']:g} s"
-            rows.append({"what": f"this study, {words} setting ({seeds})", y: row[y]})
-    for name, value in document.get("references", {}).items():
+    y = study.y
+    rows: list[dict[str, Scalar]] = []
+    if study.ranking:
+        by_error = sorted(study.ranking, key=lambda setting: setting.error)
+        for words, setting in (("best", by_error[0]), ("worst", by_error[-1])):
+            seeds = f"{setting.num_seeds} seeds"
+            if "prediction_window_s" in setting.values:
+                seeds += f", window {setting.values['prediction_window_s']:g} s"
+            rows.append({"what": f"this study, {words} setting ({seeds})", y: setting.error})
+    for name, value in references.items():
         rows.append({"what": f"this study, {name.replace('_', ' ')}", y: value})
     steps = published("table_1").dropna(subset=["validation_error"])
     for row in steps.to_dict("records"):
@@ -69,7 +70,9 @@ def error_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"what": r["what"], y: r.get(y), PUBLISHED: r.get(PUBLISHED)} for r in rows]
 
 
-def setting_rows(clean: pd.DataFrame, column: str = "prediction_window_s") -> list[dict[str, Any]]:
+def setting_rows(
+    clean: pd.DataFrame, column: str = "prediction_window_s"
+) -> list[dict[str, Scalar]]:
     """Set our success rates by prediction window beside the paper's (Table 7), in percent."""
     paper = published("table_7").set_index("prediction_window_s")["simpler_widowx_success_percent"]
     ours = pd.Series(dtype=float)

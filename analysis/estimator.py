@@ -1,16 +1,11 @@
-"""How the laws of a study are fitted, and data in the shape that strict JSON can hold."""
+"""How the laws of a study are fitted."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from analysis.fit import LawRegressor
-from analysis.laws import Law
+from analysis.law import Law
 from analysis.solving.objective import Link, Loss
 
 
@@ -37,18 +32,3 @@ class FitOptions:
     def regressor(self, law: Law) -> LawRegressor:
         """Return an unfitted regressor with these options."""
         return LawRegressor(law, loss=self.loss, delta=self.delta, link=self.link, seed=self.seed)
-
-
-def jsonable(value: Any) -> Any:
-    """Turn data into what strict JSON can hold: NaN and infinities (open ends) become null."""
-    if isinstance(value, Mapping):
-        return {str(k): jsonable(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return jsonable(value.tolist())
-    if isinstance(value, np.generic):
-        return jsonable(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
