@@ -1,6 +1,7 @@
 """The grid of a plan: axes, levels, cells and their costs."""
 
 from itertools import product
+from types import SimpleNamespace
 
 from analysis.figures.grid import MOST_LEVELS, label, levels, make_grids
 
@@ -8,14 +9,16 @@ from analysis.figures.grid import MOST_LEVELS, label, levels, make_grids
 def row(index: int, *, seed: int = 0, state: str = "planned", hours: float | None = 2.0, **axes):
     spread = (None, None, None) if hours is None else (hours, hours / 2, hours * 2)
     names = ("gpu_hours", "gpu_hours_low", "gpu_hours_high")
-    return {"run_id": f"{index:012x}", "axes": axes, "seed": seed, "state": state,
-            "compute_flops": 1e15, **dict(zip(names, spread, strict=True))}  # fmt: skip
+    costs = dict(zip(names, spread, strict=True))
+    return SimpleNamespace(
+        run_id=f"{index:012x}", axes=axes, seed=seed, state=state, compute_flops=1e15, **costs
+    )
 
 
 def test_levels_are_in_order_and_one_value_is_no_axis() -> None:
     rows = [row(i, size=size, steps=steps, lr=1e-4)
             for i, (size, steps) in enumerate(product(("tiny", "50m"), (100, 20)))]  # fmt: skip
-    assert levels(r["axes"] for r in rows) == {
+    assert levels(r.axes for r in rows) == {
         "size": ["tiny", "50m"], "steps": [20, 100], "lr": [1e-4],
     }  # fmt: skip
     (grid,) = make_grids(rows)
@@ -26,7 +29,7 @@ def test_levels_are_in_order_and_one_value_is_no_axis() -> None:
     assert grid.fixed == {"lr": "0.0001"}
     assert grid.unit == "GPU-hours"
     places = {cell.at: cell.run_ids for cell in grid.cells}
-    assert places[1, 0] == [rows[3]["run_id"]]
+    assert places[1, 0] == [rows[3].run_id]
 
 
 def test_seeds_share_a_cell_of_a_plane_and_are_an_axis_of_a_line() -> None:
@@ -78,7 +81,7 @@ def test_a_level_may_be_a_list_or_a_mapping() -> None:
     shapes = ([1, 2], [1, 3], {"b": 1, "a": [2]}, "[1, 2]")
     rows = [row(i, shape=shape, steps=steps)
             for i, (shape, steps) in enumerate(product(shapes, (10, 20)))]  # fmt: skip
-    assert levels(r["axes"] for r in rows)["shape"] == list(shapes)
+    assert levels(r.axes for r in rows)["shape"] == list(shapes)
     (grid,) = make_grids(rows)
     assert grid.axes[0].labels == ("[1, 2]", "[1, 3]", "{'b': 1, 'a': [2]}", "[1, 2]")
     assert [cell.at for cell in grid.cells] == list(product(range(4), range(2)))

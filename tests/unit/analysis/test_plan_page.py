@@ -6,6 +6,7 @@ import re
 from functools import partial
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -19,29 +20,38 @@ SVG = "{http://www.w3.org/2000/svg}"
 AXES = {"size": ("tiny", "50m"), "steps": (10, 20, 30), "lr": (1e-4, 1e-3), "wd": (0.0, 0.1)}
 
 
-def document(count: int, *, states: tuple[str, ...] = ("planned",), gpus: int = 8) -> dict:
+def document(
+    count: int, *, states: tuple[str, ...] = ("planned",), gpus: int = 8
+) -> SimpleNamespace:
     """Return a plan of the full cross of the first `count` axes, states in turn."""
     names = list(AXES)[:count]
     rows = []
     for index, values in enumerate(product(*(AXES[name] for name in names))):
         hours = 10.0 * (1 + index) if gpus else None
-        rows.append({
-            "run_id": f"{index:012x}", "axes": dict(zip(names, values, strict=True)),
-            "num_params_total": 10**6, "num_samples_seen": 10**4, "num_unique_episodes": 7,
-            "num_domains": 1, "seed": 0, "compute_flops": 1e15, "nodes": 1, "gpus_per_node": gpus,
-            "memory_gib_per_gpu": 9.5 if gpus else None, "gpu_hours": hours,
-            "gpu_hours_low": hours, "gpu_hours_high": hours, "state": states[index % len(states)],
-        })  # fmt: skip
-    totals = {"num_runs": len(rows), "compute_flops": 1e15 * len(rows), "gpu_hours": 5.0,
-              "gpu_hours_low": 4.0, "gpu_hours_high": 6.0, "wall_hours": 1.0,
-              "disk_gib": 2.0}  # fmt: skip
-    return {"study": "sweeps.simulated", "scale": "a100", "runs": rows, "totals": totals}
+        rows.append(SimpleNamespace(
+            run_id=f"{index:012x}", axes=dict(zip(names, values, strict=True)),
+            num_params_total=10**6, num_samples_seen=10**4, num_unique_episodes=7, num_domains=1,
+            seed=0, compute_flops=1e15, num_gpus=gpus, memory_gib_per_gpu=9.5 if gpus else None,
+            gpu_hours=hours, gpu_hours_low=hours, gpu_hours_high=hours,
+            state=states[index % len(states)],
+        ))  # fmt: skip
+    return plan_of(rows)
+
+
+def plan_of(rows: list[SimpleNamespace]) -> SimpleNamespace:
+    """Return a plan of these runs, as far as the page reads one."""
+    totals = SimpleNamespace(
+        num_runs=len(rows), gpu_hours=5.0, gpu_hours_low=4.0, gpu_hours_high=6.0, disk_gib=2.0
+    )
+    return SimpleNamespace(
+        study="sweeps.simulated", scale="a100", runs=rows, totals=totals, memory_by_gpus=None
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 @pytest.mark.parametrize("states", [("planned",), ("failed", "done")])
 def test_every_number_of_axes_is_drawn(count: int, states: tuple[str, ...]) -> None:
-    text = plan_page(document(count, states=states), [("varies", "much <of> it")], [])
+    text = plan_page(document(count, states=states), [("varies", "much <of> it")])
     assert "much &lt;of&gt; it" in text
     assert text.count("<figure") == 1
     assert "http" not in re.sub(r"https?://www\.w3\.org\S*", "", text)  # needs no network
@@ -51,13 +61,13 @@ def test_every_number_of_axes_is_drawn(count: int, states: tuple[str, ...]) -> N
         return
     assert hover is not None
     marks = json.loads(hover[1])["marks"]
-    assert sum(len(texts) for texts in marks.values()) == len(document(count)["runs"])
+    assert sum(len(texts) for texts in marks.values()) == len(document(count).runs)
     assert {gid.rpartition("-")[2] for gid in marks} == set(states)
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_each_mark_has_its_text(count: int) -> None:
-    (grid,) = make_grids(document(count, states=("failed", "done", "planned"))["runs"])
+    (grid,) = make_grids(document(count, states=("failed", "done", "planned")).runs)
     figure, marks = draw_grid(grid)
     stream = io.StringIO()
     figure.savefig(stream, format="svg")
@@ -69,7 +79,7 @@ def test_each_mark_has_its_text(count: int) -> None:
 
 
 def test_sums_along_the_sides_are_those_of_the_runs() -> None:
-    (grid,) = make_grids(document(2)["runs"])
+    (grid,) = make_grids(document(2).runs)
     figure, _ = draw_grid(grid)
     top = next(ax for ax in figure.axes if len(ax.patches) == 2)  # two sizes
     assert [bar.get_height() for bar in top.patches] == [10 + 20 + 30, 40 + 50 + 60]
@@ -77,15 +87,13 @@ def test_sums_along_the_sides_are_those_of_the_runs() -> None:
 
 def test_ten_thousand_runs_are_drawn_and_a_tenth_of_them_listed(num_calls) -> None:
     """Above 40 levels an axis is drawn in ranges: twice the runs are as many marks and rows."""
-    (one,) = document(1)["runs"][:1]
-    rows = [{**one, "run_id": f"{i:012x}", "axes": {"a": i % 100, "b": i // 100}}
+    one = vars(document(1).runs[0])
+    rows = [SimpleNamespace(**one | {"run_id": f"{i:012x}", "axes": {"a": i % 100, "b": i // 100}})
             for i in range(10_000)]  # fmt: skip
     texts = []
 
     def draw(number: int) -> None:
-        totals = document(1)["totals"] | {"num_runs": number}
-        made = document(1) | {"runs": rows[:number], "totals": totals}
-        texts.append(plan_page(made, [], []))
+        texts.append(plan_page(plan_of(rows[:number]), []))
 
     draw(10)  # fonts are found and imports done
     half, whole = (num_calls(partial(draw, number)) for number in (5_000, 10_000))
@@ -102,11 +110,11 @@ def test_ten_thousand_runs_are_drawn_and_a_tenth_of_them_listed(num_calls) -> No
 
 def test_an_axis_of_lists_is_drawn_and_listed() -> None:
     made = document(2)
-    for index, row in enumerate(made["runs"]):
-        row["axes"]["shape"] = [8, index % 2]
-    text = plan_page(made, [], [])
+    for index, row in enumerate(made.runs):
+        row.axes["shape"] = [8, index % 2]
+    text = plan_page(made, [])
     assert text.count("<figure") == 1
-    assert text.count("[8, 1]</td>") == len(made["runs"]) / 2
+    assert text.count("[8, 1]</td>") == len(made.runs) / 2
 
 
 def run(capsys, *words: str) -> str:
