@@ -15,8 +15,8 @@ import pytest
 
 # May only fall. Below 60 in all is the aim: one edge a noun.
 LIMITS = {
-    "xvla": 84,
-    "scaling": 114,
+    "xvla": 79,
+    "scaling": 87,
     "sweeps": 5,
     "jobs": 7,
     "analysis": 9,
