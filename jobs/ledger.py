@@ -37,21 +37,29 @@ class Hours(Document):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunHours(Hours):
-    """The hours of one run."""
+class RunHours(Document):
+    """The hours of one run, by the accounts of `Hours`."""
 
     run_id: str
     state: State
+    useful: float
+    replayed: float
+    failed: float
+    queued: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ledger(Hours):
-    """What became of a study's hours; `total` is without those queued.
+class Ledger(Document):
+    """What became of a study's hours, by the accounts of `Hours`; `total` is without those queued.
 
     The unit is "GPU-hours" or, for runs on CPU, "CPU-rank-hours" ("device-hours" where both occur).
     """
 
     unit: str
+    useful: float
+    replayed: float
+    failed: float
+    queued: float
     total: float
     runs: list[RunHours]
 

@@ -69,10 +69,11 @@ class Descendant(Relative):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lineage(Descendant):
+class Lineage(Relative):
     """A run, those it comes from (nearest first), and the tree of those that come from it."""
 
     parents: list[Relative]
+    children: list[Descendant]
 
 
 def lineage(
