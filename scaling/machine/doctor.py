@@ -19,7 +19,7 @@ from scaling.devices import bf16_speed, bf16_warning, memory_available
 from scaling.machine.doctor_rank import MOST, shrink
 from scaling.memory import GIB, checkpoint_bytes, memory, what_to_change
 from scaling.spec import ResourceConfig, RunSpec
-from scaling.training.engine import deepspeed_problem, free_port
+from scaling.training.engine import attention_kernel, deepspeed_problem, free_port
 
 State = Literal["ok", "warning", "failed"]
 PACKAGES = ("torch", "deepspeed", "transformers", "flash-attn", "mlflow", "optuna", "numpy")
@@ -104,14 +104,8 @@ def check_devices(spec: RunSpec) -> Check:
 
 def check_attention(spec: RunSpec) -> Check:
     """Say which attention kernel the run would get here."""
-    import torch
-
-    from xvla.attention import attention_kind, resolve
-
-    device = _device(spec)
-    dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
-    asked = spec.engine.attention
-    kernel = resolve(attention_kind(asked), device=device, dtype=dtype)
+    device, asked = _device(spec), spec.engine.attention
+    kernel = attention_kernel(spec, device)
     return Check(
         name="attention",
         state="ok",
