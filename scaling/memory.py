@@ -30,6 +30,7 @@ PLAIN_BUCKET_NUMBERS = 500_000_000  # DeepSpeed's own for gradients at stage 0
 # calibrated on a GPU. Blocks' inputs are all in bf16.
 BF16_ACTIVATIONS, BF16_INPUTS = 0.53, 0.5
 PROCESS_BYTES = 0.15e9  # what the first step loads on a CPU: kernels, their caches, gloo
+UNCALIBRATED = "activations by formula, not calibrated on a GPU"
 REFERENCES = ("0.9b", "2b")  # the released size and the largest rung
 HEADROOM = 0.92  # share of a device that a run may fill: the rest is fragmentation
 
@@ -225,9 +226,10 @@ def explain_out_of_memory(error: BaseException, spec: RunSpec) -> str | None:
     if not isinstance(error, MemoryError) and not any(mark in text.lower() for mark in marks):
         return None
     estimate = memory(spec).to_dict()
+    trust = f" ({UNCALIBRATED})" if spec.resources.gpus_per_node else ""
     return (
         f"out of memory: the run needs about {estimate['total']:.1f} GiB a rank, of which "
-        f"{estimate['activations']:.1f} for activations; {what_to_change(spec)}"
+        f"{estimate['activations']:.1f} for activations{trust}; {what_to_change(spec)}"
     )
 
 

@@ -25,7 +25,12 @@ def plan_page(
         section("1 run" if count == 1 else f"{count:,} runs", *_runs(document["runs"])),
     ]
     if memory:
-        parts.append(section("GiB a GPU by number of GPUs", table(_memory(memory))))
+        parts.append(
+            section(
+                "GiB a GPU by number of GPUs (activations by formula, not calibrated on a GPU)",
+                table(_memory(memory)),
+            )
+        )
     scale = document["scale"]
     subtitle = f"The plan at scale {scale}, as of scaling plan {document['study']} scale={scale}."
     return page(document["study"], subtitle, parts)

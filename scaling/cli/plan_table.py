@@ -6,6 +6,7 @@ from rich.console import Group
 from rich.table import Table
 
 from analysis.figures.grid import label
+from scaling.memory import UNCALIBRATED
 
 
 def render_plan(document: dict[str, Any], *, max_rows: int = 200) -> Group:
@@ -39,7 +40,7 @@ def saving_line(totals: dict[str, Any]) -> str:
 def _render_memory(rows: list[dict[str, Any]]) -> Table:
     """Return a row a size, a column a number of GPUs, GiB in between."""
     counts = sorted({row["gpus"] for row in rows})
-    table = Table(title="GiB a GPU by number of GPUs, by the memory model")
+    table = Table(title="GiB a GPU by number of GPUs, by the memory model", caption=UNCALIBRATED)
     table.add_column("size")
     table.add_column("micro-batch", justify="right")
     for count in counts:
