@@ -9,7 +9,7 @@ export DS_BUILD_OPS ?= 0
 # The versions that were seen together; pyproject.toml has the ranges that are allowed.
 INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-integration test-slurm test-long checks format clean
+.PHONY: demo test test-integration test-slurm test-long test-gpu bench-gpu checks format clean
 
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -64,6 +64,16 @@ checks: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Explicit, so that a machine with a GPU needs no environment of ours: docs/gpu.md.
+#     make test-gpu bench-gpu PYTHON=python3 VENV=        DRY=1: tiny sizes on a CPU
+GPU_PYTHON = PYTHONPATH=$(CURDIR) $(if $(VENV),$(BIN)/python,$(PYTHON))
+export DRY OUT
+test-gpu: $(if $(VENV),$(VENV)/.installed)
+	$(GPU_PYTHON) -m pytest -m gpu tests/gpu
+
+bench-gpu: $(if $(VENV),$(VENV)/.installed)
+	$(GPU_PYTHON) tests/bench/gpu.py
 
 bench-%: $(VENV)/.installed
 	@test -f tests/bench/$*.py || { echo "error: no benchmark '$*' in tests/bench" >&2; exit 2; }
