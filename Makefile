@@ -4,23 +4,29 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One thread a process: two runs side by side beat one run on two threads.
 export OMP_NUM_THREADS ?= 1
+# DeepSpeed comes as source; it would compile what is never used.
+export DS_BUILD_OPS ?= 0
+# The versions that were seen together; pyproject.toml has the ranges that are allowed.
+INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-integration test-slurm test-long checks format clean
+.PHONY: demo test test-integration test-slurm test-long test-gpu bench-gpu checks format clean
 
-$(VENV)/.installed: pyproject.toml setup.py
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than Python 3.11; run make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 	  { echo "error: $(PYTHON) has no venv module; install python3-venv or give PYTHON=" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  echo "note: $(PYTHON) is not Python 3.11, the one that this was tested with" >&2
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet "torch==2.13.0"
-	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(INSTALL) torch
+	$(INSTALL) --editable ".[dev]"
 	@touch $@
 
 # The extra for making simulated data and rolling policies out (MuJoCo, robosuite).
 $(VENV)/.installed-sim: $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable ".[sim,dev]"
+	$(INSTALL) --editable ".[sim,dev]"
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -58,6 +64,16 @@ checks: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Explicit, so that a machine with a GPU needs no environment of ours: docs/gpu.md.
+#     make test-gpu bench-gpu PYTHON=python3 VENV=        DRY=1: tiny sizes on a CPU
+GPU_PYTHON = PYTHONPATH=$(CURDIR) $(if $(VENV),$(BIN)/python,$(PYTHON))
+export DRY OUT
+test-gpu: $(if $(VENV),$(VENV)/.installed)
+	$(GPU_PYTHON) -m pytest -m gpu tests/gpu
+
+bench-gpu: $(if $(VENV),$(VENV)/.installed)
+	$(GPU_PYTHON) tests/bench/gpu.py
 
 bench-%: $(VENV)/.installed
 	@test -f tests/bench/$*.py || { echo "error: no benchmark '$*' in tests/bench" >&2; exit 2; }

@@ -21,7 +21,8 @@ from xvla.params import num_params, num_view_tokens
 
 Device = Literal["cpu", "gpu"]
 GIB = 2**30
-BUCKET_NUMBERS = 200_000_000  # reduce and all-gather buckets of our DeepSpeed config
+# Reduce and all-gather buckets of our DeepSpeed config: large ones pay where ranks talk.
+BUCKET_NUMBERS, LONE_BUCKET_NUMBERS = 200_000_000, 50_000_000
 OVERLAP = 4.5
 PLAIN_BUCKET_NUMBERS = 500_000_000  # DeepSpeed's own for gradients at stage 0
 # Half precision halves what is kept, but for losses, the time embedding and what attention and
@@ -29,6 +30,7 @@ PLAIN_BUCKET_NUMBERS = 500_000_000  # DeepSpeed's own for gradients at stage 0
 # calibrated on a GPU. Blocks' inputs are all in bf16.
 BF16_ACTIVATIONS, BF16_INPUTS = 0.53, 0.5
 PROCESS_BYTES = 0.15e9  # what the first step loads on a CPU: kernels, their caches, gloo
+UNCALIBRATED = "activations by formula, not calibrated on a GPU"
 REFERENCES = ("0.9b", "2b")  # the released size and the largest rung
 HEADROOM = 0.92  # share of a device that a run may fill: the rest is fragmentation
 
@@ -101,6 +103,11 @@ def memory(spec: RunSpec, *, micro_batch: int = 0, device: Device | None = None)
         staging=staged if spec.engine.async_save and where == "cpu" else 0.0,
         lazy=where == "cpu" and micro * ranks == spec.global_batch_size,
     )
+
+
+def bucket_numbers(spec: RunSpec) -> int:
+    """Return how many gradients DeepSpeed reduces at a time."""
+    return BUCKET_NUMBERS if spec.resources.world_size > 1 else LONE_BUCKET_NUMBERS
 
 
 def bytes_of(precision: str) -> int:
@@ -219,9 +226,10 @@ def explain_out_of_memory(error: BaseException, spec: RunSpec) -> str | None:
     if not isinstance(error, MemoryError) and not any(mark in text.lower() for mark in marks):
         return None
     estimate = memory(spec).to_dict()
+    trust = f" ({UNCALIBRATED})" if spec.resources.gpus_per_node else ""
     return (
         f"out of memory: the run needs about {estimate['total']:.1f} GiB a rank, of which "
-        f"{estimate['activations']:.1f} for activations; {what_to_change(spec)}"
+        f"{estimate['activations']:.1f} for activations{trust}; {what_to_change(spec)}"
     )
 
 
@@ -280,15 +288,17 @@ def _bucket_bytes(spec: RunSpec, trained: int, device: Device) -> float:
     """Return the bytes of DeepSpeed's buffers for reducing gradients.
 
     On a CPU they are there as far as they are written; the slices that go to one rank are copied
-    together before they are sent, and once more by gloo (measured: tests/bench/zero2.py). On a GPU
-    4.5 times both buckets, as DeepSpeed documents `overlap_comm` (not measured here).
+    together before they are sent, and once more by gloo (measured: tests/bench/zero2.py). On GPUs
+    4.5 times both buckets, as DeepSpeed documents `overlap_comm`, on a single one (which overlaps
+    nothing) both of them; not measured here.
     """
     number, ranks = bytes_of(spec.precision), spec.resources.world_size
+    bucket = bucket_numbers(spec)
     if spec.engine.zero_stage == 0:
         return number * min(PLAIN_BUCKET_NUMBERS, trained) if ranks > 1 else 0.0
     if device == "gpu":
-        return number * BUCKET_NUMBERS * 2 * OVERLAP
-    return number * min(BUCKET_NUMBERS, trained) * (1 + 2 / ranks)
+        return number * bucket * 2 * (OVERLAP if ranks > 1 else 1)
+    return number * min(bucket, trained) * (1 + 2 / ranks)
 
 
 def _update_bytes(spec: RunSpec, groups: dict[str, int], device: Device) -> float:

@@ -1,4 +1,4 @@
-"""Where warnings of the library go: a program that a user starts prints them on stderr."""
+"""Where words of the library go: a program that a user starts prints them on stderr."""
 
 import logging
 import sys
@@ -10,15 +10,18 @@ class _Stderr(logging.Handler):
     """Prints a line a record; asks for stderr each time, as a caller may have replaced it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr, flush=True)
+        news = record.levelno < logging.WARNING
+        prefix = "" if news else f"{record.levelname.lower()}: "
+        print(f"{prefix}{record.getMessage()}", file=sys.stderr, flush=True)
 
 
-_HANDLER = _Stderr(logging.WARNING)
+_HANDLER = _Stderr()
 
 
-def print_warnings() -> None:
-    """Print what our packages warn of; others keep their own loggers."""
+def print_messages(level: int = logging.WARNING) -> None:
+    """Print what our packages say from a level on; others keep their own loggers."""
     for name in PACKAGES:
         logger = logging.getLogger(name)
+        logger.setLevel(level)
         if _HANDLER not in logger.handlers:
             logger.addHandler(_HANDLER)

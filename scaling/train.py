@@ -1,6 +1,7 @@
 """`python -m scaling.train runs/<id>/run.yaml [key=value ...]`: advance one run to its end."""
 
 import fcntl
+import logging
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import IO
 
 from scaling.config import with_overrides
 from scaling.memory import explain_out_of_memory
-from scaling.messages import print_warnings
+from scaling.messages import print_messages
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec, load_spec
 from scaling.training.checkpoint import is_disk_full
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return EXIT_DONE if arguments else _complain("no run.yaml given")
-    print_warnings()
+    print_messages(logging.INFO)  # to train.log: which kernel runs, what a resume did
     try:
         run = Run(Path(arguments[0]).resolve().parent)
         run.check_spec()

@@ -20,7 +20,8 @@ def _missing(marker: str) -> str | None:
     if marker == "gpu":
         import torch
 
-        return None if torch.cuda.is_available() else "no CUDA device"
+        rehearsed = os.environ.get("DRY") == "1"
+        return None if rehearsed or torch.cuda.is_available() else "no CUDA device; see DRY=1"
     if marker == "slurm":
         return None if shutil.which("sbatch") else "no sbatch on PATH; see make test-slurm"
     if marker == "sim":

@@ -1,4 +1,7 @@
-"""The choice of attention kernel: flash-attn on CUDA in half precision, else PyTorch's SDPA.
+"""The choice of attention kernel: a flash one on CUDA in half precision, else PyTorch's SDPA.
+
+The flash one is the flash-attn package's where it imports and passes a check of its results and
+gradients, else PyTorch's own, asked for by name: SDPA would fall to a slow one in silence.
 
 Shapes: query [B, H, Sq, Dh], key and value [B, H, Sk, Dh]; no mask, the policy attends to all.
 """
@@ -6,15 +9,17 @@ Shapes: query [B, H, Sq, Dh], key and value [B, H, Sk, Dh]; no mask, the policy 
 import logging
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xvla.recompute import attention_with_dropout
 
 AttentionKind = Literal["auto", "flash", "sdpa", "eager"]
+AttentionKernel = Literal["flash", "torch_flash", "sdpa", "eager"]  # what runs
 Kernel = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 ALIASES = {"flash_attention_2": "flash"}
 FLASH_DEVICE, FLASH_DTYPES = "cuda", (torch.float16, torch.bfloat16)
@@ -48,25 +53,29 @@ def attend(
         return attention_with_dropout(query, key, value, dropout)
     if ran == "sdpa":
         return functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-    if ran == "eager":
-        return _eager(query, key, value, dropout)
-    return _flash(query, key, value, dropout)
+    return KERNELS[ran](query, key, value, dropout)
 
 
 @cache
-def resolve(kind: AttentionKind, *, device: str, dtype: torch.dtype) -> AttentionKind:
-    """Return the kernel that will run (never "auto") and log it once per choice.
+def resolve(kind: AttentionKind, *, device: str, dtype: torch.dtype) -> AttentionKernel:
+    """Return the kernel that will run and log it once per choice.
 
     Raises ValueError if flash is asked for by name where it cannot run.
     """
     if kind in ("sdpa", "eager"):
-        return _announce(kind, "asked for")
-    problem = _flash_problem(device, dtype)
+        return _announce(cast(AttentionKernel, kind), "asked for")
+    unfit = _unfit(device, dtype)
+    problem = unfit or _package_problem(device, dtype)
     if problem is None:
         return _announce("flash", "available and numerically sound")
     if kind == "flash":
         raise ValueError(f"attention='flash' cannot run here: {problem}; use 'auto' or 'sdpa'")
-    return _announce("sdpa", problem)
+    if unfit:
+        return _announce("sdpa", unfit)
+    if slow := _self_check("PyTorch's flash kernel", _torch_flash, device, dtype):
+        log.warning("attention falls to a slower kernel: %s", slow)
+        return _announce("sdpa", f"{problem}; {slow}")
+    return _announce("torch_flash", f"{problem}; PyTorch's own is numerically sound")
 
 
 def transformers_name(kind: AttentionKind) -> str:
@@ -100,37 +109,42 @@ def _attend_for_transformers(
     return attend(query, key, value, kind=kind, dropout=dropout).transpose(1, 2), None
 
 
-def _announce(ran: AttentionKind, reason: str) -> AttentionKind:
+def _announce(ran: AttentionKernel, reason: str) -> AttentionKernel:
     log.info("attention kernel: %s (%s)", ran, reason)
     return ran
 
 
-def _flash_problem(device: str, dtype: torch.dtype) -> str | None:
-    """Say why flash-attn cannot be used, or None."""
+def _unfit(device: str, dtype: torch.dtype) -> str | None:
+    """Say why no flash kernel is for such tensors, or None."""
     if device != FLASH_DEVICE:
         return f"flash-attn needs a CUDA device, not {device}"
     if dtype not in FLASH_DTYPES:
         return f"flash-attn needs float16 or bfloat16, not {dtype}"
+    return None
+
+
+def _package_problem(device: str, dtype: torch.dtype) -> str | None:
+    """Say why the flash-attn package cannot be used, or None."""
     try:
         import flash_attn  # noqa: F401
     except ImportError as error:
         return f"the flash-attn package does not import ({error})"
-    return _self_check(device, dtype)
+    return _self_check("flash-attn", _flash, device, dtype)
 
 
-def _self_check(device: str, dtype: torch.dtype) -> str | None:
-    """Compare flash-attn's results and gradients with ours once: a broken build must not train."""
+def _self_check(name: str, kernel: Kernel, device: str, dtype: torch.dtype) -> str | None:
+    """Compare a kernel's results and gradients with ours: a broken build must not train."""
     # The first forward may run under autocast or without gradients; the comparison must not.
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
         ours = _results_and_gradients(_eager, device, dtype, torch.float32)
         try:
-            theirs = _results_and_gradients(_flash, device, dtype, dtype)
+            theirs = _results_and_gradients(kernel, device, dtype, dtype)
         except Exception as error:
-            return f"flash-attn failed its self-check ({type(error).__name__}: {error})"
-    for name, expected, given in zip(("output", "dq", "dk", "dv"), ours, theirs, strict=True):
+            return f"{name} failed its self-check ({type(error).__name__}: {error})"
+    for part, expected, given in zip(("output", "dq", "dk", "dv"), ours, theirs, strict=True):
         gap = (given.float() - expected).abs().max() / expected.abs().max().clamp(min=1)
         if not gap.item() < SELF_CHECK_TOLERANCE:
-            return f"flash-attn is off by {gap.item():.3g} ({name}) in its self-check"
+            return f"{name} is off by {gap.item():.3g} ({part}) in its self-check"
     return None
 
 
@@ -156,6 +170,14 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
     return flash_attn_func(*args, dropout_p=dropout).transpose(1, 2)
 
 
+def _torch_flash(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        return functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+
+
 def _eager(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
     weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     return functional.dropout(weights.softmax(dim=-1), dropout) @ value
+
+
+KERNELS: dict[str, Kernel] = {"flash": _flash, "torch_flash": _torch_flash, "eager": _eager}

@@ -48,6 +48,8 @@ class FlorenceEncoder(nn.Module):
         # Once built: transformers looks the name up and falls back when it does not know it.
         self._bart().config._attn_implementation = transformers_name(attention)
         self._init_projector()
+        # DeepSpeed casts parameters and leaves buffers: this one would make all features fp32.
+        self.multi_modal_projector.visual_temporal_embed.register_forward_hook(_as_input)
         use_fast_linear(self)
 
     def encode_images(self, images: Tensor) -> Tensor:
@@ -120,6 +122,10 @@ class FlorenceEncoder(nn.Module):
         nn.init.normal_(projector.image_projection.weight, std=width**-0.5)
         for table in projector.image_position_embed.parameters():
             nn.init.normal_(table, std=0.02)
+
+
+def _as_input(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output.to(inputs[0].dtype)
 
 
 def florence_config(config: ModelConfig) -> Florence2Config:

@@ -85,7 +85,12 @@ def plan_page(plan: Plan, head: Sequence[tuple[str, str]]) -> str:
         section("1 run" if count == 1 else f"{count:,} runs", *_runs(plan.runs)),
     ]
     if plan.memory_by_gpus:
-        parts.append(section("GiB a GPU by number of GPUs", table(_memory(plan.memory_by_gpus))))
+        parts.append(
+            section(
+                "GiB a GPU by number of GPUs (activations by formula, not calibrated on a GPU)",
+                table(_memory(plan.memory_by_gpus)),
+            )
+        )
     scale = plan.scale
     subtitle = f"The plan at scale {scale}, as of scaling plan {plan.study} scale={scale}."
     return page(plan.study, subtitle, parts)

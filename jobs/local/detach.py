@@ -13,7 +13,7 @@ from jobs.local.launch import start_command
 from jobs.local.loop import submit
 from jobs.local.queue import forget_dead, local_folder, queue_path, write_queue
 from jobs.queue import claiming
-from scaling.messages import print_warnings
+from scaling.messages import print_messages
 from scaling.runs.folder import Run
 from scaling.runs.process import this_host
 from scaling.spec import RunSpec
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(arguments) != 1:
         print(USAGE, file=sys.stderr)
         return 2
-    print_warnings()
+    print_messages()
     path = Path(arguments[0])
     request = json.loads(path.read_text())
     path.unlink()

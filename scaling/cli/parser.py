@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from scaling.cli import checkpoints, data, machine, plan, results, search, study
 from scaling.cli.fit_arguments import add_fit_arguments
 from scaling.cli.scores import scored
-from scaling.messages import print_warnings
+from scaling.messages import print_messages
 
 SCORE_HELP = "compare done runs by horizon_l1 or adapted_success; computed where not known yet"
 EXIT_DONE, EXIT_FAILED, EXIT_USER = 0, 1, 2
@@ -18,7 +18,7 @@ EXIT_DONE, EXIT_FAILED, EXIT_USER = 0, 1, 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 failed, 2 user's mistake (one line on stderr)."""
-    print_warnings()
+    print_messages()
     try:
         arguments = _parse(argv)
         return int(arguments.run(arguments) or EXIT_DONE)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from scaling.cli.arguments import declared, option, runs_folder, show
 from scaling.config import write_atomic
+from scaling.cost import flops_per_step
 from scaling.document import plain
 from scaling.spec import RunSpec
 
@@ -66,12 +67,14 @@ def head(study: "Study", specs: Sequence[RunSpec], totals: "Totals") -> list[tup
     if theirs and totals.gpu_hours:
         from jobs.pricing import PEAK_FLOPS
 
-        peak = PEAK_FLOPS[specs[0].precision]
+        peak, ours = PEAK_FLOPS[specs[0].precision], totals.gpu_hours
+        running = sum(spec.num_steps * flops_per_step(spec) for spec in specs)
         lines.append(
             (
                 "the paper's run",
-                f"{theirs:,.0f} GPU-hours ({_mfu(totals, theirs, peak)} MFU of an A100); our "
-                f"estimate {totals.gpu_hours:,.0f} ({_mfu(totals, totals.gpu_hours, peak)}), "
+                f"{theirs:,.0f} GPU-hours ({_mfu(totals.compute_flops, theirs, peak)} MFU of an "
+                f"A100 by the released code's FLOPs); our estimate {ours:,.0f} "
+                f"({_mfu(running, ours, peak)} by those that run here), "
                 f"{totals.gpu_hours_low:,.0f} to {totals.gpu_hours_high:,.0f}",
             )
         )
@@ -99,9 +102,9 @@ def _in_all(specs: Sequence[RunSpec], totals: "Totals") -> str:
     return f"{runs}, {seen} samples seen, {totals.compute_flops:.3g} FLOPs as released"
 
 
-def _mfu(totals: "Totals", hours: float, peak: float) -> str:
-    """Return the share of a GPU's peak at which the plan takes `hours`."""
-    return f"{totals.compute_flops / (hours * 3600 * peak):.0%}"
+def _mfu(flops: float, hours: float, peak: float) -> str:
+    """Return the share of a GPU's peak at which the FLOPs that run take `hours`."""
+    return f"{flops / (hours * 3600 * peak):.0%}"
 
 
 def _render(plan: "Plan", lines: Sequence[tuple[str, str]]) -> "Group":

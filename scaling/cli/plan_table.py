@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Table
 
 from analysis.figures.grid import label
+from scaling.memory import UNCALIBRATED
 
 if TYPE_CHECKING:
     from jobs.plan import Plan, PlannedRun, Shared, Totals
@@ -39,7 +40,7 @@ def saving_line(totals: "Totals", found: "Shared") -> str:
 def _render_memory(rows: "Sequence[GpuMemory]") -> Table:
     """Return a row a size, a column a number of GPUs, GiB in between."""
     counts = sorted({row.gpus for row in rows})
-    table = Table(title="GiB a GPU by number of GPUs, by the memory model")
+    table = Table(title="GiB a GPU by number of GPUs, by the memory model", caption=UNCALIBRATED)
     table.add_column("size")
     table.add_column("micro-batch", justify="right")
     for count in counts:

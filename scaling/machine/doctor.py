@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from scaling.devices import bf16_speed, bf16_warning, memory_available
 from scaling.machine.doctor_rank import MOST, shrink
-from scaling.memory import GIB, checkpoint_bytes, memory, what_to_change
+from scaling.memory import GIB, UNCALIBRATED, checkpoint_bytes, memory, what_to_change
 from scaling.spec import ResourceConfig, RunSpec
-from scaling.training.engine import deepspeed_problem, free_port
+from scaling.training.engine import attention_kernel, deepspeed_problem, free_port
 
 State = Literal["ok", "warning", "failed"]
 PACKAGES = ("torch", "deepspeed", "transformers", "flash-attn", "mlflow", "optuna", "numpy")
@@ -104,14 +104,8 @@ def check_devices(spec: RunSpec) -> Check:
 
 def check_attention(spec: RunSpec) -> Check:
     """Say which attention kernel the run would get here."""
-    import torch
-
-    from xvla.attention import attention_kind, resolve
-
-    device = _device(spec)
-    dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
-    asked = spec.engine.attention
-    kernel = resolve(attention_kind(asked), device=device, dtype=dtype)
+    device, asked = _device(spec), spec.engine.attention
+    kernel = attention_kernel(spec, device)
     return Check(
         name="attention",
         state="ok",
@@ -141,11 +135,14 @@ def check_memory(spec: RunSpec, here: RunSpec) -> Check:
     on_gpu = device != "cpu"
     needed = memory(spec).total
     if spec.resources.gpus_per_node and not on_gpu:
-        text = f"{needed / GIB:.1f} GiB a GPU by the formula; there is no GPU here to compare with"
+        text = (
+            f"{needed / GIB:.1f} GiB a GPU ({UNCALIBRATED}); there is no GPU here to compare with"
+        )
         return Check(name="memory", state="ok", message=text, values={"needed_gib": needed / GIB})
     local = 1 if on_gpu else spec.resources.processes_per_node
     free = memory_available(device, ranks=local)
-    text = f"{needed / GIB:.2f} GiB a rank by the formula, {free / GIB:.2f} GiB free"
+    source = UNCALIBRATED if on_gpu else "by the formula"
+    text = f"{needed / GIB:.2f} GiB a rank ({source}), {free / GIB:.2f} GiB free"
     fits = needed < free
     return Check(
         name="memory",

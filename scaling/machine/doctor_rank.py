@@ -90,15 +90,19 @@ def check_gradients(spec: RunSpec, device: Any) -> dict[str, Any]:
     torch.manual_seed(0)
     batches = [draw(plain, device) for _ in range(plain.global_batch_size)]
     model, reference = (_build(plain, device) for _ in range(2))
+    if plain.precision == "bf16":  # DeepSpeed's fp32 masters start from the rounded weights
+        for parameter in reference.parameters():
+            parameter.data = parameter.data.bfloat16().float()
     start = {name: p.detach().clone() for name, p in reference.named_parameters()}
     parts, norm = _plain_update(plain, reference, batches)
     wanted = {name: sum(part[name] for part in parts) for name in parts[0]}
-    found, engine_norm = _engine_update(plain, model, batches[dist.get_rank() :: len(parts)])
+    mine = batches[dist.get_rank() :: len(parts)]
+    found, engine_norm, weights = _engine_update(plain, model, mine)
     moved = {n: p.detach() - start[n] for n, p in reference.named_parameters() if n in wanted}
-    moved_too = {n: p.detach() - start[n] for n, p in model.named_parameters() if n in wanted}
+    moved_too = {name: weights[name] - start[name] for name in moved}
     gradient, worst = _largest_error(found, wanted)
     update, worst_update = _largest_error(moved_too, moved)
-    mine = {
+    errors = {
         "gradient_error": gradient,
         "gradient_worst": worst,
         "shares": _shares(found[worst], [part[worst] for part in parts]),
@@ -106,7 +110,7 @@ def check_gradients(spec: RunSpec, device: Any) -> dict[str, Any]:
         "update_worst": worst_update,
     }
     return {
-        **_worst_of_ranks(mine),
+        **_worst_of_ranks(errors),
         "update_norm": sum(float(value.norm()) ** 2 for value in moved.values()) ** 0.5,
         "gradient_norm": norm,
         "engine_norm": engine_norm,
@@ -170,16 +174,19 @@ def _build(spec: RunSpec, device: Any) -> Any:
     return build_model(spec).to(device)
 
 
-def _engine_update(spec: RunSpec, model: Any, batches: list[Any]) -> tuple[dict[str, Any], float]:
-    """Accumulate this rank's micro-batches and step; return whole gradients and their norm.
+def _engine_update(
+    spec: RunSpec, model: Any, batches: list[Any]
+) -> tuple[dict[str, Any], float, dict[str, Any]]:
+    """Accumulate this rank's micro-batches and step; return gradients, their norm and weights.
 
     A parameter that is in no group of the optimizer has a gradient of zero.
     """
     import torch
     from deepspeed.utils import safe_get_full_grad
 
+    from scaling.training.engine import gradient_norms
     from scaling.training.reshard import group_names
-    from scaling.training.trainer import gradient_norms, training_mode
+    from scaling.training.trainer import training_mode
 
     engine = initialize(spec, model)
     _set_rates(spec, engine.optimizer)
@@ -196,7 +203,28 @@ def _engine_update(spec: RunSpec, model: Any, batches: list[Any]) -> tuple[dict[
     }
     norm = gradient_norms(engine)["total"]
     engine.step()
-    return gradients, norm
+    return gradients, norm, _exact_weights(engine)
+
+
+def _exact_weights(engine: Any) -> dict[str, Any]:
+    """Return the weights in fp32: in bf16 the optimizer's masters, for an update is lost in those.
+
+    A parameter that is in no group has none.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    from scaling.training.engine import held_groups
+
+    copies = getattr(engine.optimizer, "fp32_groups", None)  # bf16 without ZeRO
+    pairs = zip(held_groups(engine), copies, strict=True) if copies else ()
+    masters = {id(p): copy for held, own in pairs for p, copy in zip(held, own, strict=True)}
+    found = {}
+    for name, parameter in engine.module.named_parameters():
+        exact = masters.get(id(parameter))
+        if exact is None and engine.bfloat16_enabled():
+            exact = safe_get_full_fp32_param(parameter)
+        found[name] = (parameter if exact is None else exact).detach().float()
+    return found
 
 
 def _plain_update(

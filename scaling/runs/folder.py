@@ -101,7 +101,7 @@ class Run:
 
     @property
     def environment_file(self) -> Path:
-        """env.json: versions, code digest, digests of the evaluation frames."""
+        """env.json: versions, code digest, device, attention, digests of the evaluation frames."""
         return self.folder / ENVIRONMENT
 
     @property

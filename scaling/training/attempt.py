@@ -26,7 +26,12 @@ from scaling.runs.process import this_host
 from scaling.spec import RunSpec
 from scaling.training import checkpoint
 from scaling.training.ema import Ema
-from scaling.training.engine import batch_plan, initialize, start_distributed
+from scaling.training.engine import (
+    attention_kernel,
+    batch_plan,
+    initialize,
+    start_distributed,
+)
 from scaling.training.features import FeatureCache, can_cache
 from scaling.training.initial import build_model, check_initial
 from scaling.training.reshard import can_reshard
@@ -183,7 +188,7 @@ def _prepare(
         step, normaliser = state["step"], Normaliser.from_dict(state["normaliser"])
     watchdog.touch(f"resuming at step {step}")
     if dist.get_rank() == 0:
-        _write_environment(run, mixture)
+        _write_environment(spec, run, mixture, device)
     loader = _train_loader(
         spec,
         mixture.with_fields(decode_images=cache is None),
@@ -338,14 +343,19 @@ def _write_done(spec: RunSpec, run: Run, metrics: dict[str, float]) -> None:
     write_json(run.done_file, done)
 
 
-def _write_environment(run: Run, mixture: Mixture) -> None:
+def _write_environment(spec: RunSpec, run: Run, mixture: Mixture, device: torch.device) -> None:
     packages = ("torch", "deepspeed", "transformers", "numpy")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    kernel = attention_kernel(spec, device.type)
+    LOGGER.info("attention kernel: %s on %s in %s", kernel, name, spec.precision)
     environment = {
         "host": this_host(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
         "code_digest": code_digest(),
         "world_size": dist.get_world_size(),
+        "device": name,
+        "attention": kernel,
         "eval_manifest": {split: eval_digest(eval_frames(mixture, split)) for split in SPLITS},
     }
     write_json(run.environment_file, environment)

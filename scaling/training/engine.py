@@ -1,6 +1,7 @@
 """From a RunSpec to a DeepSpeed engine: environment, config, parameter groups, initialisation."""
 
 import importlib
+import math
 import os
 import socket
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 from packaging.version import Version
 
 from scaling.devices import return_freed_memory
+from scaling.memory import bucket_numbers
 from scaling.spec import RunSpec
 from xvla.params import num_params
 
@@ -33,20 +35,21 @@ def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
     With `engine.micro_batch_size` 0 a rank takes its share of the global batch at once.
     """
     micro, accumulation = batch_plan(spec)
-    on_gpu = spec.resources.gpus_per_node > 0
+    bucket = bucket_numbers(spec)
     return {
         "train_batch_size": spec.global_batch_size,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": spec.optim.grad_clip,
-        "bf16": {"enabled": spec.precision == "bf16"},
+        # The trainer checks the gradient's norm: DeepSpeed would look at each number, and skip.
+        "bf16": {"enabled": spec.precision == "bf16", "check_grad_overflow": False},
         "zero_optimization": {
             "stage": spec.engine.zero_stage,
-            "overlap_comm": on_gpu,
+            "overlap_comm": spec.resources.gpus_per_node > 0 and spec.resources.world_size > 1,
             "contiguous_gradients": True,
             "reduce_scatter": True,
-            "reduce_bucket_size": 200_000_000,
-            "allgather_bucket_size": 200_000_000,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
         },
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**12,
@@ -115,25 +118,57 @@ def gpu_of_rank(spec: RunSpec) -> Any:
     return device
 
 
+def _undo_first_step(optimizer: Any) -> None:
+    """Undo the step on zeros by which DeepSpeed makes Adam's state in bf16 without ZeRO.
+
+    It decays the masters, and the first real step would be corrected as the second.
+    """
+    optimizer.optimizer.state.clear()
+    for weights, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+        for weight, master in zip(weights, masters, strict=True):
+            master.data.copy_(weight.data)
+
+
+def attention_kernel(spec: RunSpec, device_type: str) -> str:
+    """Return the attention kernel that the run gets there; ValueError where it cannot."""
+    import torch
+
+    from xvla.attention import attention_kind, resolve
+
+    dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
+    return resolve(attention_kind(spec.engine.attention), device=device_type, dtype=dtype)
+
+
 def initialize(spec: RunSpec, model: Any) -> Any:
     """Return the DeepSpeed engine over AdamW with the named groups of `optimizer_groups`."""
     import deepspeed
+
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=adamw(spec, model), config=deepspeed_config(spec)
+    )
+    if hasattr(engine.optimizer, "fp32_groups"):
+        _undo_first_step(engine.optimizer)
+    if spec.resources.world_size == 1 and spec.engine.zero_stage == 0 and spec.precision == "fp32":
+        # Alone there is nothing to sum, and DeepSpeed would copy all gradients out and back.
+        engine.enable_backward_allreduce = False
+    return engine
+
+
+def adamw(spec: RunSpec, model: Any) -> Any:
+    """Return torch's AdamW over `optimizer_groups`, in one kernel a group on a GPU.
+
+    DeepSpeed's own fused kernel would be compiled on the machine.
+    """
     import torch
 
-    optimizer = torch.optim.AdamW(
+    return torch.optim.AdamW(
         optimizer_groups(spec, model),
         lr=spec.optim.lr,
         betas=(spec.optim.betas[0], spec.optim.betas[1]),
         eps=spec.optim.eps,
         weight_decay=spec.optim.weight_decay,
+        fused=True if spec.resources.gpus_per_node else None,
     )
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=deepspeed_config(spec)
-    )
-    if spec.resources.world_size == 1 and spec.engine.zero_stage == 0 and spec.precision == "fp32":
-        # Alone there is nothing to sum, and DeepSpeed would copy all gradients out and back.
-        engine.enable_backward_allreduce = False
-    return engine
 
 
 def optimizer_groups(spec: RunSpec, model: Any) -> list[dict[str, Any]]:
@@ -145,6 +180,48 @@ def optimizer_groups(spec: RunSpec, model: Any) -> list[dict[str, Any]]:
         for parameter in groups.pop("vlm"):
             parameter.requires_grad_(False)
     return [{"params": list(p), "name": name} for name, p in groups.items() if len(p)]
+
+
+def held_groups(engine: Any) -> list[list[Any]]:
+    """Return the module's parameters by group; the optimizer's own may be copies in fp32."""
+    for name in ("bit16_groups", "fp16_groups"):  # under ZeRO; in bf16 without it
+        if hasattr(engine.optimizer, name):
+            return getattr(engine.optimizer, name)
+    return [group["params"] for group in engine.optimizer.param_groups]
+
+
+def update(engine: Any) -> Any:
+    """Make the update of accumulated gradients; return their norm over all ranks before clipping.
+
+    It is infinite or nan where a gradient is no number. DeepSpeed keeps it for us, but not at
+    stage 0 in fp32.
+    """
+    kept = engine.zero_optimization() or engine.bfloat16_enabled()
+    norm = None if kept else _norm([p for group in held_groups(engine) for p in group])
+    engine.step()
+    return engine.get_global_grad_norm() if kept else norm
+
+
+def gradient_norms(engine: Any) -> dict[str, float]:
+    """Return the norm of each optimizer group's gradient and `total`, before clipping."""
+    optimizer = engine.optimizer
+    names = [group["name"] for group in optimizer.param_groups]
+    if hasattr(optimizer, "averaged_gradients"):
+        norms = [
+            float(optimizer.get_grad_norm_direct(gradients, optimizer.params_in_partition[index]))
+            for index, gradients in optimizer.averaged_gradients.items()
+        ]
+    else:
+        norms = [float(_norm(parameters)) for parameters in held_groups(engine)]
+    result = {"vlm": 0.0, **dict(zip(names, norms, strict=True))}  # a frozen VLM is in no group
+    return {**result, "total": math.sqrt(sum(norm**2 for norm in norms))}
+
+
+def _norm(parameters: list[Any]) -> Any:
+    import torch
+
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients) if gradients else 0.0
 
 
 def _check_ranks(spec: RunSpec) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from scaling.training.engine import held_groups
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MASTER = "master"
 Fragments = dict[str, list[tuple[int, torch.Tensor]]]
@@ -107,11 +109,7 @@ def _from_torch(model_state: dict[str, Any], names: list[list[str]]) -> _Saved:
 def group_names(engine: Any) -> list[list[str]]:
     """Return the names of the parameters in each group of the engine's optimizer."""
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
-    optimizer = engine.optimizer
-    groups = getattr(optimizer, "bit16_groups", None) or [
-        group["params"] for group in optimizer.param_groups
-    ]
-    return [[names[id(parameter)] for parameter in group] for group in groups]
+    return [[names[id(parameter)] for parameter in group] for group in held_groups(engine)]
 
 
 def _into_zero(engine: Any, saved: _Saved) -> None:
@@ -151,4 +149,6 @@ def _into_torch(engine: Any, saved: _Saved, names: list[list[str]]) -> None:
                 parameter.copy_(saved.read(MASTER, name, span).view_as(parameter))
             moments = {key: saved.read(key, name, span).view_as(parameter) for key in MOMENTS}
             on_device = {key: value.to(parameter.device) for key, value in moments.items()}
-            optimizer.state[parameter] = {"step": step.clone(), **on_device}
+            # The fused kernel counts where it computes, torch's others on the CPU.
+            count = step.to(parameter.device, copy=True) if group["fused"] else step.clone()
+            optimizer.state[parameter] = {"step": count, **on_device}

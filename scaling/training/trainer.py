@@ -1,6 +1,5 @@
 """The training loop: step; due(log)? due(evaluate)? due(save)? stop requested -> save and leave."""
 
-import math
 import resource
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from scaling.schedule import learning_rates
 from scaling.spec import RunSpec
 from scaling.training import checkpoint
 from scaling.training.ema import Ema
-from scaling.training.engine import batch_plan
+from scaling.training.engine import batch_plan, gradient_norms, update
 from scaling.training.features import FeatureCache
 from scaling.training.noise import step_noise
 from scaling.training.validation import StoppedError, Validation
@@ -29,7 +28,7 @@ MAX_KEYS_NAMED = 8
 
 
 class NonFiniteLossError(RuntimeError):
-    """Loss, gradients or weights became nan or infinite; names the step, ranks and samples."""
+    """Loss or gradients became nan or infinite; names the step, ranks and samples."""
 
 
 class Trainer:
@@ -67,7 +66,7 @@ class Trainer:
         self._rates: dict[str, float] = {}
         self._gradient_norms: dict[str, float] = {}
         self._samples_per_s = 0.0  # 0: not measured yet
-        self._skipped = engine.skipped_steps  # DeepSpeed leaves out updates by gradients of nan
+        self._norm: Any = 0.0  # of the last update's gradient
         self._seen: list[tuple[list[SampleKey], torch.Tensor]] = []  # of the last step, by batch
 
     def fit(self, stop_requested: Callable[[], bool]) -> bool:
@@ -93,7 +92,6 @@ class Trainer:
             if self._due(self.spec.engine.eval_every) and not self._last():
                 stopping = not self._evaluate() or stopping
             if self._save_is_due() or stopping:
-                self._check_weights()
                 self._save(wait=stopping or self._last() or self._is_branch_point())
             if stopping and not self._last():
                 return False
@@ -122,9 +120,11 @@ class Trainer:
             self.engine.backward(total)
             for name, value in {"train": total, **losses}.items():
                 totals[name] = totals.get(name, 0.0) + value.detach() / self.accumulation
-            if micro == self.accumulation - 1 and self._log_is_due_after_this_step():
-                self._gradient_norms = gradient_norms(self.engine)
-            self.engine.step()
+            if micro < self.accumulation - 1:
+                self.engine.step()
+        if self._log_is_due_after_this_step():
+            self._gradient_norms = gradient_norms(self.engine)
+        self._norm = update(self.engine)
         return totals
 
     def _next_batch(self) -> Any:
@@ -144,25 +144,21 @@ class Trainer:
             group["lr"] = self._rates[group["name"]]
 
     def _agree(self, stop: bool, losses: dict[str, torch.Tensor]) -> bool:
-        """Return whether any rank was asked to stop; raise if a loss of any rank is not finite.
+        """Return whether any rank was asked to stop; raise if a loss or a gradient is not finite.
 
-        One message a step carries both, so that no diverged state is ever saved or trained on.
+        One message a step carries all three, so that no diverged state is ever evaluated, saved,
+        branched from or trained on; reading it is the step's only wait for the device.
         """
-        bad = ~torch.isfinite(losses["train"])
+        loss = losses["train"]
+        norm = torch.as_tensor(self._norm, dtype=loss.dtype, device=loss.device).reshape(())
+        values = torch.stack([loss, norm])
+        flags = torch.cat([loss.new_tensor([stop]), ~values.isfinite()]).to(torch.int32)
         if dist.get_world_size() > 1:
-            flags = torch.stack([bad.new_tensor(stop), bad]).to(torch.int32)
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-            stop, bad = bool(flags[0]), flags[1]
-        if bad:
-            raise NonFiniteLossError(self._blame("loss"))
-        if self.engine.skipped_steps > self._skipped:  # on all ranks alike
-            raise NonFiniteLossError(self._blame("a gradient"))
-        return stop
-
-    def _check_weights(self) -> None:
-        """Raise before weights of nan are saved: without ZeRO in fp32 every update is made."""
-        if self.spec.engine.zero_stage == 0 and not _all_finite(self.engine.module):
-            raise NonFiniteLossError(self._blame("a weight"))
+        stopping, bad_loss, bad_gradient = flags.bool().tolist()
+        if bad_loss or bad_gradient:
+            raise NonFiniteLossError(self._blame("loss" if bad_loss else "a gradient"))
+        return stopping
 
     def _blame(self, what: str) -> str:
         """Return which ranks and samples gave what is not finite: of a loss those alone."""
@@ -273,31 +269,6 @@ def training_mode(spec: RunSpec, engine: Any) -> None:
     engine.train()
     if spec.optim.freeze_vlm:
         engine.module.vlm.eval()
-
-
-def gradient_norms(engine: Any) -> dict[str, float]:
-    """Return the norm of each optimizer group's gradient and `total`, before clipping."""
-    optimizer = engine.optimizer
-    names = [group["name"] for group in optimizer.param_groups]
-    if hasattr(optimizer, "averaged_gradients"):
-        norms = [
-            float(optimizer.get_grad_norm_direct(gradients, optimizer.params_in_partition[index]))
-            for index, gradients in optimizer.averaged_gradients.items()
-        ]
-    else:
-        norms = [_group_norm(group["params"]) for group in optimizer.param_groups]
-    result = {"vlm": 0.0, **dict(zip(names, norms, strict=True))}  # a frozen VLM is in no group
-    return {**result, "total": math.sqrt(sum(norm**2 for norm in norms))}
-
-
-def _group_norm(parameters: list[torch.nn.Parameter]) -> float:
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
-
-
-def _all_finite(module: torch.nn.Module) -> bool:
-    trained = [p.detach() for p in module.parameters() if p.requires_grad]
-    return bool(torch.stack(torch._foreach_norm(trained)).isfinite().all())
 
 
 def _named(keys: list[Any]) -> str:

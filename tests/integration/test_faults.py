@@ -213,17 +213,25 @@ def test_nan_names_step_rank_and_samples(make_run, start_ranks) -> None:
     assert "Traceback" not in ranks.output
 
 
-@pytest.mark.parametrize(("stage", "what"), [(0, "a weight"), (2, "a gradient")])
-def test_a_gradient_of_nan_is_neither_saved_nor_skipped(
-    make_run, start_ranks, stage: int, what: str
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_gradient_of_nan_is_neither_kept_nor_skipped(
+    make_run, start_ranks, stage: int, precision: str
 ) -> None:
-    """The loss of its step is finite. Without ZeRO the weights have it, with ZeRO no update is."""
-    run_yaml = make_run(*TWO, f"num_steps={STEPS}", f"engine.zero_stage={stage}")
+    """The loss of its step is finite; an evaluation, a save and a branch point are due after it."""
+    due = ("engine.eval_every=8", "engine.keep_steps=[8]", f"precision={precision}")
+    run_yaml = make_run(*TWO, f"num_steps={STEPS}", f"engine.zero_stage={stage}", *due)
     ranks = start_ranks(run_yaml, fault="nangrad:1:7")
     assert ranks.wait() == [1, 1], ranks.output
     reason = json.loads((run_yaml.parent / "FAILED").read_text())["reason"]
-    assert f"{what} is not finite at step 8; rank 0: loss" in reason
+    samples = "of samples sim_kinova3_dual/"
+    assert "a gradient is not finite at step 8; rank 0: loss" in reason
+    assert reason.count(samples) == 2  # which rank's it was is lost in their mean
     assert saved(run_yaml) == [4]
+    lines = (run_yaml.parent / "metrics.jsonl").read_text()
+    assert '"step": 7' in lines
+    assert '"step": 8' not in lines
+    assert "val/l1" not in lines
 
 
 def test_a_hung_rank_ends_with_the_stack_of_each(make_run, start_ranks) -> None:

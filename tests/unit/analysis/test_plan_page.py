@@ -126,7 +126,7 @@ def test_the_paper_s_run_beside_our_estimate(capsys, tmp_path: Path) -> None:
     runs = ["--runs", str(tmp_path / "runs")]
     shown = " ".join(run(capsys, "sweeps.pretrain", *runs).split())
     assert "204.8M samples seen, 4.2e+20 FLOPs" in shown
-    assert "6,144 GPU-hours (6% MFU of an A100); our estimate 1,3" in shown
+    assert "6,144 GPU-hours (6% MFU of an A100 by the released code" in shown
     assert "varies nothing holds fixed mixture, samples seen, model, recipe" in shown
     assert "seeds initialisation and data order 0; evaluation 0" in shown
     assert not (tmp_path / "runs").exists()
