@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.pages import beside
+from analysis.pages import paper_tables
 from analysis.table import published
 
 NUMBERS = [1, 2, 3, 4, 6, 7, 8, 9, 10, 13, 14, 15, 16, 17, 18]
@@ -22,8 +22,8 @@ def test_every_row_names_its_source(number):
 
 
 def test_every_table_here_has_a_title():
-    assert beside.numbers() == NUMBERS
-    assert set(beside.TITLES) == set(NUMBERS)
+    assert paper_tables.numbers() == NUMBERS
+    assert set(paper_tables.TITLES) == set(NUMBERS)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
