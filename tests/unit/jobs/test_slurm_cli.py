@@ -20,10 +20,10 @@ def call(tmp_path, capsys):
     """Return a caller of a command with --json that returns its document."""
 
     def run(command, **options):
-        overrides = options.pop("overrides", [])
-        asked = Asked(
-            study="sweeps.demo", overrides=overrides, runs=str(tmp_path / "runs"), json=True
-        )
+        what = {"study": "sweeps.demo"} | {
+            name: options.pop(name) for name in ("study", "overrides") if name in options
+        }
+        asked = Asked(**what, runs=str(tmp_path / "runs"), json=True)
         assert command(asked, **DEFAULTS.get(command, {}) | options) == 0
         return json.loads(capsys.readouterr().out)
 
@@ -121,7 +121,7 @@ def test_a_dry_run_shows_the_arrays_and_prunes_nothing(call, fake_slurm):
     assert summary["dry_run"]
     assert "#SBATCH --array=" in summary["arrays"][0]["script"]
     assert fake_slurm.calls("sbatch") == []
-    assert call(study.prune, yes=False)["checkpoints"] == []
+    assert call(study.prune, select="", yes=False)["checkpoints"] == []
 
 
 def test_the_paper_s_run_needs_its_hours(call, fake_slurm):
