@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis import plots
 from analysis.axis_study import AxisData, AxisFit, AxisLaw, Curve, Point
+from analysis.figures import diagnostics, outcomes
+from analysis.figures import laws as law_panels
+from analysis.figures import style as styles
 from analysis.figures.diagnostics import NAMES
 from analysis.findings import Findings
 from analysis.hover import Bands, Hover, Mark, Panel
@@ -42,7 +44,7 @@ class Drawn:
 def draw_all(found: Findings, folder: Path, *, curves: pd.DataFrame | None = None) -> list[Drawn]:
     """Draw every figure that a fitted study has the data for, as PNG and SVG."""
     study = found.fit
-    with plots.style():
+    with styles.style():
         drawn = [*_panel(found, folder), *_axes(found, folder), *_diagnostics(study, folder)]
         drawn += [*_isoflop(study, folder), *_outcomes(found, folder), *_failures(found, folder)]
         drawn += _prompts(found, folder)
@@ -61,7 +63,7 @@ def _drawn(
     figure: Figure, folder: Path, name: str, section: str, caption: str, **rest: Any
 ) -> Drawn:
     """Write a figure; `rest`: how wide it is, and what hovers."""
-    return Drawn(section=section, caption=caption, paths=plots.save(figure, folder, name), **rest)
+    return Drawn(section=section, caption=caption, paths=styles.save(figure, folder, name), **rest)
 
 
 def _laws(study: StudyFit) -> Iterator[tuple[AxisFit, AxisLaw]]:
@@ -76,8 +78,8 @@ def _panel(found: Findings, folder: Path) -> Iterator[Drawn]:
     if not shown:
         return
     wide = _new(3.7 * len(shown) + 0.4, 3.7)
-    plots.three_axes(wide, study, references=found.references)
-    plots.legend(wide, study.level)
+    law_panels.three_axes(wide, study, references=found.references)
+    law_panels.legend(wide, study.level)
     caption = (
         f"{study.y} against each axis, all else held; circles are runs, "
         f"bars join the seeds of a level; {study.estimator}"
@@ -91,10 +93,10 @@ def _axes(found: Findings, folder: Path) -> Iterator[Drawn]:
     for axis, _ in _laws(study):
         tall = _new(5.4, 5.0)
         top, bottom = tall.subplots(2, 1, height_ratios=[3, 1.3], sharex=True)
-        plots.axis_fit(top, axis, y=study.y, references=found.references)
-        plots.residuals(bottom, axis)
+        law_panels.axis_fit(top, axis, y=study.y, references=found.references)
+        law_panels.residuals(bottom, axis)
         top.set_xlabel("")
-        plots.legend(tall, study.level)
+        law_panels.legend(tall, study.level)
         held = axis.data.held if axis.data else {}
         told = ", ".join(
             f"{k} = {v:g}" if isinstance(v, float) else f"{k} = {v}" for k, v in held.items()
@@ -142,7 +144,7 @@ def _mark(point: Point, data: AxisData, curve: Curve | None, y: str) -> Mark:
     """Return the text over one run's point, and the run."""
     named = {"run": point.run_id, "seed": point.seed, "size": point.size}
     lines = [f"{k} {v}" for k, v in named.items() if v is not None]
-    lines.append(f"{data.label} {plots.short_number(point.x)}")
+    lines.append(f"{data.label} {styles.short_number(point.x)}")
     lines.append(f"{y} {point.y:.4g}")
     if curve:
         lines.append(f"residual {100 * (point.y / float(curve.at(point.x)) - 1):+.1f} %")
@@ -157,7 +159,7 @@ def _diagnostics(study: StudyFit, folder: Path) -> Iterator[Drawn]:
             panels = figure.subplots(1, len(profiles), squeeze=False)[0]
             for ax, one in zip(panels, profiles, strict=True):
                 unit = f" (units of {study.y})" if one.name == "E" else ""
-                plots.profile(ax, one, label=NAMES.get(one.name, one.name) + unit)
+                diagnostics.profile(ax, one, label=NAMES.get(one.name, one.name) + unit)
             caption = (
                 f"{axis.label}: profile likelihood; shaded is the interval, dotted the estimate; "
                 f"{found.law.estimator}"
@@ -165,7 +167,7 @@ def _diagnostics(study: StudyFit, folder: Path) -> Iterator[Drawn]:
             yield _drawn(figure, folder, f"profile_{axis.axis}", QUALITY, caption)
         if isinstance(found.backtest, Backtest):
             figure = _new(5.0, 3.2)
-            plots.backtest(figure.subplots(), found.backtest, label=axis.label, y=study.y)
+            diagnostics.backtest(figure.subplots(), found.backtest, label=axis.label, y=study.y)
             caption = f"{axis.label}: each level forecast from those below it only"
             yield _drawn(figure, folder, f"backtest_{axis.axis}", QUALITY, caption)
 
@@ -176,8 +178,8 @@ def _isoflop(study: StudyFit, folder: Path) -> Iterator[Drawn]:
         return
     figure = _new(9.4, 3.6)
     left, right = figure.subplots(1, 2)
-    plots.isoflop(left, found.budgets, y=study.y, label=found.label)
-    plots.frontier(right, found.optima, label=found.label)
+    diagnostics.isoflop(left, found.budgets, y=study.y, label=found.label)
+    diagnostics.frontier(right, found.optima, label=found.label)
     caption = (
         "left: error against size at each budget with its parabola in logarithms; right: the "
         "optima against compute, and the power law through them"
@@ -188,13 +190,13 @@ def _isoflop(study: StudyFit, folder: Path) -> Iterator[Drawn]:
 def _outcomes(found: Findings, folder: Path) -> Iterator[Drawn]:
     for name, result in found.settings.items():
         figure = _new(4.4, 3.2)
-        plots.setting_curve(figure.subplots(), result)
+        outcomes.setting_curve(figure.subplots(), result)
         hover = Hover(marks={"runs-setting": result.marks})
         yield _drawn(figure, folder, name, OUTCOMES, result.caption, hover=hover)
     success = found.success
     if isinstance(success, SuccessCurve) and success.points:
         figure = _new(4.6, 3.4)
-        plots.error_against_success(figure.subplots(), success, y=found.fit.y)
+        outcomes.error_against_success(figure.subplots(), success, y=found.fit.y)
         hover = Hover(marks={"runs-success": success.marks})
         yield _drawn(figure, folder, "success", OUTCOMES, success.caption, hover=hover)
 
@@ -207,7 +209,9 @@ def _failures(found: Findings, folder: Path) -> Iterator[Drawn]:
         if not isinstance(law, FailureLaw):
             continue
         figure = _new(4.6, 3.4)
-        plots.failure_rate(figure.subplots(), law, label=result.label, level=found.failures.level)
+        outcomes.failure_rate(
+            figure.subplots(), law, label=result.label, level=found.failures.level
+        )
         marks = [
             Mark(run=p.run_id, text=f"run {p.run_id}\nfails {p.y:.0%} of {p.rollouts}")
             for p in law.points
@@ -225,7 +229,7 @@ def _prompts(found: Findings, folder: Path) -> Iterator[Drawn]:
     if not result:
         return
     figure = _new(4.8, 3.6)
-    plots.soft_prompts(figure.subplots(), result)
+    outcomes.soft_prompts(figure.subplots(), result)
     shared = 100 * sum(result.explained[:2])
     caption = (
         f"Tokens of the best run's soft prompts in two principal components ({shared:.0f} % of "
@@ -237,7 +241,7 @@ def _prompts(found: Findings, folder: Path) -> Iterator[Drawn]:
 
 def _curves(y: str, folder: Path, curves: pd.DataFrame) -> Iterator[Drawn]:
     figure = _new(6.4, 3.8)
-    runs = plots.learning_curves(figure.subplots(), curves, metric=y)
+    runs = law_panels.learning_curves(figure.subplots(), curves, metric=y)
     if runs:
         marks = {f"line-{i}": [Mark(run=r, text=f"run {r}")] for i, r in enumerate(runs)}
         caption = f"{y} during training, one line a run"

@@ -3,8 +3,8 @@
 import json
 import os
 import sys
-from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,29 +17,67 @@ if TYPE_CHECKING:
     from scaling.tracking.publish import Summary
 
 
-def runs_folder(arguments: Namespace) -> Path:
-    """Return the folder of runs: --runs, else $SCALING_RUNS, else ./runs."""
-    return Path(arguments.runs or os.environ.get("SCALING_RUNS") or "runs").resolve()
+TABLE_SUFFIXES = (".csv", ".parquet", ".jsonl")
 
 
-def declared(arguments: Namespace) -> list[RunSpec]:
-    """Return the runs that the study named on the command line declares: what can be submitted.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What every verb may be asked: a study (or table) and overrides, a folder of runs, JSON."""
 
-    Raises ValueError when there are none.
-    """
-    from scaling.study import load_study, split_arguments
+    study: str = ""
+    overrides: Sequence[str] = ()
+    runs: str | None = None
+    json: bool = False
 
-    scale, overrides = split_arguments(arguments.overrides)
-    specs = _expanded(load_study(arguments.study), scale, overrides)
-    return _some(specs, arguments.study, arguments.overrides)
+    @property
+    def folder(self) -> Path:
+        """The folder of runs: --runs, else $SCALING_RUNS, else ./runs."""
+        return Path(self.runs or os.environ.get("SCALING_RUNS") or "runs").resolve()
+
+    @property
+    def is_table(self) -> bool:
+        """Whether a table was named instead of a study."""
+        return self.study.lower().endswith(TABLE_SUFFIXES)
+
+    @property
+    def progress(self) -> "OpenProgress":
+        """What shows how runs advance: nothing where the answer is a document."""
+        from jobs.executor import silent
+        from scaling.cli.progress import open_progress
+
+        return silent if self.json else open_progress
+
+    def declared(self) -> list[RunSpec]:
+        """Return the runs that the study declares: what can be submitted.
+
+        Raises ValueError when there are none.
+        """
+        from scaling.study import load_study, split_arguments
+
+        scale, overrides = split_arguments(self.overrides)
+        specs = _expanded(load_study(self.study), scale, overrides)
+        return _some(specs, self.study, self.overrides)
+
+    def expand(self) -> list[RunSpec]:
+        """Return the runs of the study, those of its search as well."""
+        return study_runs(self.study, self.overrides, self.folder)
+
+    def show(self, document: Any, render: Callable[[Any], Any]) -> None:
+        """Print one JSON document with --json, else what `render` makes of it (text or rich)."""
+        if self.json:
+            print(json.dumps(plain(document)))  # json.dump writes piece by piece, a third as fast
+            return
+        from rich.console import Console
+
+        shown = render(document)
+        if isinstance(shown, str):
+            print(shown)
+        else:
+            # Piped output has no width of its own; tables need more than the default 80 columns.
+            Console(width=None if sys.stdout.isatty() else 140).print(shown)
 
 
-def expand(arguments: Namespace) -> list[RunSpec]:
-    """Return the runs of the study named on the command line, those of its search as well."""
-    return study_runs(arguments.study, arguments.overrides, runs_folder(arguments))
-
-
-def study_runs(name: str, words: list[str], folder: Path) -> list[RunSpec]:
+def study_runs(name: str, words: Sequence[str], folder: Path) -> list[RunSpec]:
     """Return the declared runs of a study and what `scaling search` has added in `folder`.
 
     `words`: scale and overrides. A trial belongs to them when they leave its science as it is.
@@ -77,7 +115,7 @@ def warn(problems: Iterable[str]) -> None:
         print(f"warning: {line}", file=sys.stderr)
 
 
-def _some(specs: list[RunSpec], study: str, words: list[str]) -> list[RunSpec]:
+def _some(specs: list[RunSpec], study: str, words: Sequence[str]) -> list[RunSpec]:
     if not specs:
         raise ValueError(
             f"study {study} declares no runs with {' '.join(words) or 'it'}; nothing to submit "
@@ -96,14 +134,14 @@ def _expanded(study: "Study", scale: str | None, overrides: list[str]) -> list[R
     return [keep_rungs(spec, study.search.rungs) for spec in specs]
 
 
-def tracking_uri(folder: Path) -> str:
+def store_of(folder: Path) -> str:
     """Return $MLFLOW_TRACKING_URI, else the SQLite database beside the folder of runs."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.parent / 'mlflow.db'}"
 
 
 def existing_store(folder: Path) -> str | None:
     """Return the tracking URI unless it is a database that nobody has made yet."""
-    uri = tracking_uri(folder)
+    uri = store_of(folder)
     path = uri.removeprefix("sqlite:///")
     return None if path != uri and not Path(path).exists() else uri
 
@@ -115,7 +153,7 @@ def publish(specs: list[RunSpec], folder: Path, *, quiet: bool) -> "Summary | No
     """
     from scaling.tracking.publish import publish as send
 
-    uri = tracking_uri(folder)
+    uri = store_of(folder)
     try:
         track = untracked if quiet else progress_bar
         return send(specs, folder, tracking_uri=uri, track=track, say=print_news)
@@ -142,34 +180,6 @@ def untracked(items: Sequence[str], label: str) -> Iterable[str]:
     return items
 
 
-def progress_of(arguments: Namespace) -> "OpenProgress":
-    """Return what shows how runs advance: nothing where the answer is a document."""
-    from jobs.executor import silent
-    from scaling.cli.progress import open_progress
-
-    return silent if arguments.json else open_progress
-
-
-def show(arguments: Namespace, document: Any, render: Any) -> None:
-    """Print one JSON document with --json, else what `render` makes of it (text or rich)."""
-    if arguments.json:
-        print(json.dumps(plain(document)))  # json.dump writes piece by piece, a third as fast
-        return
-    from rich.console import Console
-
-    shown = render(document)
-    if isinstance(shown, str):
-        print(shown)
-    else:
-        # Piped output has no width of its own; tables need more than the default 80 columns.
-        Console(width=None if sys.stdout.isatty() else 140).print(shown)
-
-
 def as_json(document: Any) -> str:
     """Return a document as JSON for people."""
     return json.dumps(plain(document), indent=2)
-
-
-def option(arguments: Namespace, name: str) -> Any:
-    """Return an option, None where the caller has none of that name."""
-    return getattr(arguments, name, None)

@@ -2,90 +2,112 @@
 
 import os
 import sys
-from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from scaling.cli.arguments import as_json, print_news, show
+from scaling.cli.arguments import Asked, as_json, print_news
+
+if TYPE_CHECKING:
+    from xvla.data.prepare import CacheFrames
 
 
-def simulate(arguments: Namespace) -> int:
+def simulate(
+    asked: Asked,
+    *,
+    name: str | None,
+    domain: str | None,
+    task: str | None,
+    out: str,
+    episodes: str,
+    seed: int,
+    workers: int,
+    size: int,
+) -> int:
     """Record simulated episodes of a domain (extra `sim`); DOMAIN:TASK+TASK chooses tasks."""
     from xvla.sim.collect import simulate as record
 
-    domain, _, tasks = (arguments.domain or arguments.name or "").partition(":")
-    if not domain:
+    named, _, tasks = (domain or name or "").partition(":")
+    if not named:
         raise ValueError("no domain given; e.g. `scaling data simulate sim_panda_left --out DIR`")
     document = record(
-        domain,
-        arguments.out,
-        episodes=_episodes(arguments.episodes),
-        seed=arguments.seed,
-        workers=arguments.workers,
-        size=arguments.size,
-        tasks=tuple(filter(None, (arguments.task or tasks).split("+"))),
-        progress=not arguments.json,
+        named,
+        out,
+        episodes=_episodes(episodes),
+        seed=seed,
+        workers=workers,
+        size=size,
+        tasks=tuple(filter(None, (task or tasks).split("+"))),
+        progress=not asked.json,
     )
-    show(arguments, document, as_json)
+    asked.show(document, as_json)
     return 0
 
 
-def inspect(arguments: Namespace) -> int:
+def inspect(asked: Asked, *, path: str, html: str | None) -> int:
     """Print what a data set holds, and draw it with --html; exit 1 if there are problems."""
     from xvla.data.inspect import inspect_dataset
 
-    document = inspect_dataset(arguments.path)
-    if arguments.html:
+    document = inspect_dataset(path)
+    if html:
         from xvla.data.inspect_page import write_page
 
-        write_page(arguments.path, document, arguments.html)
-        print(f"page: {arguments.html}", file=sys.stderr)
-    show(arguments, document, as_json)
+        write_page(path, document, html)
+        print(f"page: {html}", file=sys.stderr)
+    asked.show(document, as_json)
     return 1 if document["problems"] else 0
 
 
-def convert(arguments: Namespace) -> int:
+def convert(
+    asked: Asked,
+    *,
+    path: str,
+    folder: str | None,
+    out: str | None,
+    size: int,
+    crf: int,
+    episodes_per_file: int,
+    workers: int,
+    skip_bad: bool,
+) -> int:
     """Write a data set (X-VLA's HDF5 layout, LeRobot v2.1) as LeRobot v3.0."""
     from xvla.data.writing.convert import ConvertOptions, convert_dataset
 
-    out = arguments.out or arguments.folder
-    if not out:
+    target = out or folder
+    if not target:
         raise ValueError("no folder given; e.g. `scaling data convert SOURCE --out DIR`")
     document = convert_dataset(
-        arguments.path,
-        out,
-        options=ConvertOptions(
-            size=arguments.size, crf=arguments.crf, episodes_per_file=arguments.episodes_per_file
-        ),
-        workers=arguments.workers,
-        skip_bad=arguments.skip_bad,
-        progress=not arguments.json,
+        path,
+        target,
+        options=ConvertOptions(size=size, crf=crf, episodes_per_file=episodes_per_file),
+        workers=workers,
+        skip_bad=skip_bad,
+        progress=not asked.json,
     )
-    show(arguments, document, as_json)
+    asked.show(document, as_json)
     return 0
 
 
-def prepare(arguments: Namespace) -> int:
+def prepare(asked: Asked, *, out: str, frames: "CacheFrames", yes: bool) -> int:
     """Build the sample index, and a frame cache if asked, of every domain of a study."""
     from dataclasses import replace
 
-    from scaling.cli.arguments import expand
     from xvla.data.prepare import prepare_caches
     from xvla.data.sources import Mixture
 
     rows = []
     seen: set[str] = set()
-    for spec in expand(arguments):
+    for spec in asked.expand():
         new = [entry for entry in spec.data.mixture if entry.name not in seen]
         seen |= {entry.name for entry in new}
         if new:
             rows += prepare_caches(
                 Mixture.open(replace(spec.data, mixture=new, anchor_domain=new[0].name)),
-                arguments.out,
-                frames=arguments.frames,
-                yes=arguments.yes,
+                out,
+                frames=frames,
+                yes=yes,
                 say=lambda text: print(text, file=sys.stderr),
             )
-    show(arguments, {"domains": rows, "written": arguments.yes}, as_json)
+    asked.show({"domains": rows, "written": yes}, as_json)
     return 0
 
 
@@ -102,28 +124,28 @@ FRAMES = {
 FRAMES_SEED = 1001
 
 
-def pretrain_encoder(arguments: Namespace) -> int:
+def pretrain_encoder(
+    asked: Asked, *, frames: str, out: str, steps: int, batch_size: int, seed: int
+) -> int:
     """Train the small encoder that stands in for Florence-2; render its frames first if none."""
     from scaling.sizes import SIZES
     from xvla.stand_in.training import pretrain_encoder as pretrain
 
-    if arguments.steps < 1 or arguments.batch_size < 1:
-        raise ValueError(
-            f"--steps {arguments.steps} --batch-size {arguments.batch_size}: both must be 1 or more"
-        )
-    if not any(Path(arguments.frames).glob("*.npz")):
-        _render_frames(Path(arguments.frames), progress=not arguments.json)
+    if steps < 1 or batch_size < 1:
+        raise ValueError(f"--steps {steps} --batch-size {batch_size}: both must be 1 or more")
+    if not any(Path(frames).glob("*.npz")):
+        _render_frames(Path(frames), progress=not asked.json)
     document = pretrain(
-        arguments.frames,
-        arguments.out,
+        frames,
+        out,
         config=SIZES["tiny"],
-        steps=arguments.steps,
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
         threads=os.cpu_count() or 1,
-        say=(lambda text: None) if arguments.json else print_news,
+        say=(lambda text: None) if asked.json else print_news,
     )
-    show(arguments, document, as_json)
+    asked.show(document, as_json)
     return 0
 
 

@@ -1,18 +1,18 @@
 """What `fit` and `report` share: their options, and the table they read."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaling.cli.arguments import expand, runs_folder, warn
+from scaling.cli.arguments import Asked, warn
 from scaling.spec import RunSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.estimator import FitOptions
-
-TABLE_SUFFIXES = (".csv", ".parquet", ".jsonl")
 
 
 def add_fit_arguments(verb: ArgumentParser, *, one_law: bool) -> None:
@@ -35,32 +35,48 @@ def add_fit_arguments(verb: ArgumentParser, *, one_law: bool) -> None:
         verb.add_argument("--weights", help="column of weights; of trials with --loss binomial")
 
 
-def given(arguments: Namespace, name: str) -> Any:
-    """Return an option, None where the verb has none of that name."""
-    return getattr(arguments, name, None)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitting:
+    """How laws are to be fitted, as asked; None leaves a default of `FitOptions`."""
+
+    y: str
+    n_column: str
+    loss: str | None = None
+    delta: float | None = None
+    link: str | None = None
+    level: float | None = None
+    draws: int | None = None
+    seed: int | None = None
+    axes: str | None = None
+    sensitivity: bool | None = None
+
+    @property
+    def axis_names(self) -> list[str]:
+        """The axes named."""
+        return [axis.strip() for axis in (self.axes or "").split(",") if axis.strip()]
+
+    def options(self) -> "FitOptions":
+        """Return what was given over the defaults."""
+        from analysis.estimator import FitOptions
+
+        given: dict[str, Any] = {
+            "loss": self.loss,
+            "delta": self.delta,
+            "link": self.link,
+            "level": self.level,
+            "num_draws": self.draws,
+            "seed": self.seed,
+            "sensitivity": self.sensitivity,
+        }
+        found = {name: value for name, value in given.items() if value is not None}
+        if not 0 < found.get("level", 0.95) < 1 or found.get("num_draws", 1) < 1:
+            raise ValueError("--level lies between 0 and 1, and --draws is 1 or more")
+        if found.get("seed", 0) < 0:
+            raise ValueError(f"--seed {found['seed']}: give a whole number, 0 or more")
+        return FitOptions(y=self.y, n_column=self.n_column, **found)
 
 
-def axes_of(arguments: Namespace) -> list[str]:
-    """Return the axes named on the command line."""
-    return [a.strip() for a in (given(arguments, "axes") or "").split(",") if a.strip()]
-
-
-def fit_options(arguments: Namespace) -> "FitOptions":
-    """Return how to fit: what was given on the command line over the defaults."""
-    from analysis.estimator import FitOptions
-
-    names = {"loss": "loss", "delta": "delta", "link": "link", "level": "level",
-             "draws": "num_draws", "seed": "seed", "sensitivity": "sensitivity"}  # fmt: skip
-    found = {field: given(arguments, name) for name, field in names.items()}
-    found = {field: value for field, value in found.items() if value is not None}
-    if not 0 < found.get("level", 0.95) < 1 or found.get("num_draws", 1) < 1:
-        raise ValueError("--level lies between 0 and 1, and --draws is 1 or more")
-    if found.get("seed", 0) < 0:
-        raise ValueError(f"--seed {found['seed']}: give a whole number, 0 or more")
-    return FitOptions(y=arguments.y, n_column=arguments.n_column, **found)
-
-
-def pairs(words: list[str], what: str) -> dict[str, str]:
+def pairs(words: Sequence[str], what: str) -> dict[str, str]:
     """Split NAME=VALUE words."""
     wrong = [word for word in words if "=" not in word]
     if wrong:
@@ -76,22 +92,17 @@ def numbers(pairs: dict[str, str]) -> dict[str, float]:
         raise ValueError(f"--fixed {pairs}: give NAME=NUMBER") from None
 
 
-def is_table(arguments: Namespace) -> bool:
-    """Tell a table from a study."""
-    return arguments.study.lower().endswith(TABLE_SUFFIXES)
-
-
-def read_runs(arguments: Namespace, *, has_columns: bool = False) -> "pd.DataFrame":
+def read_runs(asked: Asked, *, has_columns: bool = False) -> "pd.DataFrame":
     """Return the run table: the file that was named, or the export of a study."""
     import pandas as pd
 
-    if is_table(arguments):
-        if arguments.overrides and not has_columns:
+    if asked.is_table:
+        if asked.overrides and not has_columns:
             raise ValueError(
-                f"{arguments.overrides[0]!r} has no effect on a table: overrides belong to a study"
+                f"{asked.overrides[0]!r} has no effect on a table: overrides belong to a study"
             )
-        return _read_table(Path(arguments.study))
-    return pd.read_parquet(export_study(expand(arguments), runs_folder(arguments))["runs"])
+        return _read_table(Path(asked.study))
+    return pd.read_parquet(export_study(asked.expand(), asked.folder)["runs"])
 
 
 def _read_table(path: Path) -> "pd.DataFrame":

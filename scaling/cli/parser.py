@@ -6,8 +6,10 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import fields
 
 from scaling.cli import checkpoints, data, machine, plan, results, search, study
+from scaling.cli.arguments import Asked
 from scaling.cli.fit_arguments import add_fit_arguments
 from scaling.cli.scores import scored
 from scaling.messages import print_messages
@@ -20,8 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 failed, 2 user's mistake (one line on stderr)."""
     print_messages()
     try:
-        arguments = _parse(argv)
-        return int(arguments.run(arguments) or EXIT_DONE)
+        return int(_call(_parse(argv)) or EXIT_DONE)
     except ValueError as error:
         return _complain(error, EXIT_USER)
     except BrokenPipeError:
@@ -32,6 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except Exception as error:
         return _complain(error, EXIT_FAILED)
+
+
+def _call(parsed: argparse.Namespace) -> int:
+    """Call the verb with what was asked, and its own options by name: argparse ends here."""
+    words = vars(parsed)
+    verb = words.pop("run")
+    for name in ("verb", "action"):
+        words.pop(name, None)
+    asked = {item.name: words.pop(item.name) for item in fields(Asked) if item.name in words}
+    return verb(
+        Asked(**{name: value for name, value in asked.items() if value is not None}), **words
+    )
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,12 +1,11 @@
 """The verb that prices a study before it starts: its head, its table, and a page that draws it."""
 
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from scaling.cli.arguments import declared, option, runs_folder, show
+from scaling.cli.arguments import Asked
 from scaling.config import write_atomic
 from scaling.cost import flops_per_step
 from scaling.document import plain
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from scaling.study import Study
 
 
-def plan(arguments: Namespace) -> int:
+def plan(asked: Asked, *, on: str | None, html: str | None, memory: bool) -> int:
     """Print what a study is, a row a run and the totals; with --html, draw its grid as well.
 
     With --on, wall hours under a cluster's GPU ceiling; with --memory, GiB by number of GPUs in the
@@ -29,13 +28,13 @@ def plan(arguments: Namespace) -> int:
     from jobs.plan import plan as make_plan
     from scaling.study import load_study
 
-    page = _page(arguments)
-    specs, folder = declared(arguments), runs_folder(arguments)
-    cluster = load_cluster(option(arguments, "on") or "local")
+    page, asked = _page(html, asked)
+    specs, folder = asked.declared(), asked.folder
+    cluster = load_cluster(on or "local")
     made = make_plan(
         specs, folder, max_gpus=cluster.max_gpus or None, peak_tflops=cluster.peak_tflops
     )
-    lines = head(load_study(arguments.study), specs, made.totals)
+    lines = head(load_study(asked.study), specs, made.totals)
     lines += _wall(made, cluster.max_gpus)
     if page is not None:
         from analysis.pages.plan import plan_page
@@ -45,11 +44,11 @@ def plan(arguments: Namespace) -> int:
         write_atomic(page, plan_page(made, lines))
     # The document's keys are fixed; the memory comes when it is asked for, under its own name.
     document = replace(made, memory_by_gpus=None).to_dict()
-    if option(arguments, "memory"):
+    if memory:
         document["memory"] = plain(made.memory_by_gpus)
-    show(arguments, document, lambda _: _render(made, lines))
+    asked.show(document, lambda _: _render(made, lines))
     if page is not None:
-        print(f"page: {page}", file=sys.stderr if arguments.json else sys.stdout)
+        print(f"page: {page}", file=sys.stderr if asked.json else sys.stdout)
     return 0
 
 
@@ -153,15 +152,13 @@ def _seeds(specs: Sequence[RunSpec]) -> str:
     )
 
 
-def _page(arguments: Namespace) -> str | None:
-    """Return where --html goes: None without it, "" for the usual place.
+def _page(given: str | None, asked: Asked) -> tuple[str | None, Asked]:
+    """Return where --html goes (None without it, "" for the usual place) and what was asked.
 
     An override behind a bare --html is argparse's value of it: it goes where it belongs.
     """
-    given = option(arguments, "html")
-    if given is None or not given or given.endswith((".html", ".htm")):
-        return given
+    if not given or given.endswith((".html", ".htm")):
+        return given, asked
     if "=" in given:
-        arguments.overrides = [*arguments.overrides, given]
-        return ""
+        return "", replace(asked, overrides=[*asked.overrides, given])
     raise ValueError(f"--html {given!r}: give a file name that ends in .html, or none")

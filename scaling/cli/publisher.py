@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import chain, repeat
 from pathlib import Path
 
-from scaling.cli.arguments import print_news, study_runs, tracking_uri
+from scaling.cli.arguments import print_news, store_of, study_runs
 from scaling.tracking.publish import publish_while
 
 FIRST_S = 5.0  # to let the first runs start
@@ -59,7 +59,7 @@ def main(given: Sequence[str]) -> None:
         lambda: _parent_lives(next(pauses_s), int(parent)),
         study_runs(study, overrides, folder),
         folder,
-        tracking_uri=tracking_uri(folder),
+        tracking_uri=store_of(folder),
         say=print_news,
     )
 

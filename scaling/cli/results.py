@@ -1,21 +1,12 @@
 """Verbs on results: export, fit, report."""
 
 import sys
-from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from scaling.cli.arguments import as_json, expand, publish, runs_folder, show, tracking_uri
-from scaling.cli.fit_arguments import (
-    axes_of,
-    export_study,
-    fit_options,
-    given,
-    is_table,
-    numbers,
-    pairs,
-    read_runs,
-)
+from scaling.cli.arguments import Asked, as_json, publish, store_of
+from scaling.cli.fit_arguments import Fitting, export_study, numbers, pairs, read_runs
 from scaling.cli.report_blocks import (
     BlindRow,
     FinetuneRow,
@@ -34,100 +25,108 @@ if TYPE_CHECKING:
 WINDOW = "prediction_window_s"
 
 
-def export(arguments: Namespace) -> int:
+def export(asked: Asked) -> int:
     """Write runs.parquet and curves.parquet of a study."""
-    show(arguments, export_study(expand(arguments), runs_folder(arguments)), as_json)
+    asked.show(export_study(asked.expand(), asked.folder), as_json)
     return 0
 
 
-def fit(arguments: Namespace) -> int:
+def fit(
+    asked: Asked,
+    *,
+    law: str | None,
+    fixed: Sequence[str] | None,
+    weights: str | None,
+    **how: Any,
+) -> int:
     """Fit the laws of a study or a table and print them with intervals."""
-    if given(arguments, "law"):
-        return _fit_one(arguments)
-    for name in ("fixed", "weights"):
-        if given(arguments, name):
+    fitting = Fitting(**how)
+    if law:
+        return _fit_one(asked, fitting, law, fixed=fixed or (), weights=weights)
+    for name, value in (("fixed", fixed), ("weights", weights)):
+        if value:
             raise ValueError(f"--{name} belongs to one law: name it with --law")
     from analysis.document import jsonable
     from analysis.pages.terminal import render_fit
     from analysis.study import fit_study
 
-    runs = read_runs(arguments)
+    runs = read_runs(asked)
     found = fit_study(
         runs,
-        study=arguments.study,
-        axes=axes_of(arguments) or "auto",
-        options=_options(arguments, runs),
+        study=asked.study,
+        axes=fitting.axis_names or "auto",
+        options=_options(asked, fitting, runs),
     )
-    show(arguments, jsonable(found), lambda _: render_fit(found))
+    asked.show(jsonable(found), lambda _: render_fit(found))
     return 0
 
 
-def _options(arguments: Namespace, runs: "pd.DataFrame") -> "FitOptions":
+def _options(asked: Asked, fitting: Fitting, runs: "pd.DataFrame") -> "FitOptions":
     """Return how to fit; the error of a table may have a usual name, such as `loss`."""
     from dataclasses import replace
 
     from analysis.one_law import choose_y
 
-    how = fit_options(arguments)
-    return replace(how, y=choose_y(runs, how.y)) if is_table(arguments) else how
+    how = fitting.options()
+    return replace(how, y=choose_y(runs, how.y)) if asked.is_table else how
 
 
-def _fit_one(arguments: Namespace) -> int:
+def _fit_one(
+    asked: Asked, fitting: Fitting, name: str, *, fixed: Sequence[str], weights: str | None
+) -> int:
     """Fit one named law to all rows; overrides name columns, as N="Model Size"."""
     from analysis.document import jsonable
     from analysis.one_law import fit_table, make_law
     from analysis.pages.terminal import render_law
 
-    law = make_law(arguments.law, axes_of(arguments))
-    columns = {}
-    if is_table(arguments):
-        columns = pairs(arguments.overrides, "columns as AXIS=COLUMN")
+    law = make_law(name, fitting.axis_names)
+    columns = pairs(asked.overrides, "columns as AXIS=COLUMN") if asked.is_table else {}
     found = fit_table(
-        read_runs(arguments, has_columns=True),
+        read_runs(asked, has_columns=True),
         law,
         columns=columns,
-        weights=given(arguments, "weights"),
-        fixed=numbers(pairs(given(arguments, "fixed") or [], "--fixed NAME=NUMBER")),
-        options=fit_options(arguments),
+        weights=weights,
+        fixed=numbers(pairs(fixed, "--fixed NAME=NUMBER")),
+        options=fitting.options(),
     )
-    document = jsonable({"table": arguments.study} | found.to_dict())
-    show(arguments, document, lambda _: render_law(found))
+    document = jsonable({"table": asked.study} | found.to_dict())
+    asked.show(document, lambda _: render_law(found))
     return 0
 
 
-def report(arguments: Namespace) -> int:
+def report(asked: Asked, **how: Any) -> int:
     """Fit, draw and write the report of a study or a table; print it in short."""
     import pandas as pd
 
     from analysis.document import jsonable
     from analysis.report import build_report
 
-    folder = runs_folder(arguments)
+    fitting, folder = Fitting(**how), asked.folder
     curves, specs = None, []
     blocks: ReportBlocks | None = None
-    if is_table(arguments):
-        runs = read_runs(arguments)
+    if asked.is_table:
+        runs = read_runs(asked)
     else:
-        specs = expand(arguments)
+        specs = asked.expand()
         paths = export_study(specs, folder)
         runs, curves = pd.read_parquet(paths["runs"]), pd.read_parquet(paths["curves"])
         blocks = _beside(specs, folder)
     extra = blocks.named() if blocks else {}
-    name = Path(arguments.study).stem if is_table(arguments) else arguments.study
+    name = Path(asked.study).stem if asked.is_table else asked.study
     found = build_report(
         runs,
         curves,
         study=name,
         out_dir=folder.parent / "reports" / name,
-        axes=axes_of(arguments) or "auto",
+        axes=fitting.axis_names or "auto",
         extra=extra,
-        options=_options(arguments, runs),
+        options=_options(asked, fitting, runs),
     )
     where = {"report": found.paths.report}
     if specs:
         where |= _mlflow_addresses(specs, folder)
     document = jsonable(found.to_dict() | extra)
-    show(arguments, document, lambda _: render_report(found.findings.fit, blocks, runs, where))
+    asked.show(document, lambda _: render_report(found.findings.fit, blocks, runs, where))
     return 0
 
 
@@ -171,7 +170,7 @@ def render_report(
 def _mlflow_addresses(specs: list[RunSpec], folder: Path) -> dict[str, str]:
     from scaling.tracking.publish import ui_command
 
-    uri = tracking_uri(folder)
+    uri = store_of(folder)
     published = publish(specs, folder, quiet=True)
     pages = published.pages if published else {}
     return {

@@ -6,20 +6,18 @@
 
 import functools
 import sys
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from scaling.cli.arguments import done_runs, expand, option, runs_folder
-from scaling.cli.fit_arguments import is_table
+from scaling.cli.arguments import Asked, done_runs
 from scaling.runs.files import read_json_or_none
 from scaling.spec import RunSpec
 
 if TYPE_CHECKING:
     from scaling.study import Search
 
-Verb = Callable[[Namespace], int]
+Verb = Callable[..., int]
 # A score's name -> its column. Success is turned round: a table's errors fall when runs improve.
 COLUMNS = {"val_l1": "val_l1", "horizon_l1": "horizon_l1", "adapted_success": "adapted_failure"}
 
@@ -28,12 +26,12 @@ def scored(verb: Verb) -> Verb:
     """Return a verb on a study's table that with --score first scores its done runs, and by it."""
 
     @functools.wraps(verb)
-    def run(arguments: Namespace) -> int:
-        name = option(arguments, "score")
-        if name:
-            _score_runs(name, arguments)
-            arguments.y = COLUMNS[name]
-        return verb(arguments)
+    def run(asked: Asked, *, score: str | None, **words: Any) -> int:
+        if score:
+            _score_runs(score, asked)
+            if "y" in words:
+                words["y"] = COLUMNS[score]
+        return verb(asked, **words)
 
     return run
 
@@ -58,22 +56,22 @@ def score_columns(specs: Sequence[RunSpec], folder: Path) -> dict[str, dict[str,
     return found
 
 
-def _score_runs(name: str, arguments: Namespace) -> None:
+def _score_runs(name: str, asked: Asked) -> None:
     """Compute and keep a score of every done, sighted run; raise ValueError when none has it."""
     from scaling.scores import NAMES
 
     if name not in NAMES:
         raise ValueError(f"score {name!r} is unknown; allowed: {', '.join(NAMES)}")
-    if is_table(arguments):
+    if asked.is_table:
         raise ValueError("--score belongs to a study; name a column of a table with --y")
     if name == "val_l1":
         return
-    specs, folder = expand(arguments), runs_folder(arguments)
+    specs, folder = asked.expand(), asked.folder
     search = _search(specs)
     done = [spec for spec in done_runs(specs, folder) if not spec.data.blind]
     if not done:
         raise ValueError(
-            f"no run of {arguments.study} is done in {folder}, so none can be scored by {name}; "
+            f"no run of {asked.study} is done in {folder}, so none can be scored by {name}; "
             "see `scaling status STUDY`"
         )
     missing: list[str] = []

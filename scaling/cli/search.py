@@ -1,13 +1,12 @@
 """The verb on a space: search prompt length, window or anything else that a study declares."""
 
 import json
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from scaling.cli.arguments import option, runs_folder, show
+from scaling.cli.arguments import Asked
 from scaling.cli.search_executor import make_controller, say
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from jobs.cluster import Cluster
     from scaling.search.budget import Budget, Price
     from scaling.search.result import Counts, SearchResult
-    from scaling.search.task import Settings, Task
+    from scaling.search.task import Sampler, Settings, Task
     from scaling.spec import RunSpec
 
 
@@ -42,13 +41,27 @@ class _Request:
         return search_folder(self.runs_dir, self.task.study)
 
 
-def search(arguments: Namespace) -> int:
+def search(
+    asked: Asked,
+    *,
+    on: str,
+    trials: int,
+    parallel: int,
+    seed: int,
+    sampler: "Sampler",
+    no_prune: bool,
+    **rest: Any,
+) -> int:
     """Search until --trials have ended, repeat the best with new seeds, print the answer."""
     from jobs.executor import executor_of
     from scaling.cli.search_table import render
     from scaling.search.storage import sole_controller
+    from scaling.search.task import Settings
 
-    request = _request(arguments)
+    settings = Settings(
+        trials=trials, parallel=parallel, seed=seed, sampler=sampler, prune=not no_prune
+    )
+    request = _request(asked, settings, on=on, **rest)
     price = _pricer(request.runs_dir, request.cluster)
     budget = _budget(request.task, price, request.runs_dir, cap=request.max_gpu_hours)
     num_repeats = (request.top + 1) * request.repeats
@@ -63,7 +76,7 @@ def search(arguments: Namespace) -> int:
         except KeyboardInterrupt:
             say("runs under way go on; the same command takes the search up again")
             raise
-    show(arguments, result.to_dict(), lambda _: render(result))
+    asked.show(result.to_dict(), lambda _: render(result))
     return 0 if result.counts.complete else 1
 
 
@@ -150,30 +163,33 @@ def _opening(counts: "Counts", request: _Request, journal: str) -> str:
     )
 
 
-def _request(arguments: Namespace) -> _Request:
+def _request(
+    asked: Asked,
+    settings: "Settings",
+    *,
+    on: str,
+    score: str | None,
+    storage: str | None,
+    top: int,
+    repeats: int,
+    max_gpu_hours: float | None,
+) -> _Request:
     """Return what is asked for; raise ValueError for a search that cannot be run."""
     from jobs.cluster import load_cluster
-    from scaling.search.task import Settings, validate
+    from scaling.search.task import validate
 
-    task = _task(arguments.study, arguments.overrides)
-    settings = Settings(
-        trials=arguments.trials,
-        parallel=arguments.parallel,
-        seed=arguments.seed,
-        sampler=arguments.sampler,
-        prune=not arguments.no_prune,
-    )
+    task = _task(asked.study, asked.overrides)
     validate(task, settings)
     return _Request(
         task=task,
         settings=settings,
-        runs_dir=runs_folder(arguments),
-        cluster=load_cluster(arguments.on),
-        score=arguments.score or task.search.score,
-        storage=arguments.storage,
-        top=arguments.top,
-        repeats=arguments.repeats,
-        max_gpu_hours=option(arguments, "max_gpu_hours"),
+        runs_dir=asked.folder,
+        cluster=load_cluster(on),
+        score=score or task.search.score,
+        storage=storage,
+        top=top,
+        repeats=repeats,
+        max_gpu_hours=max_gpu_hours,
     )
 
 

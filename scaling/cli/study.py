@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from io import StringIO
@@ -11,17 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from scaling.cli.arguments import (
+    Asked,
     as_json,
-    declared,
-    expand,
-    option,
     print_news,
     progress_bar,
-    progress_of,
     publish,
-    runs_folder,
-    show,
-    tracking_uri,
+    store_of,
     untracked,
     warn,
 )
@@ -31,61 +25,65 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from jobs.cluster import Cluster
-    from jobs.executor import HandedOver, Order, Submitted
+    from jobs.executor import HandedOver, Submitted
     from jobs.status import StudyStatus
 
 WATCH_EVERY_S = 2.0
 STUDY_VERBS = ("sync", "export", "fit", "report", "best")  # what --then may chain
 
 
-def submit(arguments: Namespace) -> int:
+def submit(
+    asked: Asked,
+    *,
+    on: str,
+    parallel: int,
+    detach: bool = False,
+    max_gpu_hours: float | None = None,
+    dry_run: bool = False,
+    then: str | None = None,
+) -> int:
     """Run what is not done: here, then publish to MLflow; or hand it to a cluster."""
     from jobs.cluster import load_cluster
-    from jobs.executor import Worked, executor_of
+    from jobs.executor import Order, Worked, executor_of
+    from scaling.cli.publisher import published_live
 
-    specs, folder = declared(arguments), runs_folder(arguments)
-    cluster = load_cluster(arguments.on)
-    order = _order(arguments, folder, cluster)
-    if not order.dry_run:
+    specs, folder = asked.declared(), asked.folder
+    cluster = load_cluster(on)
+    order = Order(
+        parallel=parallel,
+        price=_pricer(folder, cluster),
+        max_gpu_hours=max_gpu_hours,
+        then=_chained(asked, then or ""),
+        dry_run=dry_run,
+        progress=asked.progress,
+        background=_background(asked, parallel) if detach else None,
+        meanwhile=lambda: published_live(asked.study, asked.overrides, folder),
+    )
+    if not dry_run:
         _warn_of_other_code(specs, folder)
     found = executor_of(cluster).submit(specs, folder, cluster, order)
     if isinstance(found, Worked):
-        publish(specs, folder, quiet=arguments.json)
-    show(arguments, found, _render_submitted)
+        publish(specs, folder, quiet=asked.json)
+    asked.show(found, _render_submitted)
     return 1 if isinstance(found, Worked) and not found.is_through else 0
 
 
-def _order(arguments: Namespace, folder: Path, cluster: "Cluster") -> "Order":
-    """Return what the words ask for beside the runs; raise ValueError for a word of --then."""
-    from jobs.executor import Order
-    from scaling.cli.publisher import published_live
-
-    parallel = arguments.parallel
-    # The background process is this command without --detach, so that it publishes too.
-    words = ["submit", arguments.study, *arguments.overrides, f"--runs={folder}"]
+def _background(asked: Asked, parallel: int) -> list[str]:
+    """Return this command without --detach: the background process publishes too."""
+    words = ["submit", asked.study, *asked.overrides, f"--runs={asked.folder}"]
     words += [f"--parallel={parallel or os.cpu_count() or 1}"]
-    return Order(
-        parallel=parallel,
-        price=_pricer(folder, cluster),
-        max_gpu_hours=option(arguments, "max_gpu_hours"),
-        then=_chained(arguments, folder),
-        dry_run=bool(option(arguments, "dry_run")),
-        progress=progress_of(arguments),
-        background=[sys.executable, "-m", "scaling", *words] if arguments.detach else None,
-        meanwhile=lambda: published_live(arguments.study, arguments.overrides, folder),
-    )
+    return [sys.executable, "-m", "scaling", *words]
 
 
-def _chained(arguments: Namespace, folder: Path) -> list[list[str]]:
-    """Return the commands that --then chains behind the study."""
+def _chained(asked: Asked, then: str) -> list[list[str]]:
+    """Return the commands that --then chains behind the study; ValueError for a wrong word."""
     from xvla.domains import domain_id
 
-    shared = [*arguments.overrides, f"--runs={folder}"]
-    then = chain_commands(option(arguments, "then") or "", arguments.study, shared)
-    for words in then:
+    commands = chain_commands(then, asked.study, [*asked.overrides, f"--runs={asked.folder}"])
+    for words in commands:
         if "--domain" in words:
-            domain_id(words[words.index("--domain") + 1])  # refuses an unknown one
-    return then
+            domain_id(words[words.index("--domain") + 1])
+    return commands
 
 
 def chain_commands(then: str, study: str, shared: Sequence[str]) -> list[list[str]]:
@@ -123,16 +121,16 @@ def _pricer(folder: Path, cluster: "Cluster") -> Callable[[list[RunSpec]], float
     return price
 
 
-def status(arguments: Namespace) -> int:
+def status(asked: Asked, *, select: str, watch: bool) -> int:
     """Print the state of every run of a study; with --watch until nothing runs or waits."""
-    specs, folder = expand(arguments), runs_folder(arguments)
-    found = _status(specs, folder, arguments.select)
-    if not found.runs and arguments.select:
-        _refuse_selector(arguments.select, specs, folder)
-    if arguments.watch:
-        found = _watch(specs, folder, arguments.select, quiet=arguments.json)
-    if arguments.json or not arguments.watch:
-        show(arguments, found, lambda shown: _render_status(shown, folder))
+    specs, folder = asked.expand(), asked.folder
+    found = _status(specs, folder, select)
+    if not found.runs and select:
+        _refuse_selector(select, specs, folder)
+    if watch:
+        found = _watch(specs, folder, select, quiet=asked.json)
+    if asked.json or not watch:
+        asked.show(found, lambda shown: _render_status(shown, folder))
     return 0
 
 
@@ -179,64 +177,61 @@ def _watch(specs: list[RunSpec], folder: Path, selector: str, *, quiet: bool) ->
             time.sleep(WATCH_EVERY_S)
 
 
-def cancel(arguments: Namespace) -> int:
+def cancel(asked: Asked, *, select: str) -> int:
     """Stop running and queued runs."""
     from jobs.control import cancel as stop
 
-    show(arguments, stop(_selected(arguments), runs_folder(arguments)), as_json)
+    asked.show(stop(_selected(asked, select), asked.folder), as_json)
     return 0
 
 
-def retry(arguments: Namespace) -> int:
+def retry(asked: Asked, *, select: str) -> int:
     """Clear failures."""
     from jobs.control import retry as clear
 
-    show(arguments, clear(_selected(arguments), runs_folder(arguments)), as_json)
+    asked.show(clear(_selected(asked, select), asked.folder), as_json)
     return 0
 
 
-def prune(arguments: Namespace) -> int:
+def prune(asked: Asked, *, select: str, yes: bool) -> int:
     """Delete checkpoints that nothing will ask for again; only list them without --yes."""
     from jobs.prune import prune as thin
     from jobs.prune import render_pruned
 
-    document = thin(_selected(arguments), runs_folder(arguments), really=arguments.yes)
-    show(arguments, document, render_pruned)
+    asked.show(thin(_selected(asked, select), asked.folder, really=yes), render_pruned)
     return 0
 
 
-def logs(arguments: Namespace) -> int:
+def logs(asked: Asked, *, run_id: str, follow: bool) -> int:
     """Print a run's log; with --json as one document, at its end if it is followed."""
     from jobs.control import find_run
     from scaling.cli.run_log import print_log
 
-    run = find_run(arguments.run_id, runs_folder(arguments))
-    if not option(arguments, "json"):
-        print_log(run, sys.stdout, follow=arguments.follow)
+    run = find_run(run_id, asked.folder)
+    if not asked.json:
+        print_log(run, sys.stdout, follow=follow)
         return 0
     stream = StringIO()
-    print_log(run, stream, follow=arguments.follow)
+    print_log(run, stream, follow=follow)
     lines = stream.getvalue().splitlines()
-    show(arguments, {"run_id": run.run_id, "log": str(run.log_file), "lines": lines}, str)
+    asked.show({"run_id": run.run_id, "log": str(run.log_file), "lines": lines}, str)
     return 0
 
 
-def sync(arguments: Namespace) -> int:
+def sync(asked: Asked, *, tracking_uri: str | None, follow: bool) -> int:
     """Publish a study to MLflow."""
     from scaling.tracking.publish import publish as send
 
-    specs, folder = expand(arguments), runs_folder(arguments)
-    uri = arguments.tracking_uri or tracking_uri(folder)
     summary = send(
-        specs,
-        folder,
-        tracking_uri=uri,
-        track=untracked if arguments.json else progress_bar,
+        asked.expand(),
+        asked.folder,
+        tracking_uri=tracking_uri or store_of(asked.folder),
+        track=untracked if asked.json else progress_bar,
         say=print_news,
-        follow=arguments.follow,
+        follow=follow,
     )
     warn(summary.problems)
-    show(arguments, summary.to_dict(), as_json)
+    asked.show(summary.to_dict(), as_json)
     return 0
 
 
@@ -272,10 +267,9 @@ def _render_handed_over(found: "HandedOver") -> str:
     return "\n".join(lines)
 
 
-def _selected(arguments: Namespace) -> list[RunSpec]:
+def _selected(asked: Asked, selector: str) -> list[RunSpec]:
     """Return the runs of the study that match --select; raise ValueError when none does."""
-    specs, folder = expand(arguments), runs_folder(arguments)
-    selector = option(arguments, "select") or ""
+    specs, folder = asked.expand(), asked.folder
     if not selector:
         return specs
     chosen = {row.run_id for row in _status(specs, folder, selector).runs}

@@ -16,7 +16,7 @@ import pytest
 # May only fall. Below 60 in all is the aim: one edge a noun.
 LIMITS = {
     "xvla": 79,
-    "scaling": 87,
+    "scaling": 85,
     "sweeps": 5,
     "jobs": 7,
     "analysis": 9,
@@ -62,6 +62,8 @@ def _aliases(trees: dict[str, ast.Module]) -> frozenset[str]:
 
 
 def _sites(tree: ast.Module, aliases: frozenset[str]) -> Iterator[tuple[int, str]]:
+    # A class of the same name is another thing: `Point` is a row of numbers in one module.
+    aliases -= {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             taken = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]

@@ -1,12 +1,11 @@
 """Simulated run tables for the tests of reports, and a parser as of the command line."""
 
 import itertools
-from argparse import ArgumentParser
 
 import numpy as np
 import pandas as pd
 
-from scaling.cli.fit_arguments import add_fit_arguments
+from scaling.cli.parser import _call, _parse
 
 SIZES = {"h16": 1.0e6, "h32": 1.2e6, "h64": 2.0e6, "h128": 5.0e6}
 
@@ -46,14 +45,6 @@ def demo_study(*, noise=0.02, seed=0, falls=True, seeds=2):
     return pd.DataFrame(rows)
 
 
-def law_parser(*, one_law):
-    """Return the parser of `fit` (with `one_law`) or `report`."""
-    parser = ArgumentParser()
-    parser.add_argument("study")
-    parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--y", default="val_l1")
-    parser.add_argument("--n-column", default="num_params_total")
-    parser.add_argument("--runs")
-    parser.add_argument("--json", action="store_true")
-    add_fit_arguments(parser, one_law=one_law)
-    return parser
+def ask(*words):
+    """Return what a command of `scaling` returns; its ValueErrors are raised."""
+    return _call(_parse(words))

@@ -6,13 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from studies import law_parser
+from studies import ask
 
 from analysis.estimator import FitOptions
 from analysis.law_fit import Param
 from analysis.one_law import fit_table, make_law
 from analysis.pages.terminal import render_law
-from scaling.cli import results
 
 QUICK = FitOptions(num_draws=40)
 
@@ -32,10 +31,7 @@ def command(tmp_path, monkeypatch, capsys):
 
     def call(frame, *words):
         frame.to_csv("table.csv", index=False)
-        parser = law_parser(one_law=True)
-        arguments, rest = parser.parse_known_args(["table.csv", "--json", "--draws=40", *words])
-        arguments.overrides += rest
-        assert results.fit(arguments) == 0
+        assert ask("fit", "table.csv", "--json", "--draws=40", *words) == 0
         return json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
 
     return call
@@ -172,20 +168,16 @@ def write_odd_tables(folder, table):
 )
 def test_a_file_that_is_no_table_is_named(table, tmp_path, name, message):
     write_odd_tables(tmp_path, table)
-    parser = law_parser(one_law=True)
-    arguments = parser.parse_args([str(tmp_path / name), "--law", "chinchilla"])
     with pytest.raises(ValueError, match=message) as problem:
-        results.fit(arguments)
+        ask("fit", str(tmp_path / name), "--law", "chinchilla")
     assert name in str(problem.value)
 
 
 def test_padded_names_capital_suffixes_and_usual_errors_are_read(table, tmp_path, capsys):
     padded = table.rename(columns={"Model Size": " N ", "D": "D ", "loss": " loss"})
     padded.to_csv(tmp_path / "TABLE.CSV", index=False)
-    for one_law, words in ((True, ["--law=chinchilla", "--fixed=E=1.8"]), (False, [])):
-        parser = law_parser(one_law=one_law)
-        arguments = parser.parse_args([str(tmp_path / "TABLE.CSV"), "--json", "--draws=20", *words])
-        assert results.fit(arguments) == 0
+    for words in (["--law=chinchilla", "--fixed=E=1.8"], []):
+        assert ask("fit", str(tmp_path / "TABLE.CSV"), "--json", "--draws=20", *words) == 0
         assert json.loads(capsys.readouterr().out)["y"] == "loss"
 
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from studies import law_parser
+from studies import ask
 
 from scaling.cli import report_blocks, results
 from scaling.search.result import interval
@@ -84,8 +84,7 @@ def report(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(results, "publish", lambda *_, **__: {})
 
     def call(*words):
-        given = [STUDY, "--draws=40", "--runs", str(tmp_path / "runs"), *words]
-        assert results.report(law_parser(one_law=False).parse_args(given)) == 0
+        assert ask("report", STUDY, "--draws=40", f"--runs={tmp_path / 'runs'}", *words) == 0
         page = (tmp_path / "reports" / STUDY / "report.html").read_text()
         return capsys.readouterr().out, page
 

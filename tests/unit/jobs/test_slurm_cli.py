@@ -3,11 +3,16 @@
 import json
 import threading
 import time
-from argparse import Namespace
 
 import pytest
 
 from scaling.cli import plan, study
+from scaling.cli.arguments import Asked
+
+DEFAULTS = {
+    study.submit: {"parallel": 0, "detach": False},
+    plan.plan: {"on": None, "html": None, "memory": False},
+}
 
 
 @pytest.fixture
@@ -15,9 +20,11 @@ def call(tmp_path, capsys):
     """Return a caller of a command with --json that returns its document."""
 
     def run(command, **options):
-        words = {"study": "sweeps.demo", "overrides": [], "runs": str(tmp_path / "runs"),
-                 "json": True, "parallel": 0, "detach": False}  # fmt: skip
-        assert command(Namespace(**(words | options))) == 0
+        what = {"study": "sweeps.demo"} | {
+            name: options.pop(name) for name in ("study", "overrides") if name in options
+        }
+        asked = Asked(**what, runs=str(tmp_path / "runs"), json=True)
+        assert command(asked, **DEFAULTS.get(command, {}) | options) == 0
         return json.loads(capsys.readouterr().out)
 
     return run
@@ -67,8 +74,8 @@ def test_the_table_of_a_study_in_slurm(call, under_way, capsys, tmp_path):
     assert shown == {"step": 250, "samples_per_s": 640.0, "eta_s": 90.0, "val_l1": 0.04,
                      "attempts": 1}  # fmt: skip
     assert row["job_id"]
-    words = {"study": "sweeps.demo", "overrides": [], "runs": str(tmp_path / "runs")}
-    study.status(Namespace(**words, json=False, select="state=running", watch=False))
+    asked = Asked(study="sweeps.demo", runs=str(tmp_path / "runs"))
+    study.status(asked, select="state=running", watch=False)
     table = capsys.readouterr().out
     assert [part for part in ("250/500  50%", "640.0", "1:30", "0.0400") if part not in table] == []
 
@@ -81,12 +88,12 @@ def test_logs_of_a_run_in_slurm_are_followed_to_its_end(under_way, fake_slurm, c
 
     timer = threading.Timer(0.4, finish)
     timer.start()
-    words = {"runs": str(tmp_path / "runs"), "run_id": under_way["running"][:8], "follow": True}
-    study.logs(Namespace(**words))
+    asked = Asked(runs=str(tmp_path / "runs"))
+    study.logs(asked, run_id=under_way["running"][:8], follow=True)
     timer.join()
     assert capsys.readouterr().out == "step 250\nstep 500\n"
     with pytest.raises(ValueError, match="has no log, it is queued; wait for its turn"):
-        study.logs(Namespace(**words | {"run_id": under_way["waiting"], "follow": False}))
+        study.logs(asked, run_id=under_way["waiting"], follow=False)
 
 
 def test_a_selector_reaches_what_runs_in_slurm(call, under_way, fake_slurm):
@@ -114,7 +121,7 @@ def test_a_dry_run_shows_the_arrays_and_prunes_nothing(call, fake_slurm):
     assert summary["dry_run"]
     assert "#SBATCH --array=" in summary["arrays"][0]["script"]
     assert fake_slurm.calls("sbatch") == []
-    assert call(study.prune, yes=False)["checkpoints"] == []
+    assert call(study.prune, select="", yes=False)["checkpoints"] == []
 
 
 def test_the_paper_s_run_needs_its_hours(call, fake_slurm):
@@ -153,9 +160,8 @@ def test_other_code_is_shown(call, fake_slurm, tmp_path, capsys):
     folder.mkdir(parents=True)
     (folder / "DONE").write_text('{"step": 10, "metrics": {}}')
     (folder / "env.json").write_text('{"code_digest": "0123456789ab"}')
-    words = {"study": "sweeps.demo", "overrides": [], "runs": str(tmp_path / "runs"),
-             "json": True, "parallel": 0, "detach": False, "on": "dev"}  # fmt: skip
-    study.submit(Namespace(**words))
+    asked = Asked(study="sweeps.demo", runs=str(tmp_path / "runs"), json=True)
+    study.submit(asked, on="dev", parallel=0)
     warning = capsys.readouterr().err
     assert f"1 done runs were made by other code than {study_code()}: {run_id}" in warning
 

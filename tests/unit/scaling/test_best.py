@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,8 +186,7 @@ def test_words_of_a_submission_in_a_reference() -> None:
 
 
 def finetuning(source: str, runs_dir: Path) -> tuple[RunSpec, str]:
-    words = {"source": source, "domain": "sim_xarm7", "episodes": 5, "recipe": None}
-    return plan_finetuning(Namespace(**words, overrides=[]), runs_dir)
+    return plan_finetuning(source, runs_dir, domain="sim_xarm7", episodes=5)
 
 
 def test_what_was_submitted_with_overrides_is_found_by_its_words(tmp_path: Path) -> None:

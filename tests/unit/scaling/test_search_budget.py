@@ -1,12 +1,12 @@
 """--max-gpu-hours of a search: nothing is planned above it, and it says what it left out."""
 
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from scaling.cli.arguments import Asked
 from scaling.cli.search import _cost, search
 from scaling.runs.state import RunStatus
 from scaling.search.budget import Budget, corners
@@ -122,13 +122,12 @@ def test_the_corners_bound_the_space() -> None:
 
 
 def test_a_cap_below_the_first_trial_is_the_users_mistake(tmp_path: Path) -> None:
-    words = Namespace(
-        study=STUDY, overrides=["scale=a100"], runs=str(tmp_path), on="a100", trials=20,
-        parallel=4, seed=0, sampler="tpe", no_prune=False, max_gpu_hours=1.0, score=None,
-        storage=None, top=3, repeats=3, json=True,
-    )  # fmt: skip
+    asked = Asked(study=STUDY, overrides=["scale=a100"], runs=str(tmp_path), json=True)
     with pytest.raises(ValueError, match=r"not even the first trial fits: 0.0 .* nothing was sub"):
-        search(words)
+        search(
+            asked, on="a100", trials=20, parallel=4, seed=0, sampler="tpe", no_prune=False,
+            max_gpu_hours=1.0, score=None, storage=None, top=3, repeats=3,
+        )  # fmt: skip
     assert not list(tmp_path.iterdir())
 
 

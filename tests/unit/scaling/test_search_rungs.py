@@ -1,13 +1,12 @@
 """Rungs of a search: runs keep the checkpoints there, and the command stops the worst of them."""
 
 import sys
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from scaling.cli.arguments import declared
+from scaling.cli.arguments import Asked
 from scaling.cli.search import search
 from scaling.cli.search_executor import make_controller
 from scaling.runs.folder import step_name
@@ -57,15 +56,15 @@ def test_the_command_stops_the_worst_runs_at_a_rung(tmp_path, monkeypatch, no_pr
 
     monkeypatch.setattr("scaling.cli.search.make_controller", simulated)
     monkeypatch.setattr("scaling.scores.make_scorer", lambda *_: score)
-    monkeypatch.setattr("scaling.cli.search.show", lambda _, found, __: documents.append(found))
+    monkeypatch.setattr(Asked, "show", lambda _, found, __: documents.append(found))
     monkeypatch.setattr("scaling.cli.search._draw", lambda *_, **__: {})
     monkeypatch.setattr("time.sleep", lambda _: None)
-    words = Namespace(
-        study=STUDY, overrides=[], runs=str(tmp_path / "runs"), on="local", trials=14, parallel=1,
-        seed=0, sampler="tpe", no_prune=no_prune, max_gpu_hours=None, score=None, storage=None,
-        top=1, repeats=0, json=True,
+    asked = Asked(study=STUDY, runs=str(tmp_path / "runs"), json=True)
+    code = search(
+        asked, on="local", trials=14, parallel=1, seed=0, sampler="tpe", no_prune=no_prune,
+        max_gpu_hours=None, score=None, storage=None, top=1, repeats=0,
     )  # fmt: skip
-    assert search(words) == 0
+    assert code == 0
     counts = documents[0]["counts"]
     assert (counts["trials"], counts["failed"]) == (14, 0)
     assert counts["pruned"] == len(runs.stopped)
@@ -105,7 +104,7 @@ def test_rungs_change_no_id() -> None:
 
 @pytest.mark.parametrize("overrides", [[], ["num_steps=80"]])
 def test_a_fixed_point_that_is_submitted_keeps_its_rung_too(overrides: list[str]) -> None:
-    for spec in declared(Namespace(study=STUDY, overrides=overrides)):
+    for spec in Asked(study=STUDY, overrides=overrides).declared():
         assert spec.engine.keep_steps == [spec.num_steps // 2]
 
 
