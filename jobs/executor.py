@@ -79,6 +79,7 @@ class Submitted(Document):
     """What became of a submission: runs taken on; those left as done, held, or failed before."""
 
     study: str
+    cluster: str | None = optional()
     submitted: int
     skipped_done: int
     skipped_running: int
@@ -147,7 +148,6 @@ class ChainedJob(Document):
 class HandedOver(Submitted):
     """A submission that lies in a queue, or would: `gpu_hours` are None on CPU."""
 
-    cluster: str
     gpu_hours: float | None
     arrays: list[JobArray]
     chain: list[ChainedJob]

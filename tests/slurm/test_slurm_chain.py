@@ -51,8 +51,8 @@ def _a_failing_link(slurm, specs, runs, cluster) -> None:
     wrong = ["fit", "no_such_study", f"--runs={runs}"]
     submit(specs, runs, cluster, then=[wrong, ["report", NAME, f"--runs={runs}"]])
     failed, behind = wait_until(lambda: ended(runs), every_s=0.5)
-    assert (failed["state"], behind["state"]) == ("failed", "cancelled")
-    assert "unknown study 'no_such_study'" in failed["reason"]
-    assert behind["reason"] == "fit failed before it"
-    codes = slurm.call("sacct", "-nPX", "-j", failed["job_id"], "-o", "State,ExitCode")
+    assert (failed.state, behind.state) == ("failed", "cancelled")
+    assert "unknown study 'no_such_study'" in failed.reason
+    assert behind.reason == "fit failed before it"
+    codes = slurm.call("sacct", "-nPX", "-j", failed.job_id, "-o", "State,ExitCode")
     assert codes.split() == ["FAILED|2:0"]

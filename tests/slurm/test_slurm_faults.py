@@ -75,7 +75,7 @@ def test_a_restart_of_slurmctld_disturbs_nothing(slurm, preloaded, tmp_path, dev
     slurm.settle()  # a controller killed before that forgets the job, whoever submitted it
     slurm.do("restart-ctld")
     assert step_of(run_dir) < spec.num_steps
-    assert submit([spec], tmp_path, dev)["submitted"] == 0
+    assert submit([spec], tmp_path, dev).submitted == 0
     finish(spec)
     assert len(attempts(run_dir)) == 1
 
@@ -105,7 +105,7 @@ def test_out_of_memory_says_so_and_is_not_tried_again_until_asked(
     assert "out of memory" in status.reason
     assert len(read_lives(Run(run_dir))) == 1
     assert retry([spec], tmp_path) == [spec.run_id]
-    assert submit([spec], tmp_path, dev)["submitted"] == 1
+    assert submit([spec], tmp_path, dev).submitted == 1
     finish(spec)
 
 
@@ -133,7 +133,7 @@ def test_without_accounting_the_files_decide(
     slurm.call("scancel", "-u", "0")
     wait_until(lambda: not slurm.jobs())
     wait_until(lambda: run_state(Run(run_dir)).state == "preempted")
-    assert submit([spec], tmp_path, dev)["submitted"] == 1
+    assert submit([spec], tmp_path, dev).submitted == 1
     finish(spec)
 
 

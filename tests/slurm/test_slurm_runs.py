@@ -75,15 +75,15 @@ def test_cancel_stops_a_running_and_a_waiting_run_and_retry_takes_both_up_again(
     submit(specs, tmp_path, cluster)
     running, waiting = (tmp_path / spec.run_id for spec in specs)
     wait_until(lambda: step_of(running) > 50)
-    actions = {item["run_id"]: item["action"] for item in cancel(specs, tmp_path)}
+    actions = {item.run_id: item.action for item in cancel(specs, tmp_path)}
     assert actions == {running.name: "stopping", waiting.name: "removed from the queue"}
     wait_until(lambda: not slurm.jobs())
     assert [run_state(Run(folder)).state for folder in (running, waiting)] == ["cancelled"] * 2
     assert not (waiting / "attempts").exists()
     assert attempts(running)[0]["end"] is not None
-    assert submit(specs, tmp_path, dev, retry_failed=False)["submitted"] == 0
+    assert submit(specs, tmp_path, dev, retry_failed=False).submitted == 0
     assert retry(specs, tmp_path) == [running.name, waiting.name]
-    assert submit(specs, tmp_path, dev, retry_failed=False)["submitted"] == 2
+    assert submit(specs, tmp_path, dev, retry_failed=False).submitted == 2
     finish(*specs)
     first, second = attempts(running)
     assert second["first_step"] == first["last_step"] >= 50  # what the cancelled run had saved
@@ -97,7 +97,7 @@ def test_scancel_by_hand_is_seen_and_the_run_goes_on_when_asked(
     slurm.call("scancel", "-u", "0")
     wait_until(lambda: not slurm.jobs())
     wait_until(lambda: run_state(Run(run_dir)).state in ("cancelled", "preempted"))
-    assert submit([spec], tmp_path, dev)["submitted"] == 1
+    assert submit([spec], tmp_path, dev).submitted == 1
     finish(spec)
     assert attempts(run_dir)[1]["first_step"] >= 150
 

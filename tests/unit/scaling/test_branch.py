@@ -40,8 +40,8 @@ def test_sizes_1_2_4_8_cost_42_percent_less() -> None:
     assert [own_steps(spec) for spec in branches] == [40, 20, 10]
     assert {spec.init.trunk for spec in branches} == {trunk.run_id}
     costs = saving([trunk, *branches])
-    assert costs["samples_shared"] / (100 * trunk.global_batch_size) == pytest.approx(8.7)
-    assert costs["saving_percent"] == pytest.approx(42)
+    assert costs.samples_shared / (100 * trunk.global_batch_size) == pytest.approx(8.7)
+    assert costs.saving_percent == pytest.approx(42)
 
 
 def test_the_trunk_is_part_of_a_branch_s_identity() -> None:

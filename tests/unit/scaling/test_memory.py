@@ -57,8 +57,8 @@ def test_a_frozen_encoder_keeps_weights_alone() -> None:
 
 def test_more_ranks_and_recomputation_need_less() -> None:
     rows = gpu_table({"0.9b": run("0.9b", *A100S)})
-    assert {row["size"] for row in rows} == {"0.9b", "2b"}
-    totals = [row["total"] for row in rows if row["size"] == "0.9b"]
+    assert {row.size for row in rows} == {"0.9b", "2b"}
+    totals = [row.total for row in rows if row.size == "0.9b"]
     assert totals == sorted(totals, reverse=True)
     kept = memory(run("2b", *A100S))
     again = memory(run("2b", *A100S, "engine.activation_checkpointing=true"))
