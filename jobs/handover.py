@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import TypedDict
 
 from jobs.queue import read_held
 from jobs.status import run_state
@@ -79,6 +80,14 @@ def _with_engine_of(old: RunSpec, new: RunSpec) -> RunSpec:
     )
 
 
+class Skipped(TypedDict):
+    """How many runs were left, by why."""
+
+    skipped_done: int
+    skipped_running: int
+    skipped_failed: int
+
+
 @dataclass(slots=True, kw_only=True)
 class Claim:
     """The runs to start, and how many were skipped for which reason."""
@@ -88,7 +97,7 @@ class Claim:
     skipped_running: int = 0
     skipped_failed: int = 0
 
-    def skipped(self) -> dict[str, int]:
+    def skipped(self) -> Skipped:
         """Return the counts under their names in a summary."""
         return {
             "skipped_done": self.skipped_done,

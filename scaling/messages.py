@@ -20,8 +20,10 @@ _HANDLER = _Stderr()
 
 def print_messages(level: int = logging.WARNING) -> None:
     """Print what our packages say from a level on; others keep their own loggers."""
+    _HANDLER.setLevel(level)
     for name in PACKAGES:
         logger = logging.getLogger(name)
-        logger.setLevel(level)
+        if level < logging.WARNING:  # warnings pass by default
+            logger.setLevel(level)
         if _HANDLER not in logger.handlers:
             logger.addHandler(_HANDLER)

@@ -29,6 +29,9 @@ class XVLA(nn.Module):
 
     def __init__(self, config: ModelConfig, *, attention: str = "auto") -> None:
         super().__init__()
+        if not isinstance(config, ModelConfig):
+            kind = type(config).__name__
+            raise ValueError(f"config is of type {kind}; give an xvla.config.ModelConfig")
         config.validate()
         kind = attention_kind(attention)
         self.config = config

@@ -109,7 +109,7 @@ def test_a_failure_is_raised_at_the_next_call(tmp_path, engine, monkeypatch) -> 
     assert not list((tmp_path / "checkpoints").glob(".step_*"))
 
 
-def test_an_error_of_the_training_comes_first(tmp_path, engine, monkeypatch, capsys) -> None:
+def test_an_error_of_the_training_comes_first(tmp_path, engine, monkeypatch, caplog) -> None:
     def diverge() -> None:
         with saver(engine, tmp_path) as found:
             found.save({"step": 1}, wait=False)
@@ -118,7 +118,7 @@ def test_an_error_of_the_training_comes_first(tmp_path, engine, monkeypatch, cap
     monkeypatch.setattr(checkpoint, "_finish", lambda *_: 1 / 0)
     with pytest.raises(KeyError):
         diverge()
-    assert "the checkpoint under way is lost: division by zero" in capsys.readouterr().err
+    assert "the checkpoint under way is lost: division by zero" in caplog.text
 
 
 def test_buffers_are_kept_and_copies_shared() -> None:

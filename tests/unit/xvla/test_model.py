@@ -119,8 +119,8 @@ def test_compiled_blocks_change_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_heads": 5}, "num_heads=5 does not divide hidden_size=32"),
-        ({"projection_dim": 32}, "must equal projection_dim=32"),
+        ({"num_heads": 5}, "num_heads=5 does not divide model.hidden_size=32"),
+        ({"projection_dim": 32}, "must equal model.projection_dim=32"),
         ({"prediction": "noise"}, "prediction='noise'"),
         ({"depth": 0}, "depth=0"),
         ({"soft_prompt_length": -1}, "soft_prompt_length=-1"),
@@ -128,18 +128,17 @@ def test_compiled_blocks_change_nothing() -> None:
     ],
 )
 def test_an_impossible_configuration_is_named(change: dict, message: str) -> None:
-    config = replace(TINY, **change)
     with pytest.raises(ValueError, match=message):
-        XVLA(config)
+        XVLA(replace(TINY, **change))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"depth": -1}, "depth=-1 is not allowed"),
-        ({"num_heads": 5}, "num_heads=5 does not divide hidden_size=32"),
+        ({"depth": -1}, "depth=-1; allowed: a whole number, 1 or more"),
+        ({"num_heads": 5}, "num_heads=5 does not divide model.hidden_size=32"),
         ({"vision": replace(TINY.vision, depths=[1])}, r"vision.depths=\[1\] has 1 entries"),
-        ({"text": replace(TINY.text, d_model=32)}, "must equal projection_dim=24"),
+        ({"text": replace(TINY.text, d_model=32)}, "must equal model.projection_dim=24"),
     ],
 )
 def test_planners_refuse_it_without_building(change: dict, message: str) -> None:
