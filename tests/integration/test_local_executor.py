@@ -92,7 +92,7 @@ def undisturbed(tmp_path_factory, small_run) -> Path:
     """The runs of seeds 0 and 1, each in a process of its own from start to end."""
     runs = tmp_path_factory.mktemp("undisturbed")
     specs = [small_run(0), small_run(1)]
-    assert submit(specs, runs, command=train_command)["done"] == 2
+    assert submit(specs, runs, command=train_command).done == 2
     return runs
 
 
@@ -125,7 +125,7 @@ def test_a_stop_signal_saves_and_the_next_submission_goes_on(tmp_path, small_run
     assert attempt["reason"] == "signal"
     latest = (run_dir / "checkpoints" / "latest").read_text().strip()
     assert latest == f"step_{attempt['last_step']:07d}"
-    assert submit([spec], tmp_path)["done"] == 1
+    assert submit([spec], tmp_path).done == 1
     assert (read_json(run_dir / "attempts" / "0002.json") or {})["first_step"] == (
         attempt["last_step"]
     )
@@ -140,7 +140,7 @@ def test_two_ranks_run_stop_and_resume(tmp_path, small_run):
     summary = submit([spec], tmp_path)
     thread.join()
     assert (summary.preempted, summary.failed) == (1, 0)
-    assert submit([spec], tmp_path)["done"] == 1
+    assert submit([spec], tmp_path).done == 1
     assert run_state(Run(run_dir)).attempts == 2
 
 
