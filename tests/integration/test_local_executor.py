@@ -110,7 +110,7 @@ def test_a_run_killed_under_the_fork_server_ends_as_undisturbed(tmp_path, small_
     for run_dir in (killed, other):
         assert result(run_dir) == result(undisturbed / run_dir.name)
         assert losses(run_dir) == losses(undisturbed / run_dir.name)
-    assert submit(specs, tmp_path)["skipped_done"] == 2
+    assert submit(specs, tmp_path).skipped_done == 2
 
 
 def test_a_stop_signal_saves_and_the_next_submission_goes_on(tmp_path, small_run, undisturbed):
