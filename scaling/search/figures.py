@@ -55,14 +55,15 @@ def draw(
 @contextmanager
 def _current_style() -> Iterator[None]:
     """Draw in the caller's style, where every plot of Optuna's asks for "ggplot", for good."""
-    from matplotlib import RcParams, style
+    from matplotlib import RcParams
+    from matplotlib.style import library as styles
 
-    kept = style.library["ggplot"]
-    style.library["ggplot"] = RcParams()
+    kept = styles["ggplot"]
+    styles["ggplot"] = RcParams()
     try:
         yield
     finally:
-        style.library["ggplot"] = kept
+        styles["ggplot"] = kept
 
 
 def _history(study: "optuna.Study", score: str) -> "Figure":

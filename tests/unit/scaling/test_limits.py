@@ -88,11 +88,13 @@ def test_a_whole_number_will_do_for_a_number() -> None:
     assert DomainEntry(name="sim_panda", num_frames=None).num_frames is None
 
 
-def test_recipes_and_defaults_are_within() -> None:
+def test_every_recipe_can_be_made() -> None:
     from scaling.recipes import RECIPES, with_recipe
 
-    for name in RECIPES:
-        with_recipe(RunSpec(), name)
+    for name, recipe in RECIPES.items():
+        made = with_recipe(RunSpec(), name)
+        assert (made.optim, made.schedule) == (recipe.optim, recipe.schedule)
+        assert (made.num_steps, made.precision) == (recipe.num_steps, recipe.precision)
 
 
 @pytest.mark.parametrize("override", ["engine.micro_batch_size=-2", "resources.nodes=0"])

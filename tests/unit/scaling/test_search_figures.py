@@ -5,7 +5,8 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-from matplotlib import pyplot, style
+from matplotlib import pyplot
+from matplotlib.style import library as styles
 
 from analysis.figures.style import column_label
 from scaling.cli.search import _draw
@@ -42,12 +43,12 @@ def test_figures_are_written_and_closed(searched: Controller, tmp_path: Path) ->
 
 def test_words_have_units_and_the_style_stays(searched: Controller) -> None:
     shares = importances(searched.study)
-    settings, ggplot = dict(matplotlib.rcParams), dict(style.library["ggplot"])
+    settings, ggplot = dict(matplotlib.rcParams), dict(styles["ggplot"])
     figures = draw(
         searched.study, searched.task, score="val_l1", importance=shares, label=column_label
     )
     assert dict(matplotlib.rcParams) == settings
-    assert dict(style.library["ggplot"]) == ggplot
+    assert dict(styles["ggplot"]) == ggplot
     history, contour, importance = (figures[name].axes[0] for name in figures)
     assert history.get_xlabel() == "trial"
     assert history.get_ylabel() == "validation l1\n(m, rotation 6D, gripper)"
