@@ -76,6 +76,24 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def released_batch() -> Callable[[dict[str, Any]], Any]:
+    """Return what makes a Batch of the inputs that the authors' code was given."""
+    from xvla.batch import Batch
+
+    def batch(inputs: dict[str, Any]) -> Batch:
+        return Batch(
+            input_ids=inputs["input_ids"],
+            images=inputs["image_input"],
+            view_mask=inputs["image_mask"],
+            domain_id=inputs["domain_id"],
+            proprio=inputs["proprio"],
+            action=inputs["action"],
+        )
+
+    return batch
+
+
+@pytest.fixture(scope="session")
 def repository() -> Path:
     """Root of the checkout."""
     return REPOSITORY

@@ -50,8 +50,19 @@ class Grid:
         return sum(len(cell.run_ids) for cell in self.cells)
 
 
-class PlannedRun(Protocol):
-    """A run before it starts, as a plan has it; GPU-hours are None on CPU."""
+class Hours(Protocol):
+    """GPU-hours: likely, low and high; None on CPU."""
+
+    @property
+    def gpu_hours(self) -> float | None: ...
+    @property
+    def gpu_hours_low(self) -> float | None: ...
+    @property
+    def gpu_hours_high(self) -> float | None: ...
+
+
+class PlannedRun(Hours, Protocol):
+    """A run before it starts, as a plan has it."""
 
     @property
     def run_id(self) -> str: ...
@@ -63,12 +74,6 @@ class PlannedRun(Protocol):
     def seed(self) -> int: ...
     @property
     def compute_flops(self) -> float: ...
-    @property
-    def gpu_hours(self) -> float | None: ...
-    @property
-    def gpu_hours_low(self) -> float | None: ...
-    @property
-    def gpu_hours_high(self) -> float | None: ...
 
 
 def make_grids(rows: Sequence[PlannedRun]) -> list[Grid]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from analysis.document import Scalar
-from analysis.figures.grid import Grid, PlannedRun, label, make_grids
+from analysis.figures.grid import Grid, Hours, PlannedRun, label, make_grids
 from analysis.figures.plan import draw_grid
 from analysis.figures.style import style
 from analysis.hover import Hover
@@ -32,17 +32,11 @@ class Run(PlannedRun, Protocol):
     def memory_gib_per_gpu(self) -> float | None: ...
 
 
-class Totals(Protocol):
+class Totals(Hours, Protocol):
     """The sums of a plan."""
 
     @property
     def num_runs(self) -> int: ...
-    @property
-    def gpu_hours(self) -> float | None: ...
-    @property
-    def gpu_hours_low(self) -> float | None: ...
-    @property
-    def gpu_hours_high(self) -> float | None: ...
     @property
     def disk_gib(self) -> float: ...
 

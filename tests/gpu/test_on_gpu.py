@@ -28,20 +28,16 @@ DEVICE = "cpu" if DRY else "cuda"
 ON_DEVICE = f"resources.gpus_per_node={int(not DRY)}"
 
 
+MakeBatch = Callable[[dict[str, Tensor]], Batch]
+
+
 class Results:
     """What the fixture's batch gives on a device: losses, gradients by group, a chunk."""
 
-    def __init__(self, device: str, dtype: torch.dtype) -> None:
+    def __init__(self, device: str, dtype: torch.dtype, released_batch: MakeBatch) -> None:
         model = load_pretrained(FIXTURE).eval().to(device, dtype)
         inputs = {k: v.to(device) for k, v in load_file(FIXTURE / "inputs.safetensors").items()}
-        batch = Batch(
-            input_ids=inputs["input_ids"],
-            images=inputs["image_input"],
-            view_mask=inputs["image_mask"],
-            domain_id=inputs["domain_id"],
-            proprio=inputs["proprio"],
-            action=inputs["action"],
-        )
+        batch = released_batch(inputs)
         losses = model(batch, inputs["t"], inputs["noise"])
         torch.stack(list(losses.values())).sum().backward()
         self.losses = {name: loss.item() for name, loss in losses.items()}
@@ -57,9 +53,9 @@ def _gradients(model: XVLA) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def exact() -> Results:
+def exact(released_batch) -> Results:
     """On the CPU in fp32, which other tests compare with the authors' numbers."""
-    return Results("cpu", torch.float32)
+    return Results("cpu", torch.float32, released_batch)
 
 
 @pytest.fixture
@@ -72,16 +68,16 @@ def _exact_products() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_exact_products")
-def test_fp32_gives_the_cpus_numbers(exact: Results) -> None:
-    found = Results(DEVICE, torch.float32)
+def test_fp32_gives_the_cpus_numbers(exact: Results, released_batch) -> None:
+    found = Results(DEVICE, torch.float32, released_batch)
     assert found.losses == pytest.approx(exact.losses, rel=1e-4)
     for name, gradient in exact.gradients.items():
         assert (found.gradients[name] - gradient).norm() < 1e-3 * gradient.norm()
     torch.testing.assert_close(found.chunk, exact.chunk, rtol=1e-3, atol=1e-4)
 
 
-def test_bf16_is_near_them(exact: Results) -> None:
-    found = Results(DEVICE, torch.bfloat16)
+def test_bf16_is_near_them(exact: Results, released_batch) -> None:
+    found = Results(DEVICE, torch.bfloat16, released_batch)
     assert found.losses == pytest.approx(exact.losses, rel=0.02)
     for name, gradient in exact.gradients.items():
         assert torch.cosine_similarity(found.gradients[name], gradient, dim=0) > 0.99, name

@@ -17,17 +17,14 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def reference() -> tuple[XVLA, Batch, dict[str, Tensor], dict[str, Tensor]]:
+def reference(released_batch) -> tuple[XVLA, Batch, dict[str, Tensor], dict[str, Tensor]]:
     inputs = load_file(FOLDER / "inputs.safetensors")
-    batch = Batch(
-        input_ids=inputs["input_ids"],
-        images=inputs["image_input"],
-        view_mask=inputs["image_mask"],
-        domain_id=inputs["domain_id"],
-        proprio=inputs["proprio"],
-        action=inputs["action"],
+    return (
+        load_pretrained(FOLDER),
+        released_batch(inputs),
+        inputs,
+        load_file(FOLDER / "outputs.safetensors"),
     )
-    return load_pretrained(FOLDER), batch, inputs, load_file(FOLDER / "outputs.safetensors")
 
 
 def relative_error(given: Tensor, expected: Tensor) -> float:
