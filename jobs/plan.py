@@ -302,10 +302,7 @@ def _shared(rows: list[PlannedRun], specs: list[RunSpec]) -> Shared | None:
     pairs = list(zip(rows, specs, strict=True))
     alone = [row.gpu_hours / _own_share(spec) for row, spec in pairs if row.gpu_hours is not None]
     return Shared(
-        num_branches=found.num_branches,
-        samples_alone=found.samples_alone,
-        samples_shared=found.samples_shared,
-        saving_percent=found.saving_percent,
+        **found.to_dict(),
         compute_flops_shared=sum(row.compute_flops * _own_share(spec) for row, spec in pairs),
         gpu_hours_alone=sum(alone) if alone else None,
     )
