@@ -47,7 +47,7 @@ def refused(command: list[str], tree: Path) -> str:
         (["plan", "sweeps.demo", "scale=h100"], ["no scale 'h100'", "cpu"]),
         (["plan", "sweeps.demo", "data.mixture.0.weight=2"], ["give a list whole"]),
         (["submit", "sweeps.demo", "--on", "moon"], ["--on 'moon'", "local"]),
-        (["submit", "sweeps.demo", "engine.zero_stage=3"], ["zero_stage=3", "0, 1, 2"]),
+        (["submit", "sweeps.demo", "engine.zero_stage=3"], ["zero_stage=3", "0 to 2"]),
         (["status", "sweeps.demo", "--select", "colour=red"], ["colour"]),
         (["logs", "ffffffffffff"], ["ffffffffffff"]),
         (["best", "sweeps.demo"], ["no"]),

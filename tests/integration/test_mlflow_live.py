@@ -251,7 +251,7 @@ def test_a_thousand_published_runs_are_answered_without_mlflow(tmp_path: Path) -
         spec.run_id: PublishedRun(
             mlflow_id="simulated",
             status="FINISHED",
-            mark=ledger.run_mark(spec, spec.run_id, described=False),
+            mark=ledger.run_mark(spec, spec.run_id),
             last={f"metric/{number}": (1, 0.5) for number in range(20)},
         )
         for spec in specs
