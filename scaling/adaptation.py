@@ -10,7 +10,7 @@ from scaling.runs.curves import metric_lines
 from scaling.runs.folder import Run, finished_runs
 from scaling.spec import InitConfig, RunSpec
 from xvla.config import DomainEntry
-from xvla.domains import domain_id
+from xvla.domains import domain_rows
 
 
 def finetune_spec(
@@ -19,22 +19,29 @@ def finetune_spec(
     *,
     sha256: str,
     domain: str,
-    num_episodes: int,
+    num_episodes: int = 0,
     recipe: str | None = None,
     overrides: list[str] | None = None,
 ) -> RunSpec:
     """Return the run that adapts `checkpoint` to `domain`, which becomes the anchor domain.
 
+    `num_episodes` 0: all training episodes, to be counted where the data is.
     First only the soft prompts and the action heads train (`optim.freeze_steps`), then all that
-    the parent trained. Raises ValueError for an unknown domain or recipe.
+    the parent trained. The parent's rows stay with their names, so that a new domain takes none of
+    them. Raises ValueError for an unknown recipe, or a name whose row another name trained.
     """
-    domain_id(domain)  # refuses an unknown one
     entry = DomainEntry(name=domain, num_episodes=num_episodes)
     spec = replace(
         parent,
         stage="finetune",
         axes={"domain": domain},
-        data=replace(parent.data, mixture=[entry], anchor_domain=domain, blind=False),
+        data=replace(
+            parent.data,
+            mixture=[entry],
+            anchor_domain=domain,
+            domain_ids=domain_rows(parent.data),
+            blind=False,
+        ),
         init=InitConfig(checkpoint=str(checkpoint), checkpoint_sha256=sha256),
     )
     default = "finetune_small" if parent.scale == "cpu" else "finetune_paper"

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,13 +11,14 @@ import yaml
 from scaling.config import from_yaml, write_atomic
 from scaling.document import plain
 from xvla.config import DataConfig, ModelConfig
-from xvla.domains import check_anchor, check_mixture
+from xvla.domains import DOMAIN_IDS, check_anchor, check_mixture, domain_rows
 from xvla.limits import Config, limited
 
 # Fields of DataConfig that choose or make samples. The others only change speed and place.
 SCIENTIFIC_DATA_FIELDS = (
     "mixture",
     "anchor_domain",
+    "domain_ids",
     "image_size",
     "num_views",
     "text_length",
@@ -40,6 +41,7 @@ SCIENTIFIC_DATA_FIELDS = (
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 # A field added after ids were published is left out of the digest at this (its old) value.
 ADDED_LATER: dict[str, Any] = {
+    "data.domain_ids": {},
     "data.random_crop": False,
     "data.pixels": "video",
     "optim.ema_decay": 0.0,
@@ -175,6 +177,10 @@ class RunSpec(Config):
     def scientific(self) -> dict[str, Any]:
         """Return the fields that determine the result, as plain JSON types."""
         data = plain(self.data)
+        # Released rows went without saying when ids were published.
+        data["domain_ids"] = {
+            name: row for name, row in self.data.domain_ids.items() if DOMAIN_IDS.get(name) != row
+        }
         init = plain(self.init)
         del init["checkpoint"]  # a path; its sha256 is what counts
         science = {
@@ -206,12 +212,15 @@ class RunSpec(Config):
         return sum(entry.num_episodes for entry in self.data.mixture)
 
     def validate(self) -> "RunSpec":
-        """Return self, or raise ValueError naming the fields that do not go together."""
+        """Return the run with its domains' rows written down.
+
+        Raises ValueError naming the fields that do not go together.
+        """
         self.model.validate()
         check_mixture(self.data)
         check_anchor(self.data)
         _check_together(self)
-        return self
+        return _with_rows(self)
 
     def to_yaml(self) -> str:
         """Return run.yaml's text, every default written out (24 times as fast as OmegaConf's)."""
@@ -241,6 +250,17 @@ def _without_later_defaults(science: dict[str, Any]) -> dict[str, Any]:
         if node.get(leaf) == default:
             node.pop(leaf)
     return science
+
+
+def _with_rows(spec: RunSpec) -> RunSpec:
+    """Return the run with the rows of new names in `data.domain_ids`, and tables that hold all."""
+    rows, known = domain_rows(spec.data), spec.data.domain_ids
+    ids = {n: row for n, row in rows.items() if n in known or DOMAIN_IDS.get(n) != row}
+    size = max(spec.model.num_domains, 1 + max(rows.values()))
+    if ids == known and size == spec.model.num_domains:
+        return spec
+    model = replace(spec.model, num_domains=size)
+    return replace(spec, model=model, data=replace(spec.data, domain_ids=ids))
 
 
 def _check_together(spec: RunSpec) -> None:

@@ -117,6 +117,8 @@ class DataConfig(Config):
 
     mixture: list[DomainEntry] = field(default_factory=list)
     anchor_domain: str = ""
+    # Rows of the domain-specific tables where they are not the released ones (xvla/domains.py).
+    domain_ids: dict[str, int] = limited({}, least=0)
     image_size: int = limited(224, least=1)
     num_views: int = limited(3, least=1)
     text_length: int = limited(50, least=2)  # the two special tokens
@@ -137,6 +139,7 @@ class DataConfig(Config):
     pixels: Literal["video", "jpeg"] = "video"  # "jpeg": those of a JPEG frame cache
     # Engine fields: they change speed and place, never a sample, and are not in the run id.
     root: str = ""
+    roots: dict[str, str] = field(default_factory=dict)  # a domain's own folder, before `root`
     batch_size: int = limited(16, least=1)
     num_workers: int = limited(0, least=0)
     decode_images: bool = True

@@ -78,10 +78,10 @@ def limited(
     above: float = -math.inf,
     below: float = math.inf,
 ) -> Any:
-    """Return a dataclass field with limits; a list's hold for each of its entries."""
+    """Return a dataclass field with limits; those of a list or dict hold for each of its values."""
     limits = Limits(least=least, most=most, above=above, below=below)
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"limits": limits})
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata={"limits": limits})
     return field(default=default, metadata={"limits": limits})
 
 
@@ -105,6 +105,12 @@ def _rule(kind: Any, limits: Limits) -> tuple[Callable[[Any], bool], str]:
         return (
             lambda value: isinstance(value, list | tuple) and all(map(allows, value)),
             f"a list, each entry {said}",
+        )
+    if get_origin(kind) is dict:
+        allows, said = _rule(get_args(kind)[1], limits)
+        return (
+            lambda value: isinstance(value, dict) and all(map(allows, value.values())),
+            f"names, each with {said}",
         )
     if isinstance(kind, UnionType):  # only `X | None` is used
         allows, said = _rule(get_args(kind)[0], limits)

@@ -59,7 +59,8 @@ def load_pretrained(
     """Build the model of a checkpoint folder (official, LeRobot or ours) in evaluation mode.
 
     config replaces the folder's own, e.g. for another action space: prompts and action layers
-    whose shape then differs are newly initialised and logged, as the authors' later loader does.
+    whose shape then differs are newly initialised and logged, as the authors' later loader does;
+    where only rows are added (more domains), those that are there are kept.
     Raises ValueError, naming the file or the tensors, for a missing or damaged file, another
     architecture, missing or surplus tensors, other shapes, or values that are not finite.
     """
@@ -299,11 +300,15 @@ def _fill(model: XVLA, tensors: Tensors, names: _Names, source: str) -> None:
     for name, want in expected.items():
         given = tensors.get(name)
         if given is not None and given.shape != want.shape and name.startswith(REPLACEABLE):
+            kept = _kept_rows(given, want)
             log.warning(
-                "%s: %s has shape %s, the model %s; newly initialised",
+                "%s: %s has shape %s, the model %s; newly initialised%s",
                 *(source, names.in_file(name), list(given.shape), list(want.shape)),
+                f" but for the first {kept} rows" if kept else "",
             )
             tensors[name] = _fresh(name, want)
+            if kept:
+                tensors[name][:kept] = given
     _check(expected, tensors, source=source, in_file=names.in_file)
     # Copied: a file's own bytes are mapped, lie unaligned, and then other kernels round otherwise.
     copies = {
@@ -345,6 +350,12 @@ def _listed(kind: str, found: Iterable[str]) -> str:
     names = list(found)
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return f"{len(names)} {kind}" + (f" ({shown})" if names else "")
+
+
+def _kept_rows(given: Tensor, want: Tensor) -> int:
+    """Return how many rows of a table stay, one a domain: all where it only gets longer."""
+    longer = given.shape[1:] == want.shape[1:] and len(given) < len(want)
+    return len(given) if longer else 0
 
 
 def _fresh(name: str, like: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ class Asked:
 
         scale, overrides = split_arguments(self.overrides)
         specs = _expanded(load_study(self.study), scale, overrides)
+        _check_data(specs)
         return _some(specs, self.study, self.overrides)
 
     def expand(self) -> list[RunSpec]:
@@ -132,6 +133,19 @@ def _expanded(study: "Study", scale: str | None, overrides: list[str]) -> list[R
     from scaling.search.task import keep_rungs
 
     return [keep_rungs(spec, study.search.rungs) for spec in specs]
+
+
+def _check_data(specs: Iterable[RunSpec]) -> None:
+    """Raise ValueError for a data set that a run names and that is not there."""
+    from xvla.domains import check_folders
+
+    seen: set[tuple[str, ...]] = set()
+    for data in (spec.data for spec in specs):
+        names = (entry.name for entry in data.mixture)
+        place = (data.root, *map("=".join, data.roots.items()), "", *names)
+        if place not in seen:
+            seen.add(place)
+            check_folders(data)
 
 
 def store_of(folder: Path) -> str:

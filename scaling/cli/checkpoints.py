@@ -1,5 +1,6 @@
 """Verbs on checkpoints: best, lineage, finetune."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from scaling.cli.arguments import (
     store_of,
     study_runs,
 )
+from scaling.cli.study import render_submitted
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec
 
@@ -42,25 +44,59 @@ def lineage(asked: Asked, *, run_id: str) -> int:
     return 0
 
 
-def finetune(asked: Asked, *, source: str, domain: str, recipe: str | None, episodes: int) -> int:
-    """Adapt a checkpoint to a new domain and print l1 before and after."""
+def finetune(
+    asked: Asked,
+    *,
+    source: str,
+    domain: str,
+    recipe: str | None,
+    episodes: int,
+    on: str,
+    detach: bool,
+    dry_run: bool,
+) -> int:
+    """Adapt a checkpoint to a new domain, here or on a cluster; print l1 before and after.
+
+    What is only handed over answers as `submit` does; asked again when it is done, the errors.
+    """
     from jobs.cluster import load_cluster
     from jobs.executor import Order, Worked, executor_of
-    from scaling.adaptation import finetune_result
 
     folder = asked.folder
     spec, parent = plan_finetuning(
         source, folder, domain=domain, recipe=recipe, episodes=episodes, overrides=asked.overrides
     )
-    here = load_cluster("local")
-    order = Order(parallel=spec.resources.world_size, progress=asked.progress)
-    worked = executor_of(here).submit([spec], folder, here, order)
-    if not (isinstance(worked, Worked) and worked.done == worked.submitted):
+    cluster = load_cluster(on)
+    order = Order(
+        parallel=spec.resources.world_size,
+        dry_run=dry_run,
+        progress=asked.progress,
+        background=_again(asked, source, domain, recipe, episodes) if detach else None,
+    )
+    found = executor_of(cluster).submit([spec], folder, cluster, order)
+    if not found.skipped_done and not isinstance(found, Worked):
+        asked.show(found, render_submitted)
+        return 0
+    if not (found.skipped_done or (isinstance(found, Worked) and found.is_through)):
         raise RuntimeError(f"run {spec.run_id} did not finish; see `scaling logs {spec.run_id}`")
-    publish([spec], folder, quiet=asked.json)
-    document = finetune_result(spec, Run.of(folder, spec.run_id), parent=parent)
-    asked.show(document, _render_finetune)
+    _show_finetuned(asked, spec, parent)
     return 0
+
+
+def _again(asked: Asked, source: str, domain: str, recipe: str | None, episodes: int) -> list[str]:
+    """Return this command for a process in the background, which publishes too."""
+    words = ["finetune", "--from", source, "--domain", domain, *asked.overrides]
+    words += [f"--runs={asked.folder}", f"--episodes={episodes}"]
+    words += [f"--recipe={recipe}"] if recipe else []
+    return [sys.executable, "-m", "scaling", *words]
+
+
+def _show_finetuned(asked: Asked, spec: RunSpec, parent: str) -> None:
+    from scaling.adaptation import finetune_result
+
+    publish([spec], asked.folder, quiet=asked.json)
+    run = Run.of(asked.folder, spec.run_id)
+    asked.show(finetune_result(spec, run, parent=parent), _render_finetune)
 
 
 def plan_finetuning(
@@ -75,9 +111,7 @@ def plan_finetuning(
     """Return the finetuning run that the command line asks for and its parent's run id."""
     from scaling.adaptation import finetune_spec
     from scaling.best import resolve, study_of, words_of
-    from xvla.domains import domain_id
 
-    domain_id(domain)  # refuses an unknown one
     study = study_of(source)
     specs = study_runs(study, words_of(source), folder) if study else []
     checkpoint = resolve(source, folder, specs=specs, tracking_uri=existing_store(folder))
@@ -87,20 +121,23 @@ def plan_finetuning(
         checkpoint.path,
         sha256=checkpoint.sha256,
         domain=domain,
-        num_episodes=episodes or _shipped_episodes(parent, domain),
+        num_episodes=episodes,
         recipe=recipe,
         overrides=list(overrides),
     )
-    return spec, checkpoint.run_id
+    return _counted(spec), checkpoint.run_id
 
 
-def _shipped_episodes(parent: RunSpec, domain: str) -> int:
-    """Return how many training episodes of the domain are at hand."""
-    from xvla.config import DomainEntry
+def _counted(spec: RunSpec) -> RunSpec:
+    """Return the run with the number of training episodes that the data at hand has."""
     from xvla.data.sources import Mixture
 
-    data = replace(parent.data, mixture=[DomainEntry(name=domain)], anchor_domain=domain)
-    return len(Mixture.open(data).sources[domain].episodes)
+    sources = Mixture.open(spec.data).sources
+    mixture = [
+        replace(entry, num_episodes=len(sources[entry.name].episodes))
+        for entry in spec.data.mixture
+    ]
+    return replace(spec, data=replace(spec.data, mixture=mixture))
 
 
 def _render_finetune(result: "Finetuned") -> str:

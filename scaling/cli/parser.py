@@ -187,6 +187,9 @@ def _add_reuse_verbs(verbs, common) -> None:
     tune.add_argument("--recipe", default=None, help="default: finetune_small or finetune_paper")
     tune.add_argument("--episodes", type=_count, default=0, help="training episodes (0: all)")
     tune.add_argument("overrides", nargs="*", default=[], metavar="key=value")
+    tune.add_argument("--on", default="local", help="local, a100, dev, or a cluster's YAML file")
+    tune.add_argument("--detach", action="store_true", help="return at once, run in background")
+    tune.add_argument("--dry-run", action="store_true", help="show the job, submit none")
     tune.set_defaults(run=checkpoints.finetune)
 
 

@@ -134,7 +134,7 @@ def _soft_prompts(done: list[RunSpec], folder: Path) -> "PromptMap | None":
 
     from analysis.prompts import map_prompts
     from scaling.best import best
-    from xvla.domains import domain_id
+    from xvla.domains import domain_rows
 
     most = max(len(spec.data.mixture) for spec in done)
     able = [s for s in done if len(s.data.mixture) == most and s.model.soft_prompt_length > 1]
@@ -145,7 +145,7 @@ def _soft_prompts(done: list[RunSpec], folder: Path) -> "PromptMap | None":
     names, length = [e.name for e in spec.data.mixture], spec.model.soft_prompt_length
     with safe_open(Path(found.checkpoint) / WEIGHTS, framework="numpy") as file:
         table = file.get_tensor("transformer.soft_prompt_hub.weight")
-    rows = table[[domain_id(name) for name in names]].reshape(len(names), length, -1)
+    rows = table[[domain_rows(spec.data)[name] for name in names]].reshape(len(names), length, -1)
     return map_prompts(rows, names)
 
 

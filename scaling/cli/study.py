@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,6 +21,7 @@ from scaling.cli.arguments import (
     warn,
 )
 from scaling.spec import RunSpec
+from xvla.config import DataConfig, DomainEntry
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -53,7 +55,7 @@ def submit(
         parallel=parallel,
         price=_pricer(folder, cluster),
         max_gpu_hours=max_gpu_hours,
-        then=_chained(asked, then or ""),
+        then=_chained(asked, then or "", specs[0].data),
         dry_run=dry_run,
         progress=asked.progress,
         background=_background(asked, parallel) if detach else None,
@@ -64,7 +66,7 @@ def submit(
     found = executor_of(cluster).submit(specs, folder, cluster, order)
     if isinstance(found, Worked):
         publish(specs, folder, quiet=asked.json)
-    asked.show(found, _render_submitted)
+    asked.show(found, render_submitted)
     return 1 if isinstance(found, Worked) and not found.is_through else 0
 
 
@@ -75,14 +77,15 @@ def _background(asked: Asked, parallel: int) -> list[str]:
     return [sys.executable, "-m", "scaling", *words]
 
 
-def _chained(asked: Asked, then: str) -> list[list[str]]:
+def _chained(asked: Asked, then: str, data: DataConfig) -> list[list[str]]:
     """Return the commands that --then chains behind the study; ValueError for a wrong word."""
-    from xvla.domains import domain_id
+    from xvla.domains import check_folders
 
     commands = chain_commands(then, asked.study, [*asked.overrides, f"--runs={asked.folder}"])
     for words in commands:
         if "--domain" in words:
-            domain_id(words[words.index("--domain") + 1])
+            entry = DomainEntry(name=words[words.index("--domain") + 1])
+            check_folders(replace(data, mixture=[entry]))
     return commands
 
 
@@ -235,7 +238,8 @@ def sync(asked: Asked, *, tracking_uri: str | None, follow: bool) -> int:
     return 0
 
 
-def _render_submitted(found: "Submitted") -> str:
+def render_submitted(found: "Submitted") -> str:
+    """Return one line of what became of a submission, and one for each job of a queue."""
     from jobs.executor import HandedOver, Worked
 
     if isinstance(found, HandedOver):

@@ -1,5 +1,6 @@
 """Initial weights of a run: random, a pretrained encoder, or a whole parent checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,9 @@ def _with_weights(spec: RunSpec) -> "XVLA":
     from xvla.pretrained import load_encoder, load_florence, load_pretrained
 
     if spec.init.checkpoint_sha256:
-        return load_pretrained(spec.init.checkpoint, attention=spec.engine.attention)
+        return load_pretrained(
+            spec.init.checkpoint, config=spec.model, attention=spec.engine.attention
+        )
     model = XVLA(spec.model, attention=spec.engine.attention)
     if spec.init.encoder == "simulated":
         load_encoder(model, SHIPPED_ENCODER)
@@ -59,6 +62,8 @@ def _check_sha(path: Path, expected: str) -> None:
 
 
 def _check_architecture(found: ModelConfig, spec: RunSpec) -> None:
+    if found.num_domains < spec.model.num_domains:  # the rows that are there are kept
+        found = replace(found, num_domains=spec.model.num_domains)
     if found != spec.model:
         differing = [
             name

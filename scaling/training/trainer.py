@@ -23,6 +23,7 @@ from scaling.training.noise import step_noise
 from scaling.training.validation import StoppedError, Validation
 from scaling.training.watchdog import Watchdog
 from xvla.data.samples import SampleKey
+from xvla.domains import domain_rows
 
 MAX_KEYS_NAMED = 8
 
@@ -234,6 +235,7 @@ class Trainer:
             "owes_evaluation": self._owes_evaluation,
             "loader": self.loader.state_dict(),
             "normaliser": self.validation.normaliser.to_dict(),
+            "domain_ids": domain_rows(self.spec.data),
         }
         with self._clock.paused():
             self._saver.save(state, wait=wait)

@@ -51,7 +51,8 @@ def refused(command: list[str], tree: Path) -> str:
         (["status", "sweeps.demo", "--select", "colour=red"], ["colour"]),
         (["logs", "ffffffffffff"], ["ffffffffffff"]),
         (["best", "sweeps.demo"], ["no"]),
-        (["finetune", "--from", "best:sweeps.demo", "--domain", "mars"], ["mars", "sim_xarm7"]),
+        (["submit", "sweeps.demo", "--then", "finetune:mars"], ["mars", "sim_xarm7"]),
+        (["plan", "sweeps.demo", "data.root=/nope"], ["no dataset folder at /nope/", "data.roots"]),
         (["finetune", "--from", "nowhere", "--domain", "sim_xarm7"], ["nowhere"]),
         (["train", "absent/run.yaml"], ["absent/run.yaml"]),
         (["data", "simulate", "--domain", "mars", "--out", "x"], ["mars", "sim_panda"]),
@@ -142,11 +143,11 @@ def test_missing_instruction(tmp_path: Path, dataset: Path, train) -> None:
     assert "task" in refused(train(), tmp_path)
 
 
-def test_unknown_domain_in_run_yaml(tmp_path: Path, make_run) -> None:
+def test_a_domain_without_data_in_run_yaml(tmp_path: Path, make_run) -> None:
     run_yaml = make_run()
     run_yaml.write_text(run_yaml.read_text().replace(ANCHOR, "mars"))
     line = refused([sys.executable, "-m", "scaling.train", str(run_yaml)], tmp_path)
-    assert "unknown domain 'mars'" in line
+    assert "domain mars: no dataset folder at" in line
     assert ANCHOR in line
 
 

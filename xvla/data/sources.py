@@ -7,7 +7,6 @@ else decides any of them (`xvla/domains.py` has what needs no data: names, weigh
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,23 +16,24 @@ from xvla.config import DataConfig, DomainEntry
 from xvla.data.readers.base import Dataset, DatasetError, Problem
 from xvla.data.readers.formats import open_with_problems
 from xvla.data.splits import episodes_in, splits_of, taken
-from xvla.domains import check_anchor, check_mixture, domain_id
+from xvla.domains import check_anchor, check_mixture, dataset_folder, domain_rows
 
 ASKED_EPISODES = 1000
-DEMO_ROOT = Path(__file__).parent / "demo"
 # The fields that say which sets are opened and which episodes are taken of them.
-DECIDED_AT_OPEN = ("mixture", "root", "subset_seed")
+DECIDED_AT_OPEN = ("mixture", "domain_ids", "root", "roots", "subset_seed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """One domain of a mixture: its dataset and the training episodes taken from it.
 
+    domain_id: row of the domain-specific tables.
     splits [episodes]: the split of each, held out by task where the set names none.
     broken: what is wrong with the episodes that cannot be read, as far as it is known on opening.
     """
 
     entry: DomainEntry
+    domain_id: int
     dataset: Dataset
     splits: NDArray[np.str_]
     episodes: tuple[int, ...]
@@ -42,7 +42,7 @@ class Source:
     @classmethod
     def open(cls, config: DataConfig, entry: DomainEntry) -> "Source":
         """Open the set of one domain; ValueError when it is not there or cannot be used."""
-        path = _folder(config, entry)
+        path = dataset_folder(config, entry.name)
         dataset, problems = open_with_problems(path)
         if any(problem.episode is None for problem in problems):
             raise DatasetError(str(path), problems)
@@ -52,6 +52,7 @@ class Source:
         train = episodes_in(splits, "train", path=dataset.path)
         return cls(
             entry=entry,
+            domain_id=domain_rows(config)[entry.name],
             dataset=dataset,
             splits=splits,
             episodes=tuple(taken(train, entry, subset_seed=config.subset_seed)),
@@ -62,11 +63,6 @@ class Source:
     def name(self) -> str:
         """Name of the domain."""
         return self.entry.name
-
-    @property
-    def domain_id(self) -> int:
-        """Row of the domain-specific tables."""
-        return domain_id(self.name)
 
     @property
     def num_frames(self) -> int:
@@ -156,17 +152,3 @@ class Mixture:
             source = replace(source, entry=entry, episodes=tuple(source.split("train")))
         config = replace(self.config, mixture=[source.entry], anchor_domain=name)
         return Mixture(config=config, sources={name: source})
-
-
-def _folder(config: DataConfig, entry: DomainEntry) -> Path:
-    """Return the folder of a domain's set below `config.root`, or below the shipped demo sets."""
-    root = Path(config.root) if config.root else DEMO_ROOT
-    path = root / entry.name
-    if path.is_dir():
-        return path.resolve()
-    metas = [*root.glob("*/meta/info.json"), *root.glob("*/*.json")]
-    there = sorted({file.relative_to(root).parts[0] for file in metas})
-    raise ValueError(
-        f"domain {entry.name}: no dataset folder at {path}; there are "
-        f"{', '.join(there) or 'none'}; record it with `scaling data simulate` or set data.root"
-    )

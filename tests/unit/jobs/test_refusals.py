@@ -72,7 +72,8 @@ def test_a_chain_to_an_unknown_domain_is_refused_before_anything_runs(
     capsys, folder, fake_slurm
 ) -> None:
     line = refused(capsys, [*DEMO, "--then", "fit,finetune:mars", *WORDS])
-    assert "unknown domain 'mars'; known domains:" in line
+    assert "domain mars: no dataset folder at" in line
+    assert "sim_xarm7" in line  # what there is
     assert not (folder / "runs").exists()
     assert fake_slurm.calls("sbatch") == []
 

@@ -1,6 +1,7 @@
 """Finetuning: the spec that two-step adaptation makes of a parent, and what it reports."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -26,8 +27,6 @@ def test_new_domain_becomes_the_anchor() -> None:
 
 
 def test_the_paper_scale_uses_the_papers_recipe() -> None:
-    from dataclasses import replace
-
     spec = adapted(replace(paper_run("0.9b"), scale="a100"), domain="libero")
     assert (spec.optim.freeze_steps, spec.schedule.warmup_steps) == (1000, 1000)
     assert (spec.global_batch_size, spec.num_steps) == (128, 60_000)
@@ -43,9 +42,30 @@ def test_identity_is_the_parents_weights_not_their_place() -> None:
     assert here.run_id != adapted(parent, sha256="cd" * 32).run_id
 
 
-def test_unknown_domain() -> None:
-    with pytest.raises(ValueError, match="unknown domain 'mars'; known domains: "):
-        adapted(simulated_run("tiny"), domain="mars")
+def test_a_new_name_takes_no_row_that_the_parent_trained() -> None:
+    parent = adapted(simulated_run("tiny"), domain="mars")
+    spec = adapted(parent, domain="venus")
+    trained = {"sim_kinova3_dual": 15, "mars": 20}
+    assert spec.data.domain_ids == parent.data.domain_ids | trained | {"venus": 21}
+    assert spec.model.num_domains == 30
+    again = adapted(spec, domain="mars")
+    assert again.data.domain_ids["mars"] == 20
+    with pytest.raises(ValueError, match="sim_panda and robomind_franka share row 11"):
+        adapted(adapted(parent, domain="sim_panda"), domain="robomind_franka")
+
+
+def test_tables_grow_where_no_row_is_free() -> None:
+    spec = simulated_run("tiny")
+    full = replace(spec.data, domain_ids={f"arm{row}": row for row in range(20, 30) if row != 28})
+    grown = adapted(replace(spec, data=full), domain="mars")
+    assert (grown.data.domain_ids["mars"], grown.model.num_domains) == (30, 31)
+
+
+def test_released_rows_are_not_in_an_id() -> None:
+    spec = simulated_run("tiny")
+    said = replace(spec, data=replace(spec.data, domain_ids={"sim_kinova3_dual": 15}))
+    other = replace(spec, data=replace(spec.data, domain_ids={"sim_kinova3_dual": 20}))
+    assert said.run_id == spec.run_id != other.run_id
 
 
 def test_result_is_the_contract(tmp_path) -> None:

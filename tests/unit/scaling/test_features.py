@@ -62,7 +62,11 @@ def test_a_scientific_field_of_the_data_is_cached_under_or_is_no_input_of_the_en
     by_file = {"mixture"}  # a table a domain, named by its bytes
     refused = {"augmentation", "random_crop", "pixels"}  # can_cache
     of_the_poses = {"target", "proprio_norm", "rotation"}
-    of_the_choice = {"anchor_domain", "subset_seed"}  # every frame of a domain is encoded
+    of_the_choice = {
+        "anchor_domain",
+        "domain_ids",
+        "subset_seed",
+    }  # every frame of a domain is encoded
     elsewhere = by_file | refused | of_the_poses | of_the_choice
     assert set(SCIENTIFIC_DATA_FIELDS) - set(DIGEST_FIELDS) == elsewhere
 

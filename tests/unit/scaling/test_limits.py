@@ -23,7 +23,7 @@ def outside(kind: type, section: str = "") -> Iterator[tuple[str, object]]:
         limits = item.metadata.get("limits")
         if not limits:
             continue
-        step = 1 if item.type is int or item.type == list[int] else 0.5
+        step = 1 if item.type in (int, list[int], dict[str, int]) else 0.5
         for bound, value in (
             (limits.least, limits.least - step),
             (limits.most, limits.most + step),
@@ -32,7 +32,8 @@ def outside(kind: type, section: str = "") -> Iterator[tuple[str, object]]:
         ):
             if math.isfinite(bound):
                 one = int(value) if step == 1 else value
-                yield key, [one] if str(item.type).startswith("list") else one
+                kept = {"list": [one], "dict": {"name": one}}
+                yield key, kept.get(str(item.type).partition("[")[0], one)
 
 
 OUTSIDE = list(outside(RunSpec))

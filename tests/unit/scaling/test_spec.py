@@ -17,8 +17,8 @@ from scaling.spec import (
 from xvla.config import DataConfig, DomainEntry
 
 ENGINE_DATA_FIELDS = {
-    "root", "batch_size", "num_workers", "decode_images", "frame_cache_gib", "cache", "augment_on",
-    "max_failed_share",
+    "root", "roots", "batch_size", "num_workers", "decode_images", "frame_cache_gib", "cache",
+    "augment_on", "max_failed_share",
 }  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def test_run_yaml_rebuilds_the_run(tmp_path) -> None:
     ("spec", "words"),
     [
         (RunSpec(), "data.mixture is empty"),
-        (make(data=DataConfig(mixture=[DomainEntry(name="mars")])), "unknown domain 'mars'"),
+        (make(data=DataConfig(mixture=[DomainEntry(name="../mars")])), "domain '../mars'; allowed"),
         (make(data=replace(make().data, anchor_domain="rt1")), "anchor_domain='rt1'"),
         (make(model=replace(make().model, num_heads=3)), "num_heads=3 does not divide"),
         (make(optim=OptimConfig(betas=[0.9])), "optim.betas=[0.9]; allowed: two"),

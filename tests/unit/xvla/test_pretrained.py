@@ -336,3 +336,26 @@ def copy_without(folder: Path, *names: str) -> Path:
     tensors = load_file(FIXTURE / WEIGHTS)
     write_tensors(folder / WEIGHTS, {n: t for n, t in tensors.items() if n not in names})
     return folder
+
+
+@pytest.mark.parametrize("name", ["ee6d", "hetero"])
+def test_more_domains_keep_the_rows_that_are_trained(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = VARIANTS.get(name, TINY)
+    model = XVLA(config)
+    save_pretrained(model, tmp_path)
+    rows = config.num_domains
+    grown = load_pretrained(tmp_path, config=replace(config, num_domains=rows + 3))
+    assert f"newly initialised but for the first {rows} rows" in caplog.text
+    longer = dict(grown.state_dict())
+    for key, before in model.state_dict().items():
+        assert torch.equal(longer[key][: len(before)] if before.ndim else longer[key], before), key
+    prompts = longer["transformer.soft_prompt_hub.weight"]
+    assert len(prompts) == rows + 3
+    assert prompts[rows:].std() > 0  # the new rows are no copies and not zero
+    batch = make_batch(config)
+    noise = torch.randn(batch.action.shape)
+    torch.testing.assert_close(
+        grown.act(batch, noise=noise), model.eval().act(batch, noise=noise), rtol=0, atol=0
+    )

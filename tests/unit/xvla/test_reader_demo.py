@@ -7,8 +7,8 @@ from xvla.config import DataConfig, DomainEntry
 from xvla.data import open_dataset
 from xvla.data.evaluation import eval_frames
 from xvla.data.inspect import inspect_dataset
-from xvla.data.sources import DEMO_ROOT, Mixture
-from xvla.domains import DOMAIN_IDS
+from xvla.data.sources import Mixture
+from xvla.domains import DEMO_ROOT, DOMAIN_IDS
 
 ANCHOR = "sim_kinova3_dual"
 UNSEEN = "sim_xarm7"

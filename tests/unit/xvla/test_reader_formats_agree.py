@@ -17,7 +17,8 @@ from xvla.config import DataConfig, DomainEntry
 from xvla.data import open_dataset
 from xvla.data.readers.base import Dataset
 from xvla.data.samples import SampleMaker
-from xvla.data.sources import DEMO_ROOT, Mixture
+from xvla.data.sources import Mixture
+from xvla.domains import DEMO_ROOT
 
 EPISODES = 2
 # Which of X-VLA's layouts holds a set, and the rate that its meta file must state.
