@@ -19,6 +19,7 @@ SCIENTIFIC_DATA_FIELDS = (
     "mixture",
     "anchor_domain",
     "domain_ids",
+    "split",
     "image_size",
     "num_views",
     "text_length",
@@ -42,6 +43,7 @@ _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 # A field added after ids were published is left out of the digest at this (its old) value.
 ADDED_LATER: dict[str, Any] = {
     "data.domain_ids": {},
+    "data.split": {"val": "", "test": ""},
     "data.random_crop": False,
     "data.pixels": "video",
     "optim.ema_decay": 0.0,

@@ -110,6 +110,42 @@ class DomainEntry(Config):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SplitConfig(Config):
+    """Which episodes are held out: each a share of a set that holds out none, or a split's name.
+
+    Empty: the set's own "val" and "test", else a few of every task (`xvla.data.splits`).
+    """
+
+    section: ClassVar[str] = "data.split"
+
+    val: str = ""
+    test: str = ""
+
+    def shares(self) -> tuple[float, float] | None:
+        """Return both as shares above 0, or None where they are names or empty."""
+        try:
+            val, test = float(self.val), float(self.test)
+        except ValueError:
+            return None
+        return val, test
+
+    def validate(self) -> "SplitConfig":
+        """Return self; ValueError for one without the other, or shares that leave no training."""
+        shares, names = self.shares(), {self.val, self.test}
+        if shares is None:
+            possible = names == {""} or (len(names) == 2 and all(map(_is_name, names)))
+        else:
+            possible = min(shares) > 0 and sum(shares) < 1
+        if not possible:
+            raise ValueError(
+                f"data.split.val={self.val!r} with data.split.test={self.test!r}; allowed: two "
+                "shares above 0 that leave some to train on, e.g. 0.1 and 0.1, or the names of two "
+                "splits of the set"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig(Config):
     """What is read, how a sample is made of it, and (last block) how fast: engine fields."""
 
@@ -119,6 +155,7 @@ class DataConfig(Config):
     anchor_domain: str = ""
     # Rows of the domain-specific tables where they are not the released ones (xvla/domains.py).
     domain_ids: dict[str, int] = limited({}, least=0)
+    split: SplitConfig = field(default_factory=SplitConfig)
     image_size: int = limited(224, least=1)
     num_views: int = limited(3, least=1)
     text_length: int = limited(50, least=2)  # the two special tokens
@@ -148,6 +185,14 @@ class DataConfig(Config):
     augment_on: Literal["worker", "device"] = "worker"
     # Of the training episodes; more unreadable ones stop a run.
     max_failed_share: float = limited(0.01, least=0, most=1)
+
+
+def _is_name(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return bool(text)
+    return False
 
 
 def _check_stages(vision: VisionConfig) -> None:

@@ -86,6 +86,7 @@ def check_mixture(data: DataConfig) -> None:
             )
     if len(set(names)) < len(names):
         raise ValueError(f"data.mixture names a domain twice: {names}")
+    data.split.validate()
     domain_rows(data)
 
 

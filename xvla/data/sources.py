@@ -20,7 +20,7 @@ from xvla.domains import check_anchor, check_mixture, dataset_folder, domain_row
 
 ASKED_EPISODES = 1000
 # The fields that say which sets are opened and which episodes are taken of them.
-DECIDED_AT_OPEN = ("mixture", "domain_ids", "root", "roots", "subset_seed")
+DECIDED_AT_OPEN = ("mixture", "domain_ids", "root", "roots", "split", "subset_seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Source:
             raise DatasetError(str(path), problems)
         if not dataset.views:
             raise ValueError(f"dataset {path} has no views; a policy needs at least the main one")
-        splits = splits_of(dataset)
+        splits = splits_of(dataset, config.split)
         train = episodes_in(splits, "train", path=dataset.path)
         return cls(
             entry=entry,

@@ -5,22 +5,50 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from xvla.config import DomainEntry
+from xvla.config import DomainEntry, SplitConfig
 from xvla.data.random_streams import random_stream
 from xvla.data.readers.base import Dataset
 
 HELD_OUT_PER_TASK = 3
+ON_ITS_OWN = SplitConfig()
 
 
-def splits_of(dataset: Dataset) -> NDArray[np.str_]:
+def splits_of(dataset: Dataset, wanted: SplitConfig = ON_ITS_OWN) -> NDArray[np.str_]:
     """Return the split of each episode.
 
-    A set that names neither "val" nor "test" (most published ones) is split here, by task.
+    A set that names neither "val" nor "test" (most published ones) is split here: by the shares
+    that are wanted, else by task. Raises ValueError for the name of a split that it has not.
     """
     splits = dataset.episodes.splits
+    if wanted.val and wanted.shares() is None:
+        return _renamed(splits, wanted, path=dataset.path)
     if np.isin(splits, ("val", "test")).any():
         return splits
+    if shares := wanted.shares():
+        return held_out_by_share(dataset.episodes.tasks, *shares)
     return held_out_by_task(dataset.episodes.tasks)
+
+
+def _renamed(splits: NDArray[np.str_], wanted: SplitConfig, *, path: str) -> NDArray[np.str_]:
+    """Return the splits with those of the wanted names as "val" and "test"."""
+    named = np.where(splits == "train", "train", "").astype("<U5")
+    for ours, theirs in (("val", wanted.val), ("test", wanted.test)):
+        named[episodes_in(splits, theirs, path=path)] = ours
+    return named
+
+
+def held_out_by_share(tasks: Sequence[str], val: float, test: float) -> NDArray[np.str_]:
+    """Return the split of each episode: at least one of each, the rest is trained on.
+
+    Which ones depends on the number of episodes that can be read, those with an instruction, only.
+    """
+    able = np.flatnonzero(np.asarray(tasks) != "")
+    order = able[random_stream("held out by share", len(able)).permutation(len(able))]
+    counts = [max(1, round(share * len(able))) for share in (val, test)]
+    splits = np.full(len(tasks), "train", dtype="<U5")
+    splits[order[: counts[0]]] = "val"
+    splits[order[counts[0] : sum(counts)]] = "test"
+    return splits
 
 
 def episodes_in(splits: NDArray[np.str_], split: str, *, path: str) -> list[int]:

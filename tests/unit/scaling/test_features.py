@@ -65,6 +65,7 @@ def test_a_scientific_field_of_the_data_is_cached_under_or_is_no_input_of_the_en
     of_the_choice = {
         "anchor_domain",
         "domain_ids",
+        "split",
         "subset_seed",
     }  # every frame of a domain is encoded
     elsewhere = by_file | refused | of_the_poses | of_the_choice

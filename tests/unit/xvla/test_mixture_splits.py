@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from make_lerobot import SetSpec, write_set
 
-from xvla.config import DataConfig, DomainEntry
+from xvla.config import DataConfig, DomainEntry, SplitConfig
 from xvla.data import open_dataset
 from xvla.data.readers.base import Dataset
 from xvla.data.sources import Mixture
 from xvla.data.splits import episodes_in, held_out_by_task, splits_of, taken
-from xvla.domains import check_anchor
+from xvla.domains import check_anchor, check_mixture
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,58 @@ def test_a_published_set_is_held_out(tmp_path: Path) -> None:
     # Two tasks take turns: three episodes of each.
     assert sum(episode % 2 for episode in parts[1]) == 3
     assert set(_taken(dataset, 18)) == parts[0]
+
+
+@pytest.mark.parametrize(
+    ("split", "counts"),
+    [
+        (SplitConfig(val="0.1", test="0.2"), [21, 3, 6]),
+        (SplitConfig(val="0.001", test="0.001"), [28, 1, 1]),  # never none
+        (SplitConfig(val="validation", test="unseen"), [20, 6, 4]),
+        (SplitConfig(val="unseen", test="validation"), [20, 4, 6]),
+    ],
+)
+def test_splits_that_are_asked_for(tmp_path: Path, split: SplitConfig, counts: list[int]) -> None:
+    named = {"train": "0:30"}
+    if "unseen" in (split.val, split.test):
+        named = {"train": "0:20", "validation": "20:26", "unseen": "26:30"}
+    write_set(tmp_path / "mine", SetSpec(lengths=[12] * 30, splits=named))
+    config = DataConfig(mixture=[DomainEntry(name="mine")], root=str(tmp_path), split=split)
+    (source,) = Mixture.open(config).sources.values()
+    parts = [source.split(name) for name in ("train", "val", "test")]
+    assert [len(part) for part in parts] == counts
+    assert len(set().union(*parts)) == 30
+    assert list(source.episodes) == parts[0]
+
+
+def test_a_share_leaves_a_set_its_own_splits(root: Path) -> None:
+    before = splits_of(open_dataset(root / "sim_panda"))
+    after = splits_of(open_dataset(root / "sim_panda"), SplitConfig(val="0.3", test="0.3"))
+    assert "val" in before
+    np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        {"val": "0.5", "test": "0.5"},
+        {"val": "0.1"},
+        {"val": "0", "test": "0.1"},
+        {"val": "0.1", "test": "nan"},
+        {"val": "validation"},
+        {"val": "same", "test": "same"},
+        {"val": "0.1", "test": "unseen"},
+    ],
+)
+def test_splits_that_cannot_be(split: dict[str, str]) -> None:
+    data = DataConfig(mixture=[DomainEntry(name="mine")], split=SplitConfig(**split))
+    with pytest.raises(ValueError, match=r"data\.split\.val=.* two shares above 0"):
+        check_mixture(data)
+
+
+def test_a_split_that_no_set_has(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"no episodes in split 'dev'; it has .*train"):
+        splits_of(open_dataset(root / "sim_panda"), SplitConfig(val="dev", test="test"))
 
 
 def _open(root: Path, *names: str, **fields) -> Mixture:
