@@ -18,6 +18,7 @@ from jobs.queue import read_held
 from jobs.status import run_state
 from scaling.cost import Cost, cost_of
 from scaling.document import Document, optional
+from scaling.feature_sizes import feature_bytes
 from scaling.memory import GpuMemory, checkpoint_bytes, gpu_table
 from scaling.memory import memory as needed_memory
 from scaling.runs.files import DamagedFileError
@@ -135,7 +136,7 @@ def plan(
         study=specs[0].study if specs else "",
         scale=specs[0].scale if specs else "",
         runs=rows,
-        totals=_totals(rows, specs, disk=disk, max_gpus=max_gpus),
+        totals=_totals(rows, specs, disk=disk + feature_bytes(specs), max_gpus=max_gpus),
         memory_by_gpus=gpu_table(sizes),
     )
 

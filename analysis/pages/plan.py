@@ -151,7 +151,7 @@ def _totals(totals: Totals) -> list[tuple[str, str]]:
         low, high = totals.gpu_hours_low, totals.gpu_hours_high
         hours = f"{totals.gpu_hours:,.0f} ({low:,.0f} to {high:,.0f})"
         rows += [("GPU-hours", hours)]
-    return [*rows, ("checkpoints kept", f"{totals.disk_gib:,.1f} GiB")]
+    return [*rows, ("checkpoints and features kept", f"{totals.disk_gib:,.1f} GiB")]
 
 
 def _runs(rows: Sequence[Run]) -> list[str]:

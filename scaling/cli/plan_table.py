@@ -57,7 +57,7 @@ def _render_runs(plan: "Plan", max_rows: int) -> Table:
     totals, rows = plan.totals, plan.runs
     table = Table(title=f"{plan.study} at scale {plan.scale}", show_footer=True)
     table.add_column("run", footer=f"{totals.num_runs} runs", no_wrap=True)
-    table.add_column("axes", footer=f"checkpoints {totals.disk_gib:.1f} GiB")
+    table.add_column("axes", footer=f"on disk {totals.disk_gib:.1f} GiB")
     for name, footer in (
         ("seed", ""),
         ("params", ""),

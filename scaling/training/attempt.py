@@ -16,6 +16,7 @@ from scaling.branch import branch_point, wait_for_trunk
 from scaling.code_digest import code_digest
 from scaling.cost import cost_of
 from scaling.devices import bf16_warning, memory_available
+from scaling.feature_sizes import can_cache
 from scaling.memory import check_states_fit
 from scaling.runs.attempts import AttemptFile, total_gpu_hours
 from scaling.runs.checkpoints import read_state
@@ -32,7 +33,7 @@ from scaling.training.engine import (
     initialize,
     start_distributed,
 )
-from scaling.training.features import FeatureCache, can_cache
+from scaling.training.features import FeatureCache
 from scaling.training.initial import build_model, check_initial
 from scaling.training.reshard import can_reshard
 from scaling.training.trainer import Trainer

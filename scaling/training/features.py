@@ -10,13 +10,13 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from scaling.feature_sizes import frame_selection
 from scaling.spec import RunSpec, canonical_json
 from xvla.batch import Batch
 from xvla.data.evaluation import eval_frames
@@ -26,27 +26,6 @@ from xvla.data.sources import Mixture
 from xvla.data.verify import dataset_digest
 
 ENCODE_BATCH = 32
-DIGEST_FIELDS = (
-    "root",
-    "image_size",
-    "num_views",
-    "text_length",
-    "tokenizer",
-    "blind",
-    "prediction_window_s",
-    "num_anchors",
-    "start_stride",
-    "start_tail_s",
-    "eval_starts_per_episode",
-    "eval_starts_other",
-)
-
-
-def can_cache(spec: RunSpec) -> bool:
-    """Return whether features are constant: frozen encoder, the video's own pixels, unchanged."""
-    data = spec.data
-    changed = data.augmentation != "none" or data.random_crop or data.pixels != "video"
-    return spec.optim.freeze_vlm and not changed and spec.engine.cache_features
 
 
 class FeatureCache:
@@ -160,9 +139,8 @@ def _digest(spec: RunSpec, model: Any) -> str:
     for name, tensor in sorted(model.vlm.state_dict().items()):
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    data = asdict(spec.data)
-    parts = {name: data[name] for name in DIGEST_FIELDS}
-    return hashlib.sha256((canonical_json(parts) + weights.hexdigest()).encode()).hexdigest()[:16]
+    parts = canonical_json(frame_selection(spec.data))
+    return hashlib.sha256((parts + weights.hexdigest()).encode()).hexdigest()[:16]
 
 
 @contextmanager

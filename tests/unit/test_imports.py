@@ -21,7 +21,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
                "scaling.flops", "scaling.recipes", "xvla.config"),
     "jobs": ("jobs", "scaling.spec", "scaling.runs", "scaling.study", "scaling.config",
              "scaling.flops", "scaling.memory", "scaling.cost", "scaling.document",
-             "scaling.messages"),
+             "scaling.feature_sizes", "scaling.messages"),
     "analysis": ("analysis",),
 }  # fmt: skip
 # Rooms: a folder and those of our packages that it may not know.
