@@ -73,7 +73,7 @@ def write_queue(
 
 
 def forget_dead(runs_dir: str | Path) -> None:
-    """Remove the queue files of executors that have died; call it under `jobs.queue.claiming`."""
+    """Remove the queue files of executors that have died; call it under `submission_lock`."""
     for path in _queue_folder(runs_dir).glob("*.json"):
         queue = _read(path)
         if queue is not None and not queue.is_alive():

@@ -95,7 +95,7 @@ class Saver:
             self._write(writes, aside, state)
             return
         for buffers in self._buffers:
-            buffers.settle()
+            buffers.release()
         self._thread = threading.Thread(
             target=self._write_apart, args=(writes, aside, state), name="saver", daemon=True
         )

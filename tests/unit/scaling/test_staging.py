@@ -128,13 +128,13 @@ def test_buffers_are_kept_and_copies_shared() -> None:
     assert buffers.copied(weight.detach()) is first  # two names of one tensor
     other = buffers.copied(weight[1:])
     assert (first.data_ptr(), other.tolist()) != (weight.data_ptr(), [])
-    buffers.settle()
+    buffers.release()
     weight += 1
     again = buffers.copied(weight)
     assert again.data_ptr() == first.data_ptr()
     assert again.eq(2).all()
     assert buffers.copied(torch.zeros(5)).shape == (5,)  # another shape: memory of its own
-    buffers.settle()
+    buffers.release()
 
 
 def test_the_mean_is_published_from_memory_that_is_kept(tmp_path, engine, monkeypatch) -> None:
