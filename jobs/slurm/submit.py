@@ -240,7 +240,7 @@ def _submit_chain(chain: _Chain, cluster: Cluster, record: Submission) -> None:
 
 @contextmanager
 def _restored_on_error(specs: list[RunSpec], runs_dir: Path) -> Iterator[None]:
-    """Where the submission fails, put FAILED markers back that a claim cleared.
+    """Where the submission fails, put FAILED markers back that `choose_runs` cleared.
 
     Folders that it made go again, as a run.yaml says "queued", unless Slurm may have their runs.
     """
