@@ -129,9 +129,10 @@ def top_points(study: "optuna.Study", task: Task, count: int) -> list[tuple[Poin
     from optuna.trial import TrialState
 
     default = task.spec(task.default).run_id
+    # By run, not by point: an override may make two points of the space one run.
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     found: dict[str, tuple[Point, float]] = {}
-    for trial in sorted(trials, key=lambda trial: (trial.value, trial.number)):
+    for trial in sorted(trials, key=lambda trial: (trial.value, trial.number)):  # ties: the first
         point = point_of(trial, task.search)
         if point is None or trial.value is None:
             continue
@@ -201,7 +202,7 @@ def _affordable(controller: Controller, points: Sequence[Point], repeats: int) -
         refusal = budget.refusal(more) if budget else None
         if refusal:
             controller.say(f"{len(seeds)} of {repeats} repeats: {refusal}")
-            break
+            break  # for all points or none: unequal numbers of seeds would favour some
         seeds.append(seed)
     return seeds
 
