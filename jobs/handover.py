@@ -89,7 +89,7 @@ class Skipped(TypedDict):
 
 
 @dataclass(slots=True, kw_only=True)
-class Claim:
+class Chosen:
     """The runs to start, and how many were skipped for which reason."""
 
     todo: list[RunSpec] = field(default_factory=list)
@@ -106,7 +106,7 @@ class Claim:
         }
 
 
-def claim(
+def choose_runs(
     specs: Iterable[RunSpec],
     runs_dir: str | Path,
     *,
@@ -114,15 +114,15 @@ def claim(
     own_queue: Path | None = None,
     held: Mapping[str, Hold] | None = None,
     dry_run: bool = False,
-) -> Claim:
-    """Choose the runs to start and clear their FAILED markers; hold `queue.claiming` meanwhile.
+) -> Chosen:
+    """Choose the runs to start and clear their FAILED markers; hold `submission_lock` meanwhile.
 
     `own_queue`: the queue file of the caller, whose runs are not in other hands. `held`: what
     the caller has read already. A dry run leaves the markers. A damaged DONE is cleared like a
     failure: its run goes on from the newest checkpoint.
     """
     held = read_held(runs_dir, but=own_queue) if held is None else held
-    result = Claim()
+    result = Chosen()
     for spec in specs:
         run = Run.of(runs_dir, spec.run_id)
         state = run_state(run, held).state
@@ -140,14 +140,14 @@ def claim(
     return result
 
 
-def settle(spec: RunSpec, run: Run, code: int, *, pid: int, log_start: int) -> RunStatus:
+def record_end(spec: RunSpec, run: Run, code: int, *, pid: int, log_start: int) -> RunStatus:
     """Write into the run's folder what its process could not write itself; return its state.
 
     `code`: exit code, negative for the signal that killed it. `log_start`: where in train.log the
     words of this attempt begin; the last of them become the reason of a failure.
     """
     try:
-        return _settle(spec, run, code, pid=pid, log_start=log_start)
+        return _record_end(spec, run, code, pid=pid, log_start=log_start)
     except OSError as error:  # a full disk, most often
         status = run_state(run, NOT_HELD)
         said = last_line(run.log_file, start=log_start)
@@ -155,7 +155,7 @@ def settle(spec: RunSpec, run: Run, code: int, *, pid: int, log_start: int) -> R
         return replace(status, state="failed", reason=reason)
 
 
-def _settle(spec: RunSpec, run: Run, code: int, *, pid: int, log_start: int) -> RunStatus:
+def _record_end(spec: RunSpec, run: Run, code: int, *, pid: int, log_start: int) -> RunStatus:
     gpus = spec.resources.nodes * spec.resources.gpus_per_node
     if code < 0:
         close_attempt(run, reason=KILLED, num_gpus=gpus, signal=-code)

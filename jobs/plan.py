@@ -24,7 +24,7 @@ from scaling.memory import memory as needed_memory
 from scaling.runs.files import DamagedFileError
 from scaling.runs.folder import Run
 from scaling.runs.state import State
-from scaling.spec import RunSpec
+from scaling.spec import RunSpec, Value
 from scaling.study import Saving, own_steps, saving
 
 
@@ -37,7 +37,7 @@ class PlannedRun(Document):
     """
 
     run_id: str
-    axes: dict[str, Any]
+    axes: dict[str, Value | None]
     num_params_total: int
     num_params_trainable: int
     num_params_policy: int

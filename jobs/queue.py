@@ -26,7 +26,7 @@ def read_held(
 
 
 @contextmanager
-def claiming(runs_dir: str | Path) -> Iterator[None]:
+def submission_lock(runs_dir: str | Path) -> Iterator[None]:
     """Hold the lock under which submissions of all kinds divide the runs among themselves."""
     folder = Path(runs_dir) / "_local" / "queue"  # where version 0.1 has it, which may run beside
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,14 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jobs.executor import EXECUTORS, Link, QueueingExecutor
 from jobs.queue import read_held
 from scaling.document import Document
 from scaling.runs.folder import Run
 from scaling.runs.state import Hold, RunStatus, State, run_status
-from scaling.spec import RunSpec
+from scaling.spec import RunSpec, Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +18,7 @@ class StatusRow(Document):
     """Where a run of a study stands. Times in seconds; None where nothing is known."""
 
     run_id: str
-    axes: dict[str, Any]
+    axes: dict[str, Value | None]
     state: State
     step: int | None
     num_steps: int

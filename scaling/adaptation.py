@@ -99,8 +99,8 @@ def finetune_result(spec: RunSpec, run: Run, *, parent: str) -> Finetuned:
 def first_validation(run: Run) -> dict[str, float]:
     """Return the metrics of step 0, taken before the first update."""
     for line in metric_lines(run):
-        if line["step"] == 0 and "val/l1" in line:
-            return line
+        if line.step == 0 and "val/l1" in line.values:
+            return line.values
     raise ValueError(f"{run.metrics_file} has no validation at step 0; it is not a finetuning")
 
 

@@ -1,11 +1,10 @@
 """What a RunSpec amounts to in numbers: parameters, samples, FLOPs; torch-free."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from scaling.document import plain
 from scaling.flops import policy_flops, step_flops
-from scaling.spec import RunSpec
+from scaling.spec import RunSpec, Value
 from xvla.params import num_params
 
 
@@ -52,7 +51,7 @@ def flops_per_step(spec: RunSpec, *, as_released: bool = False) -> float:
     )
 
 
-def export_row(spec: RunSpec) -> dict[str, Any]:
+def export_row(spec: RunSpec) -> dict[str, Value | None]:
     """Return the columns of runs.parquet that the spec alone decides (contract, Files)."""
     domains = len(spec.data.mixture)
     return {

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
 
 from scaling.config import with_overrides
 
 T = TypeVar("T")
-Parsed = dict[Any, Any]
+Leaf = bool | int | float | str | list[Any] | None
+Parsed = dict[str, "Leaf | Parsed"]  # a tree of keys, as OmegaConf reads them
 
 
 def overrider(overrides: Iterable[str]) -> Callable[[T], T]:
@@ -40,9 +41,7 @@ def overrider(overrides: Iterable[str]) -> Callable[[T], T]:
 
 
 def _parse(items: list[str]) -> Parsed:
-    parsed = OmegaConf.to_container(OmegaConf.from_dotlist(items))
-    assert isinstance(parsed, dict)
-    return parsed
+    return cast(Parsed, OmegaConf.to_container(OmegaConf.from_dotlist(items)))
 
 
 def _copyable(config: Any, items: list[str]) -> bool:

@@ -79,8 +79,8 @@ def validation_score(run: Run, step: int) -> Score | None:
     if done and done.step == step:
         return _logged(done.metrics)
     for line in reversed(metric_lines(run)):
-        if line["step"] == step and "val/l1" in line:
-            return _logged(line)
+        if line.step == step and "val/l1" in line.values:
+            return _logged(line.values)
     return None
 
 
@@ -166,7 +166,7 @@ def _horizon_errors(
     if spec.precision == "bf16":  # as the run itself evaluates
         model = model.to(torch.bfloat16)
     state = read_state(checkpoint)
-    normaliser = Normaliser.from_dict(state["normaliser"])
+    normaliser = Normaliser.from_dict(state.normaliser)
     maker = SampleMaker(mixture, normaliser)
     targets = horizon_targets(mixture, keys, horizon).numpy()
     present = mixture.sources[spec.data.anchor_domain].present

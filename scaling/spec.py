@@ -14,6 +14,8 @@ from xvla.config import DataConfig, ModelConfig
 from xvla.domains import DOMAIN_IDS, check_anchor, check_mixture, domain_rows
 from xvla.limits import Config, limited
 
+Value = bool | int | float | str  # a level of an axis
+
 # Fields of DataConfig that choose or make samples. The others only change speed and place.
 SCIENTIFIC_DATA_FIELDS = (
     "mixture",
@@ -163,7 +165,7 @@ class RunSpec(Config):
     scale: str = "cpu"
     stage: Literal["pretrain", "finetune"] = "pretrain"
     size: str = "tiny"
-    axes: dict[str, Any] = field(default_factory=dict)
+    axes: dict[str, Value | None] = field(default_factory=dict)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from scaling.document import Document
 from scaling.overrides import overrider
 from scaling.runs.folder import Run
-from scaling.spec import RunSpec
+from scaling.spec import RunSpec, Value
 
-Point = dict[str, Any]
+Point = dict[str, Value]  # axis -> its value
 Score = Literal["val_l1", "horizon_l1", "adapted_success"]
 
 
@@ -31,7 +31,7 @@ class IntRange:
 class Choice:
     """One of a few values."""
 
-    values: tuple[Any, ...]
+    values: tuple[Value, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Search:
     space: Mapping[str, IntRange | Choice]
     defaults: Mapping[str, Point]
     first: Sequence[Point]
-    run: Mapping[str, Callable[[Mapping[str, Any], int], RunSpec]]
+    run: Mapping[str, Callable[[Point, int], RunSpec]]
     score: Score = "val_l1"
     rungs: tuple[float, ...] = ()
 
@@ -147,24 +147,25 @@ def _outline(spec: RunSpec) -> tuple[Any, ...]:
     return (spec.seeds, spec.schedule, *sizes, *data, *numbers)
 
 
-def product(*groups: Mapping[str, Iterable[Any]] | Iterable[Point]) -> list[Point]:
+def product(*groups: Mapping[str, Iterable[Any]] | Iterable[Point]) -> list[dict[str, Any]]:
     """Return every combination of axes (`{"size": (...), ...}`) and lists of points.
 
-    The last axis varies fastest. A condition is a comprehension over the result.
+    The last axis varies fastest. Each axis has a type of its own, which its study knows, hence Any.
+    A condition is a comprehension over the result.
     """
-    lists: list[list[Point]] = []
+    lists: list[list[dict[str, Any]]] = []
     for group in groups:
         if isinstance(group, Mapping):
             lists += [[{name: value} for value in values] for name, values in group.items()]
         else:
-            lists.append(list(group))
+            lists.append([dict(point) for point in group])
     return [
         {name: value for point in points for name, value in point.items()}
         for points in itertools.product(*lists)
     ]
 
 
-def latin_square(**axes: Sequence[Any]) -> list[Point]:
+def latin_square(**axes: Sequence[Any]) -> list[dict[str, Any]]:
     """Return n^2 of the n^3 combinations of three axes: each pair of levels meets exactly once.
 
     Raises ValueError unless there are three axes with the same number of levels.

@@ -3,35 +3,31 @@
 No difference of two runs means anything until it is set against this spread.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 
 from scaling.spec import RunSpec, SeedConfig
-from scaling.study import Study, product
+from scaling.study import Study
 from sweeps._mixtures import paper_run, simulated_run, with_axes
 
 SOURCES = ("init", "data", "eval")
 
 
-def _points(sizes: tuple[str, ...], seeds: int) -> Iterator[dict]:
-    yield from product({"size": sizes, "varied": ("none",), "seed": (0,)})
-    yield from product({"size": sizes, "varied": SOURCES, "seed": range(1, seeds)})
-
-
-def _seeded(spec: RunSpec, point: dict) -> RunSpec:
-    """Return the run with one of its three seeds changed ("none": all are 0)."""
-    seeds = {} if point["varied"] == "none" else {point["varied"]: point["seed"]}
-    return with_axes(replace(spec, seeds=SeedConfig(**seeds)), **point)
+def _runs(base: Callable[[str], RunSpec], sizes: Sequence[str], seeds: int) -> Iterator[RunSpec]:
+    """Yield each size with all seeds 0 ("none" varies), then with one of the three changed."""
+    points = [(size, "none", 0) for size in sizes]
+    for size, varied, seed in [*points, *product(sizes, SOURCES, range(1, seeds))]:
+        changed = SeedConfig() if varied == "none" else SeedConfig(**{varied: seed})
+        yield with_axes(replace(base(size), seeds=changed), size=size, varied=varied, seed=seed)
 
 
 def _cpu() -> Iterator[RunSpec]:
-    for point in _points(("tiny-h16", "tiny"), seeds=4):
-        yield _seeded(simulated_run(point["size"]), point)
+    return _runs(simulated_run, ("tiny-h16", "tiny"), seeds=4)
 
 
 def _a100() -> Iterator[RunSpec]:
-    for point in _points(("0.19b", "0.45b"), seeds=3):
-        yield _seeded(paper_run(point["size"]), point)
+    return _runs(paper_run, ("0.19b", "0.45b"), seeds=3)
 
 
 STUDY = Study(

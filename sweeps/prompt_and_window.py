@@ -3,11 +3,10 @@
 `plan` and `submit` know the fixed points: the default and the corners, where every search begins.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from scaling.spec import RunSpec
-from scaling.study import Choice, IntRange, Search, Study, product
+from scaling.study import Choice, IntRange, Point, Search, Study, product
 from sweeps._mixtures import with_axes
 from sweeps._preliminary import (
     WINDOWS_S,
@@ -24,17 +23,17 @@ SPACE: dict[str, IntRange | Choice] = {
 CORNERS = product({"soft_prompt_length": (4, 64), "prediction_window_s": (1.0, 8.0)})
 
 
-def _point(base: RunSpec, point: Mapping[str, Any]) -> RunSpec:
+def _point(base: RunSpec, point: Point) -> RunSpec:
     length, window = int(point["soft_prompt_length"]), float(point["prediction_window_s"])
     spec = with_window(with_prompt_length(base, length), window)
     return with_axes(spec, soft_prompt_length=length, prediction_window_s=window)
 
 
-def _cpu(point: Mapping[str, Any], seed: int) -> RunSpec:
+def _cpu(point: Point, seed: int) -> RunSpec:
     return _point(small_run("tiny", seed=seed), point)
 
 
-def _a100(point: Mapping[str, Any], seed: int) -> RunSpec:
+def _a100(point: Point, seed: int) -> RunSpec:
     return _point(preliminary_run("0.26b", seed=seed), point)
 
 

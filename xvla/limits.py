@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
@@ -112,9 +112,14 @@ def _rule(kind: Any, limits: Limits) -> tuple[Callable[[Any], bool], str]:
             lambda value: isinstance(value, dict) and all(map(allows, value.values())),
             f"names, each with {said}",
         )
-    if isinstance(kind, UnionType):  # only `X | None` is used
-        allows, said = _rule(get_args(kind)[0], limits)
-        return lambda value: value is None or allows(value), f"{said}, or null"
+    if isinstance(kind, UnionType):
+        rules = [_rule(one, limits) for one in get_args(kind)]
+        return (
+            lambda value: any(allows(value) for allows, _ in rules),
+            ", or ".join(said for _, said in rules),
+        )
+    if kind is NoneType:
+        return lambda value: value is None, "null"
     if kind in (int, float):
         number = Integral if kind is int else Real
         said = NAMES[kind] if limits is ANY else f"{NAMES[kind]}, {limits}"

@@ -6,6 +6,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from analysis.document import Scalar
+
 MOST_LEVELS = 40  # of an axis: more are taken together
 SEED = "seed"
 
@@ -69,7 +71,7 @@ class PlannedRun(Hours, Protocol):
     @property
     def state(self) -> str: ...
     @property
-    def axes(self) -> Mapping[str, Any]: ...
+    def axes(self) -> Mapping[str, Scalar]: ...
     @property
     def seed(self) -> int: ...
     @property
@@ -90,7 +92,7 @@ def make_grids(rows: Sequence[PlannedRun]) -> list[Grid]:
     return [_grid(group, unit) for group in sorted(groups.values(), key=len, reverse=True)]
 
 
-def levels(points: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def levels(points: Iterable[Mapping[str, Scalar]]) -> dict[str, list[Any]]:
     """Return each axis with its different values: numbers by size, others as they come."""
     found: dict[str, dict[Hashable, Any]] = {}
     for point in points:

@@ -22,14 +22,14 @@ NEAR = 0.02  # of the mean residual: a point that the curve may meet
 def search_corners(
     objective: Objective, theta: np.ndarray, target: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Polish LAD solutions [S, p]; look also beside the best; return [S + 1, p].
+    """Polish LAD solutions [S, p]; try also beside the best; return [S + 1, p].
 
     A curved law has many corners from which no small step leads down. Polishing on rows that are
     weighted anew at random, then on the true weights, goes from one to the next.
     """
     polished = [polish_lad(objective, t, target, weights) for t in theta]
     plain = _Problem(objective, theta[0], target, weights)
-    costs = [plain.look(t).cost for t in polished]
+    costs = [plain.evaluate(t).cost for t in polished]
     best, least = polished[int(np.argmin(costs))], min(costs)
     rng = np.random.default_rng(0)
     quiet = 0
@@ -39,12 +39,12 @@ def search_corners(
         kicked = weights * rng.exponential(size=len(weights)) ** KICK
         trial = polish_lad(objective, best, target, kicked)
         trial = polish_lad(objective, trial, target, weights)
-        cost = plain.look(trial).cost
+        cost = plain.evaluate(trial).cost
         quiet = 0 if cost < least * (1 - 1e-12) else quiet + 1
         best, least = (trial, cost) if quiet == 0 else (best, least)
     for start in _reopened(objective, best):
         trial = polish_lad(objective, start, target, weights)
-        cost = plain.look(trial).cost
+        cost = plain.evaluate(trial).cost
         best, least = (trial, cost) if cost < least * (1 - 1e-12) else (best, least)
     return np.array([*polished, best])
 
@@ -73,7 +73,7 @@ def polish_lad(
     if not len(problem.moving):
         return theta
     found = problem.descend(theta)
-    return found.theta if found.cost < problem.look(theta).cost else theta
+    return found.theta if found.cost < problem.evaluate(theta).cost else theta
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class _Problem:
             free & np.isfinite(theta) & (np.abs(theta) < objective.upper * (1 - 1e-12))
         )
 
-    def look(self, theta: np.ndarray) -> _Point:
+    def evaluate(self, theta: np.ndarray) -> _Point:
         """Evaluate the law at parameters [p]."""
         residual, jac = self.objective.linearise(theta, self.target)
         cost = float(self.weights @ np.abs(residual))
@@ -113,7 +113,7 @@ class _Problem:
 
     def descend(self, theta: np.ndarray) -> _Point:
         """Descend to a point from which no small step leads down."""
-        at = self.look(theta)
+        at = self.evaluate(theta)
         if not np.isfinite(at.cost):
             return at
         unit = max(float(np.abs(at.residual).mean()), 1e-13)
@@ -221,7 +221,7 @@ class _Problem:
 
     def _restored(self, theta: np.ndarray, active: np.ndarray) -> _Point:
         """Bring the active points back to the curve, which bends; keep what costs least."""
-        best = now = self.look(theta)
+        best = now = self.evaluate(theta)
         if not len(active) or not np.isfinite(now.cost):
             return best
         for _ in range(2):
@@ -229,7 +229,7 @@ class _Problem:
             back = np.linalg.lstsq(now.jac[active] / scale, now.residual[active], rcond=1e-12)[0]
             theta = now.theta.copy()
             theta[self.moving] -= back / scale
-            now = self.look(theta)
+            now = self.evaluate(theta)
             if not now.cost < best.cost:
                 break
             best = now

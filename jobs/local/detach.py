@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.executor import Detached
-from jobs.handover import claim, prepare
+from jobs.handover import choose_runs, prepare
 from jobs.local.launch import start_command
 from jobs.local.loop import submit
 from jobs.local.queue import forget_dead, local_folder, queue_path, write_queue
-from jobs.queue import claiming
+from jobs.queue import submission_lock
 from scaling.messages import print_messages
 from scaling.runs.folder import Run
 from scaling.runs.process import this_host
@@ -40,9 +40,9 @@ def submit_detached(
     prepare(specs, runs_dir)
     study = specs[0].study if specs else ""
     log = local_folder(runs_dir) / f"{study or 'runs'}.log"
-    with claiming(runs_dir):
+    with submission_lock(runs_dir):
         forget_dead(runs_dir)
-        ours = claim(specs, runs_dir, retry_failed=retry_failed)
+        ours = choose_runs(specs, runs_dir, retry_failed=retry_failed)
         todo = [spec.run_id for spec in ours.todo]
         pid = None
         if todo:

@@ -23,7 +23,7 @@ class LocalExecutor:
         self, specs: Sequence["RunSpec"], runs_dir: Path, cluster: "Cluster", order: Order
     ) -> Submitted:
         """Run the specs here and return when they have ended, or start a process that does."""
-        from jobs.handover import claim
+        from jobs.handover import choose_runs
         from jobs.local.detach import submit_detached
         from jobs.local.launch import local_slots
         from jobs.local.loop import submit
@@ -32,7 +32,7 @@ class LocalExecutor:
         if order.then:
             raise ValueError("--then needs a Slurm cluster; give --on CLUSTER")
         local_slots(specs, 1)
-        ours = claim(specs, runs_dir, retry_failed=order.retry_failed, dry_run=True)
+        ours = choose_runs(specs, runs_dir, retry_failed=order.retry_failed, dry_run=True)
         hours = price_within(order.price, ours.todo, order.max_gpu_hours)
         if order.dry_run:
             return HandedOver(

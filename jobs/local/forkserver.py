@@ -19,8 +19,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 
 Main = Callable[[list[str]], int]
 
@@ -41,6 +41,19 @@ TRAINING_STACK = (
     "transformers.models.bart.modeling_bart",
     "scaling.training.attempt",
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A run to be started: its run.yaml, where its output goes, what its environment has more."""
+
+    run_yaml: str
+    log: str
+    env: dict[str, str] = field(default_factory=dict)
+
+    def line(self) -> bytes:
+        """Return it as the server reads it."""
+        return json.dumps(asdict(self)).encode() + b"\n"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,29 +105,29 @@ def _serve(run: Main, replies: int) -> None:
 
 
 def _start(run: Main, line: bytes, *, children: set[int], replies: int) -> None:
-    request = json.loads(line)
+    request = Request(**json.loads(line))
     try:
         pid = os.fork()
     except OSError as error:
-        _reply(replies, {"error": str(error), "run_yaml": request["run_yaml"]})
+        _reply(replies, {"error": str(error), "run_yaml": request.run_yaml})
         return
     if pid == 0:
         os.close(replies)
         os._exit(_child(run, request))
     children.add(pid)
-    _reply(replies, {"pid": pid, "run_yaml": request["run_yaml"]})
+    _reply(replies, {"pid": pid, "run_yaml": request.run_yaml})
 
 
-def _child(run: Main, request: dict[str, Any]) -> int:
+def _child(run: Main, request: Request) -> int:
     """Run the training in the forked child; never return into the server's loop by exception."""
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
-        _redirect(request["log"])
-        os.environ.update(request.get("env") or {})
+        _redirect(request.log)
+        os.environ.update(request.env)
         _own_randomness_and_threads()
-        code = _exit_code(run, [request["run_yaml"]])
+        code = _exit_code(run, [request.run_yaml])
     except BaseException:
         traceback.print_exc()
         code = 1
@@ -179,7 +192,7 @@ def _private_stdout() -> int:
     return replies
 
 
-def _reply(replies: int, message: dict[str, Any]) -> None:
+def _reply(replies: int, message: Mapping[str, bool | int | float | str]) -> None:
     with contextlib.suppress(BrokenPipeError):
         os.write(replies, json.dumps(message).encode() + b"\n")
 

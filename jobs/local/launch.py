@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from jobs.local.forkserver import Request
 from jobs.local.queue import local_folder
 from scaling.runs.process import process_alive
 from scaling.spec import RunSpec
 
 Command = Callable[[RunSpec, Path], list[str]]
 READY_TIMEOUT_S = 180.0
+Message = dict[str, bool | int | float | str]  # what the fork server says, see there
 LOST = -9  # stands for the code of a child whose server died before telling it
 
 
@@ -115,10 +116,10 @@ class ForkServer:
 
     def start(self, run_yaml: Path, log: Path, environment: dict[str, str]) -> Child:
         """Fork a child for a run; raises RuntimeError when the server is gone."""
-        request = {"run_yaml": str(run_yaml), "log": str(log), "env": environment}
+        request = Request(run_yaml=str(run_yaml), log=str(log), env=environment)
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.write(request.line())
             self._process.stdin.flush()
         except OSError as error:
             raise RuntimeError(f"the fork server is gone ({error}); see {self.log}") from None
@@ -126,7 +127,7 @@ class ForkServer:
         if not answer or "pid" not in answer:
             why = (answer or {}).get("error", "no answer")
             raise RuntimeError(f"the fork server could not fork ({why}); see {self.log}")
-        pid = answer["pid"]
+        pid = int(answer["pid"])
         return Child(pid=pid, poll=lambda: self._poll(pid))
 
     def close(self) -> None:
@@ -147,9 +148,7 @@ class ForkServer:
         lost = self._process.poll() is not None and not process_alive(pid)
         return LOST if lost else None
 
-    def _wait(
-        self, wanted: Callable[[dict[str, Any]], bool], *, timeout_s: float
-    ) -> dict[str, Any] | None:
+    def _wait(self, wanted: Callable[[Message], bool], *, timeout_s: float) -> Message | None:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             message = self._read(timeout_s=0.2)
@@ -159,7 +158,7 @@ class ForkServer:
                 return None
         return None
 
-    def _read(self, *, timeout_s: float) -> dict[str, Any] | None:
+    def _read(self, *, timeout_s: float) -> Message | None:
         """Return the next message, or None; ends of children are noted on the way."""
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
@@ -169,7 +168,7 @@ class ForkServer:
         if not newline:
             return None
         self._pending = rest
-        message: dict[str, Any] = json.loads(line)
+        message: Message = json.loads(line)
         if "code" in message:
-            self._codes[message["pid"]] = message["code"]
+            self._codes[int(message["pid"])] = int(message["code"])
         return message

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jobs.executor import OpenProgress, Outcome, Worked, silent
-from jobs.handover import NOT_HELD, claim, prepare, settle
+from jobs.handover import NOT_HELD, choose_runs, prepare, record_end
 from jobs.local.launch import (
     Child,
     Command,
@@ -20,7 +20,7 @@ from jobs.local.launch import (
 )
 from jobs.local.queue import REFRESH_S, forget_dead, queue_path, write_queue
 from jobs.local.signals import send, stop_signals
-from jobs.queue import claiming, read_held
+from jobs.queue import read_held, submission_lock
 from jobs.status import run_state
 from jobs.trunks import Outlook, outlook
 from scaling.runs.folder import Heartbeat, Run
@@ -87,12 +87,12 @@ def submit(
     prepare(specs, runs_dir)
     with stop_signals() as stops:
         own = queue_path(runs_dir)
-        with claiming(runs_dir):
+        with submission_lock(runs_dir):
             forget_dead(runs_dir)
             # Where who started us has claimed for us already, failures were cleared then, and one
             # that stands now is a cancellation since.
             retry = retry_failed and not own.exists()
-            ours = claim(specs, runs_dir, retry_failed=retry, own_queue=own)
+            ours = choose_runs(specs, runs_dir, retry_failed=retry, own_queue=own)
             ids = [spec.run_id for spec in ours.todo]
             write_queue(own, ids)
         work = _Work(runs_dir=runs_dir, waiting=list(ours.todo), ids=frozenset(ids), free=slots,
@@ -255,7 +255,7 @@ def _collect(work: _Work) -> list[Outcome]:
         work.active.remove(item)
         work.free = sorted([*work.free, *item.slots])
         pid, start = item.child.pid, item.log_start
-        status = settle(item.spec, item.run, code, pid=pid, log_start=start)
+        status = record_end(item.spec, item.run, code, pid=pid, log_start=start)
         outcomes.append(_outcome(status, seconds=time.monotonic() - item.started))
     work.outcomes.extend(outcomes)
     if ended:

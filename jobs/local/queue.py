@@ -3,10 +3,10 @@
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from scaling.runs.files import read_json_or_none, write_json
+from scaling.runs.files import known, read_json_or_none, write_json
 from scaling.runs.process import birth, process_alive, this_host
 from scaling.runs.state import Hold
 
@@ -14,6 +14,24 @@ NAME = "local"
 # An executor elsewhere rewrites its file this often at least, so an older file is abandoned.
 REFRESH_S = 10.0
 ABANDONED_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Queue:
+    """The content of a queue file: the executor, when it wrote (unix s), and which runs it has."""
+
+    pid: int | None = None
+    host: str | None = None
+    born: str | None = None
+    time: float = 0.0
+    waiting: list[str] = field(default_factory=list)
+    active: dict[str, int] = field(default_factory=dict)
+
+    def is_alive(self) -> bool:
+        """Return whether the executor lives: elsewhere, whether it wrote lately."""
+        if self.host == this_host():
+            return process_alive(self.pid, seen_at=self.time, born=self.born)
+        return time.time() - self.time < ABANDONED_S
 
 
 def local_folder(runs_dir: str | Path) -> Path:
@@ -30,12 +48,11 @@ def read_queues(runs_dir: str | Path, *, but: Path | None = None) -> dict[str, H
     """Return what living executors have: runs that wait, and the process of each started one."""
     found: dict[str, Hold] = {}
     for path in _queue_folder(runs_dir).glob("*.json"):
-        content = read_json_or_none(path)
-        if path == but or content is None or not _executor_alive(content):
+        queue = _read(path)
+        if path == but or queue is None or not queue.is_alive():
             continue
-        waiting = Hold(executor=NAME, state="queued")
-        found |= dict.fromkeys(content.get("waiting", []), waiting)
-        for run_id, pid in content.get("active", {}).items():
+        found |= dict.fromkeys(queue.waiting, Hold(executor=NAME, state="queued"))
+        for run_id, pid in queue.active.items():
             found[run_id] = Hold(executor=NAME, state="running", pid=pid)
     return found
 
@@ -44,22 +61,22 @@ def write_queue(
     path: Path, waiting: Iterable[str], *, active: dict[str, int] | None = None, pid: int = 0
 ) -> None:
     """Publish what an executor has."""
-    content = {
-        "pid": pid or os.getpid(),
-        "host": this_host(),
-        "born": birth(pid or os.getpid()),
-        "time": time.time(),
-        "waiting": list(waiting),
-        "active": active or {},
-    }
-    write_json(path, content)
+    queue = _Queue(
+        pid=pid or os.getpid(),
+        host=this_host(),
+        born=birth(pid or os.getpid()),
+        time=time.time(),
+        waiting=list(waiting),
+        active=active or {},
+    )
+    write_json(path, asdict(queue))
 
 
 def forget_dead(runs_dir: str | Path) -> None:
-    """Remove the queue files of executors that have died; call it under `jobs.queue.claiming`."""
+    """Remove the queue files of executors that have died; call it under `submission_lock`."""
     for path in _queue_folder(runs_dir).glob("*.json"):
-        content = read_json_or_none(path)
-        if content is not None and not _executor_alive(content):
+        queue = _read(path)
+        if queue is not None and not queue.is_alive():
             path.unlink(missing_ok=True)
 
 
@@ -67,8 +84,6 @@ def _queue_folder(runs_dir: str | Path) -> Path:
     return local_folder(runs_dir) / "queue"
 
 
-def _executor_alive(content: dict[str, Any]) -> bool:
-    written = float(content.get("time") or 0)
-    if content.get("host") == this_host():
-        return process_alive(content.get("pid"), seen_at=written, born=content.get("born"))
-    return time.time() - written < ABANDONED_S
+def _read(path: Path) -> _Queue | None:
+    content = read_json_or_none(path)
+    return None if content is None else known(_Queue, content)

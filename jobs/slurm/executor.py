@@ -46,9 +46,9 @@ class SlurmExecutor:
     ) -> Mapping[str, Hold]:
         """Return the jobs of open submissions; asked now, those of a killed submission as well."""
         if fresh:
-            from jobs.slurm.adopt import adopt
+            from jobs.slurm.orphans import recover_ids
 
-            adopt(runs_dir)
+            recover_ids(runs_dir)
         return read_holds(runs_dir, fresh=fresh)
 
     def cancel(

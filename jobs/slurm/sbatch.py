@@ -123,7 +123,7 @@ def render_array(array: Array, cluster: Cluster, *, submission: Path, runs_dir: 
             f'"$submission/array-{array.index}.txt")"',
             f'exec >>"$run_dir/{LOG}" 2>&1',
             *_environment(cluster, first),
-            *_look_for_trunk(array, python),
+            *_check_trunk(array, python),
             f'{python} -m jobs.slurm.task begin "$run_dir" "$submission"',
             "case $? in 0) ;; 3) exit 0 ;; *) exit 1 ;; esac  # 3: nothing to do",
             *_rendezvous(asked.world_size),
@@ -238,7 +238,7 @@ def _srun(array: Array, cluster: Cluster) -> str:
     return f'{shlex.join(words)} bash -c {shlex.quote(inner)} "$run_dir/{SPEC}"'
 
 
-def _look_for_trunk(array: Array, python: str) -> list[str]:
+def _check_trunk(array: Array, python: str) -> list[str]:
     if not array.specs[0].init.trunk:
         return []
     return [

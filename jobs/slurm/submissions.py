@@ -142,7 +142,7 @@ def open_submissions(runs_dir: str | Path) -> list[Submission]:
 def close_finished(submissions: Iterable[Submission], runs_dir: Path, live: Iterable[str]) -> None:
     """Mark submissions whose runs all have a marker, so that they are not read again.
 
-    Not those with an array that has no job id: it is going out, or to be adopted.
+    Not those with an array that has no job id: it is going out, or an orphan (orphans.py).
     """
     alive = set(live)
     for submission in submissions:

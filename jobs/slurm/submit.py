@@ -8,10 +8,9 @@ from pathlib import Path
 
 from jobs.cluster import Cluster, check_fits
 from jobs.executor import ChainedJob, HandedOver, JobArray
-from jobs.handover import claim, prepare
+from jobs.handover import choose_runs, prepare
 from jobs.pricing import Price, price_within
-from jobs.queue import claiming, read_held
-from jobs.slurm.adopt import adopt
+from jobs.queue import read_held, submission_lock
 from jobs.slurm.chain import chain_is_pending
 from jobs.slurm.commands import (
     SlurmError,
@@ -22,6 +21,7 @@ from jobs.slurm.commands import (
     sbatch,
     scancel,
 )
+from jobs.slurm.orphans import recover_ids
 from jobs.slurm.queue import job_of, read_slurm
 from jobs.slurm.sbatch import Array, make_arrays, one_at_a_time, render_array, render_chained
 from jobs.slurm.submissions import (
@@ -65,7 +65,7 @@ def submit(
     _check_chain(then, specs)
     locked = nullcontext(read_held(runs_dir)) if dry_run else _held(specs, runs_dir, cluster)
     with locked as held:
-        ours = claim(specs, runs_dir, retry_failed=retry_failed, held=held, dry_run=dry_run)
+        ours = choose_runs(specs, runs_dir, retry_failed=retry_failed, held=held, dry_run=dry_run)
         hours = price_within(price, ours.todo, max_gpu_hours)
         chain = _chain_behind(specs, runs_dir, then, held)
         hand_over = _preview if dry_run else _hand_over
@@ -90,8 +90,10 @@ def submit(
 def _held(specs: list[RunSpec], runs_dir: Path, cluster: Cluster) -> Iterator[Mapping[str, Hold]]:
     """Keep others from submitting meanwhile; on an error restore folders, and say it in a line."""
     try:
-        adopt(runs_dir)  # a submission that was killed in sbatch left jobs that no record knows
-        with claiming(runs_dir), _restored_on_error(specs, runs_dir):
+        recover_ids(
+            runs_dir
+        )  # a submission that was killed in sbatch left jobs that no record knows
+        with submission_lock(runs_dir), _restored_on_error(specs, runs_dir):
             prepare(specs, runs_dir)
             read_slurm(runs_dir, fresh=True)  # what is held is of now; raises where Slurm is away
             yield read_held(runs_dir)
@@ -161,7 +163,7 @@ def _hand_over(
 ) -> tuple[Submission, Sequence[str | None]]:
     """Submit arrays and chain; on any error cancel what went out and raise.
 
-    Where that is not sure to have worked, the record stays as it is, for `adopt`.
+    Where that is not sure to have worked, the record stays as it is, for `recover_ids`.
     """
     if not todo and not chain.commands:
         return Submission(), []
@@ -238,7 +240,7 @@ def _submit_chain(chain: _Chain, cluster: Cluster, record: Submission) -> None:
 
 @contextmanager
 def _restored_on_error(specs: list[RunSpec], runs_dir: Path) -> Iterator[None]:
-    """Where the submission fails, put FAILED markers back that a claim cleared.
+    """Where the submission fails, put FAILED markers back that `choose_runs` cleared.
 
     Folders that it made go again, as a run.yaml says "queued", unless Slurm may have their runs.
     """

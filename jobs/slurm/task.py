@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.handover import RESUMABLE_CODE, settle
+from jobs.handover import RESUMABLE_CODE, record_end
 from jobs.queue import read_held
 from jobs.slurm.commands import SlurmError, job_state, sbatch
 from jobs.slurm.commands import run as call
@@ -96,7 +96,7 @@ def end(run: Run, submission: Path, *, array: int, code: int) -> int:
     state, restarts = job_state(os.environ.get("SLURM_JOB_ID", ""))
     lives = read_lives(run)
     start = lives[-1].log_start if lives else 0
-    if not _settle(run, code, log_start=start):
+    if not _record_end(run, code, log_start=start):
         return FAILURE
     if BY_HAND.search(tail(_output(submission), lives[-1].out_start if lives else 0)):
         say("cancelled with scancel; `scaling submit` resumes the run")
@@ -134,7 +134,7 @@ def _may_go_on(run: Run, state: str) -> bool:
     return state in ("queued", "running") or (state == "unknown" and not run.damage())
 
 
-def _settle(run: Run, code: int, *, log_start: int) -> bool:
+def _record_end(run: Run, code: int, *, log_start: int) -> bool:
     """Close the attempt and return whether the run may go on; else FAILED says why."""
     spec = run.spec()
     gpus = spec.resources.nodes * spec.resources.gpus_per_node
@@ -157,7 +157,7 @@ def _settle(run: Run, code: int, *, log_start: int) -> bool:
         )
         return False
     signalled = 128 - code if code > 128 else code  # as a shell counts
-    status = settle(spec, run, signalled, pid=0, log_start=log_start)
+    status = record_end(spec, run, signalled, pid=0, log_start=log_start)
     return status.state in ("preempted", "running", "unknown", "queued", "planned")
 
 

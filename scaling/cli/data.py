@@ -9,6 +9,7 @@ from scaling.cli.arguments import Asked, as_json, print_news
 
 if TYPE_CHECKING:
     from xvla.data.prepare import CacheFrames
+    from xvla.progress import OpenBar
 
 
 def simulate(
@@ -37,7 +38,7 @@ def simulate(
         workers=workers,
         size=size,
         tasks=tuple(filter(None, (task or tasks).split("+"))),
-        progress=not asked.json,
+        progress=_bar(asked),
     )
     asked.show(document, as_json)
     return 0
@@ -81,7 +82,7 @@ def convert(
         options=ConvertOptions(size=size, crf=crf, episodes_per_file=episodes_per_file),
         workers=workers,
         skip_bad=skip_bad,
-        progress=not asked.json,
+        progress=_bar(asked),
     )
     asked.show(document, as_json)
     return 0
@@ -134,7 +135,7 @@ def pretrain_encoder(
     if steps < 1 or batch_size < 1:
         raise ValueError(f"--steps {steps} --batch-size {batch_size}: both must be 1 or more")
     if not any(Path(frames).glob("*.npz")):
-        _render_frames(Path(frames), progress=not asked.json)
+        _render_frames(Path(frames), progress=_bar(asked))
     document = pretrain(
         frames,
         out,
@@ -149,7 +150,7 @@ def pretrain_encoder(
     return 0
 
 
-def _render_frames(folder: Path, *, progress: bool) -> None:
+def _render_frames(folder: Path, *, progress: "OpenBar") -> None:
     """Make the frames of FRAMES (extra `sim`; about a quarter of an hour on two cores)."""
     from xvla.stand_in.frames import generate_frames
 
@@ -164,6 +165,14 @@ def _render_frames(folder: Path, *, progress: bool) -> None:
             size=128,
             progress=progress,
         )
+
+
+def _bar(asked: Asked) -> "OpenBar":
+    """Return what shows how far it is: nothing where the answer is JSON."""
+    from scaling.cli.progress import open_bar
+    from xvla.progress import silent
+
+    return silent if asked.json else open_bar
 
 
 def _episodes(text: str) -> dict[str, int] | int:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.estimator import FitOptions
+    from scaling.runs.table import Exported
 
 
 def add_fit_arguments(verb: ArgumentParser, *, one_law: bool) -> None:
@@ -102,7 +103,7 @@ def read_runs(asked: Asked, *, has_columns: bool = False) -> "pd.DataFrame":
                 f"{asked.overrides[0]!r} has no effect on a table: overrides belong to a study"
             )
         return _read_table(Path(asked.study))
-    return pd.read_parquet(export_study(asked.expand(), asked.folder)["runs"])
+    return pd.read_parquet(export_study(asked.expand(), asked.folder).runs)
 
 
 def _read_table(path: Path) -> "pd.DataFrame":
@@ -128,7 +129,7 @@ def _read_table(path: Path) -> "pd.DataFrame":
     return table
 
 
-def export_study(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
+def export_study(specs: list[RunSpec], folder: Path) -> "Exported":
     """Write the tables of a study beside the folder of runs; return their paths and row counts."""
     from jobs.queue import read_held
     from scaling.cli.scores import score_columns
@@ -136,8 +137,8 @@ def export_study(specs: list[RunSpec], folder: Path) -> dict[str, Any]:
     from scaling.runs.table import export_study as write
 
     scores = score_columns(specs, folder)
-    rows = [export_row(spec) | scores.get(spec.run_id, {}) for spec in specs]
+    rows = [{**export_row(spec), **scores.get(spec.run_id, {})} for spec in specs]
     out = folder.parent / "exports" / specs[0].study
     document = write(rows, folder, out, held=read_held(folder))
-    warn(document.get("problems", ()))
+    warn(document.problems or ())
     return document

@@ -4,10 +4,16 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from scaling.cli.arguments import Asked
 from scaling.spec import RunSpec
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from scaling.machine.doctor import Diagnosis
+    from scaling.machine.profile import Profile
 
 
 def doctor(asked: Asked, *, ranks: int) -> int:
@@ -16,7 +22,7 @@ def doctor(asked: Asked, *, ranks: int) -> int:
 
     document = examine(_spec(asked), asked.folder, ranks=ranks)
     asked.show(document, _render_doctor)
-    return 0 if document["ok"] else 1
+    return 0 if document.ok else 1
 
 
 def profile(asked: Asked, *, run_yaml: str, steps: int) -> int:
@@ -43,8 +49,8 @@ def train(asked: Asked, *, run_yaml: str, fit_micro_batch: bool) -> int:
     return main([run_yaml, *words])
 
 
-def _render_profile(document: dict[str, Any]) -> str:
-    return "\n".join([document["table"], *(f"trace: {path}" for path in document["traces"])])
+def _render_profile(document: "Profile") -> str:
+    return "\n".join([document.table, *(f"trace: {path}" for path in document.traces)])
 
 
 def _spec(asked: Asked) -> RunSpec:
@@ -58,12 +64,12 @@ def _spec(asked: Asked) -> RunSpec:
     return max(largest.expand(), key=lambda spec: cost_of(spec).num_params_total)
 
 
-def _render_doctor(document: dict[str, Any]) -> Any:
+def _render_doctor(document: "Diagnosis") -> "Table":
     from rich.table import Table
 
-    table = Table(title=f"doctor on {document['host']}", show_header=False)
+    table = Table(title=f"doctor on {document.host}", show_header=False)
     colours = {"ok": "green", "warning": "yellow", "failed": "red"}
-    for check in document["checks"]:
-        state = f"[{colours[check['state']]}]{check['state']}[/]"
-        table.add_row(check["name"], state, check["message"])
+    for check in document.checks:
+        state = f"[{colours[check.state]}]{check.state}[/]"
+        table.add_row(check.name, state, check.message)
     return table

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from jobs.executor import Progress as Shown
 from scaling.cli.status_table import COLOURS, beat_words, clock
 from scaling.runs.folder import Heartbeat
+from xvla.progress import Advance
 
 LINE_EVERY_S = 30.0
 
@@ -26,6 +27,14 @@ def open_progress(num_runs: int, num_before: int) -> Iterator[Shown]:
     else:
         with _bars() as progress:
             yield _Bars(progress, num_runs, num_before)
+
+
+@contextmanager
+def open_bar(label: str, total: int) -> Iterator[Advance]:
+    """Yield what counts up to `total` on a bar."""
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 class _Lines:

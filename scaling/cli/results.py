@@ -109,7 +109,7 @@ def report(asked: Asked, **how: Any) -> int:
     else:
         specs = asked.expand()
         paths = export_study(specs, folder)
-        runs, curves = pd.read_parquet(paths["runs"]), pd.read_parquet(paths["curves"])
+        runs, curves = pd.read_parquet(paths.runs), pd.read_parquet(paths.curves)
         blocks = _beside(specs, folder)
     extra = blocks.named() if blocks else {}
     name = Path(asked.study).stem if asked.is_table else asked.study

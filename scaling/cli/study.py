@@ -233,8 +233,8 @@ def sync(asked: Asked, *, tracking_uri: str | None, follow: bool) -> int:
         say=print_news,
         follow=follow,
     )
-    warn(summary.problems)
-    asked.show(summary.to_dict(), as_json)
+    warn(summary.problems or ())
+    asked.show(summary, as_json)
     return 0
 
 
@@ -303,7 +303,7 @@ def _warn_of_other_code(specs: list[RunSpec], folder: Any) -> None:
     for spec in specs:
         run = Run.of(folder, spec.run_id)
         if run.done_file.exists():
-            made_by = run.environment().get("code_digest", now)
+            made_by = run.environment().code_digest or now
             if not same_runs(made_by, now, precision=spec.precision):
                 others.append(f"{spec.run_id} ({made_by})")
     if others:

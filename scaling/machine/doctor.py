@@ -9,19 +9,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from scaling.devices import bf16_speed, bf16_warning, memory_available
-from scaling.machine.doctor_rank import MOST, shrink
+from scaling.document import Document
+from scaling.machine.doctor_rank import MOST, Measured, shrink
 from scaling.memory import GIB, UNCALIBRATED, checkpoint_bytes, memory, what_to_change
 from scaling.spec import ResourceConfig, RunSpec
 from scaling.training.engine import attention_kernel, deepspeed_problem, free_port
 
 State = Literal["ok", "warning", "failed"]
+Number = bool | int | float | str | list[str] | list[float] | None
 PACKAGES = ("torch", "deepspeed", "transformers", "flash-attn", "mlflow", "optuna", "numpy")
 OPTIONAL = ("flash-attn",)
 # Largest relative error of one parameter's gradient. bf16 rounds each product to 8 bits.
@@ -35,17 +37,27 @@ RANK_MODULE = "scaling.machine.doctor_rank"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class Check(Document):
     """One question, its answer in a sentence and in numbers."""
 
     name: str
     state: State
     message: str
-    values: dict[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Number] = field(default_factory=dict)
 
 
-def examine(spec: RunSpec, folder: Path, *, ranks: int = 2) -> dict[str, Any]:
-    """Return {"schema", "ok", "host", "checks": [...]}; a check that cannot run has failed.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis(Document):
+    """What `doctor --json` prints; `ok`: no check has failed."""
+
+    schema: int = 1
+    ok: bool
+    host: str
+    checks: list[Check]
+
+
+def examine(spec: RunSpec, folder: Path, *, ranks: int = 2) -> Diagnosis:
+    """Return the answer to every question; a check that cannot run has failed.
 
     `folder`: where runs go, whose disk is measured (256 MiB are written and removed). Raises
     ValueError for ranks < 1.
@@ -63,12 +75,11 @@ def examine(spec: RunSpec, folder: Path, *, ranks: int = 2) -> dict[str, Any]:
         "gradients": lambda: check_ranks(here, ranks),
     }
     checks = [_ask(name, question) for name, question in questions.items()]
-    return {
-        "schema": 1,
-        "ok": all(check.state != "failed" for check in checks),
-        "host": socket.gethostname(),
-        "checks": [asdict(check) for check in checks],
-    }
+    return Diagnosis(
+        ok=all(check.state != "failed" for check in checks),
+        host=socket.gethostname(),
+        checks=checks,
+    )
 
 
 def check_environment() -> Check:
@@ -76,7 +87,11 @@ def check_environment() -> Check:
     found = {name: _version(name) for name in PACKAGES}
     missing = [name for name, given in found.items() if given is None and name not in OPTIONAL]
     problem = deepspeed_problem(found["deepspeed"] or "0")
-    values = {"python": platform.python_version(), **found, "compiler": shutil.which("c++")}
+    values: dict[str, Number] = {
+        "python": platform.python_version(),
+        **found,
+        "compiler": shutil.which("c++"),
+    }
     text = ", ".join(f"{name} {given}" for name, given in found.items() if given)
     if missing or problem:
         return Check(
@@ -94,8 +109,9 @@ def check_devices(spec: RunSpec) -> Check:
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     wanted = spec.resources.gpus_per_node
-    values = {"gpus": names, "cores": len(os.sched_getaffinity(0)), "wanted_gpus": wanted}
-    text = f"{len(names)} GPUs ({', '.join(sorted(set(names))) or 'none'}), {values['cores']} cores"
+    cores = len(os.sched_getaffinity(0))
+    values: dict[str, Number] = {"gpus": names, "cores": cores, "wanted_gpus": wanted}
+    text = f"{len(names)} GPUs ({', '.join(sorted(set(names))) or 'none'}), {cores} cores"
     if wanted > len(names):
         text += f"; the run asks for {wanted} GPUs a node: the checks below used the CPU"
         return Check(name="devices", state="warning", message=text, values=values)
@@ -185,18 +201,18 @@ def check_ranks(spec: RunSpec, ranks: int) -> Check:
     """Compare the engine's gradients on `ranks` processes with plain autograd's."""
     found = run_ranks(spec, ranks)
     limit = TOLERANCE[spec.precision]
-    wrong = max(found["gradient_error"], found["update_error"]) > limit
+    wrong = max(found.gradient_error, found.update_error) > limit
     text = (
-        f"{ranks} ranks, ZeRO {spec.engine.zero_stage}, {found['accumulation']} micro-batches: "
-        f"gradients {_within(found['gradient_error'])} plain autograd's, updates "
-        f"{_within(found['update_error'])} its updates (allowed {limit:g}); all-reduce "
-        f"{found['all_reduce_gb_per_s']:.2f} GB/s, start-up {found['startup_cpu_s']:.1f} CPU-s"
+        f"{ranks} ranks, ZeRO {spec.engine.zero_stage}, {found.accumulation} micro-batches: "
+        f"gradients {_within(found.gradient_error)} plain autograd's, updates "
+        f"{_within(found.update_error)} its updates (allowed {limit:g}); all-reduce "
+        f"{found.all_reduce_gb_per_s:.2f} GB/s, start-up {found.startup_cpu_s:.1f} CPU-s"
     )
     if wrong:
         text += f"; {_blame(found, limit)}: do not train"
-    slow = found["startup_cpu_s"] > STARTUP_CPU_S
+    slow = found.startup_cpu_s > STARTUP_CPU_S
     state: State = "failed" if wrong else "warning" if slow else "ok"
-    return Check(name="gradients", state=state, message=text, values=found)
+    return Check(name="gradients", state=state, message=text, values=found.to_dict())
 
 
 def _within(error: float) -> str:
@@ -204,12 +220,12 @@ def _within(error: float) -> str:
     return f"within {error:.1e} of" if error else "equal to"
 
 
-def _blame(found: dict[str, Any], limit: float) -> str:
+def _blame(found: Measured, limit: float) -> str:
     """Say what the numbers point at: the shares of the ranks, or the worst parameter."""
-    if found["gradient_error"] <= limit:
-        return f"gradients are right, the update of {found['update_worst']} is not"
-    worst, shares = found["gradient_worst"], found["shares"]
-    if found["gradient_error"] >= MOST:
+    if found.gradient_error <= limit:
+        return f"gradients are right, the update of {found.update_worst} is not"
+    worst, shares = found.gradient_worst, found.shares
+    if found.gradient_error >= MOST:
         return f"the gradient of {worst} is not finite"
     if max(abs(share) for share in shares) < limit:
         return f"{worst} gets no gradient: is it in no group of the optimizer?"
@@ -221,8 +237,13 @@ def _blame(found: dict[str, Any], limit: float) -> str:
     return f"worst in {worst}"
 
 
-def run_ranks(spec: RunSpec, ranks: int) -> dict[str, Any]:
+def run_ranks(spec: RunSpec, ranks: int) -> Measured:
     """Run `doctor_rank` on local processes; RuntimeError with the end of a failed log."""
+    return Measured(**json.loads(answer_of_ranks(spec, ranks)))
+
+
+def answer_of_ranks(spec: RunSpec, ranks: int) -> str:
+    """Return what rank 0 of `run_ranks` writes."""
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch) / "spec.yaml", Path(scratch) / "out.json"
         shrink(spec, ranks=ranks).save(source)
@@ -235,7 +256,7 @@ def run_ranks(spec: RunSpec, ranks: int) -> dict[str, Any]:
             for rank, log in enumerate(logs)
         ]
         _join(processes, logs)
-        return json.loads(target.read_text())
+        return target.read_text()
 
 
 def _start(command: list[str], settings: dict[str, str], log: Path) -> subprocess.Popen[bytes]:

@@ -6,20 +6,58 @@ python -m scaling.machine.doctor_rank spec.yaml out.json    (RANK and WORLD_SIZE
 import json
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaling.config import write_atomic
+from scaling.document import Document
 from scaling.schedule import base_rates
 from scaling.spec import RunSpec, load_spec
 from scaling.training.engine import batch_plan, initialize, prepare_environment, start_distributed
 from xvla.config import ModelConfig
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ALL_REDUCE_BYTES = 64 * 2**20
 MAX_ACCUMULATION = 4  # as many micro-batches as the run has, but a check is to be quick
 MAX_IMAGE_SIZE = 96
 MOST = 1e9  # stands for a relative error beyond all measure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worst(Document):
+    """The largest errors of a parameter's gradient and update, relative to their norms.
+
+    `shares`: how often the gradient of each rank's samples counts in the worst one (1 is right).
+    """
+
+    gradient_error: float
+    gradient_worst: str
+    shares: list[float]
+    update_error: float
+    update_worst: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gradients(Worst):
+    """One update by the engine against one by plain autograd; norms are over all parameters."""
+
+    update_norm: float
+    gradient_norm: float
+    engine_norm: float
+    clipped: bool
+    accumulation: int
+    num_params: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured(Gradients):
+    """All that the ranks answer."""
+
+    startup_cpu_s: float
+    all_reduce_gb_per_s: float
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,11 +68,13 @@ def main(argv: list[str] | None = None) -> int:
     device = start_distributed(spec)
     import torch.distributed as dist
 
-    result: dict[str, Any] = {"startup_cpu_s": time.process_time()}
-    result |= check_gradients(spec, device)
-    result["all_reduce_gb_per_s"] = all_reduce_rate(device)
+    startup = time.process_time()  # before the check, which takes time of its own
+    gradients = check_gradients(spec, device).to_dict()
+    found = Measured(
+        **gradients, startup_cpu_s=startup, all_reduce_gb_per_s=all_reduce_rate(device)
+    )
     if dist.get_rank() == 0:
-        write_atomic(Path(target), json.dumps(result))
+        write_atomic(Path(target), json.dumps(found.to_dict()))
     dist.destroy_process_group()
     return 0
 
@@ -75,13 +115,11 @@ def shrink_model(model: ModelConfig) -> ModelConfig:
     )  # fmt: skip
 
 
-def check_gradients(spec: RunSpec, device: Any) -> dict[str, Any]:
+def check_gradients(spec: RunSpec, device: Any) -> Gradients:
     """Do one update with the run's engine and one with plain autograd on the whole batch.
 
     `spec` is a shrunk run; rate and epsilon are 1, so that Adam's update follows the clipped
-    gradient instead of its sign. Returns the largest errors of a parameter's gradient and update
-    on any rank, relative to their norms, with the parameter's name; `shares`: how often the
-    gradient of each rank's samples counts in the worst one (1 is right).
+    gradient instead of its sign. The errors are those of the rank where they are largest.
     """
     import torch
     import torch.distributed as dist
@@ -95,40 +133,43 @@ def check_gradients(spec: RunSpec, device: Any) -> dict[str, Any]:
             parameter.data = parameter.data.bfloat16().float()
     start = {name: p.detach().clone() for name, p in reference.named_parameters()}
     parts, norm = _plain_update(plain, reference, batches)
-    wanted = {name: sum(part[name] for part in parts) for name in parts[0]}
+    wanted = {
+        name: sum((part[name] for part in parts), torch.zeros_like(value))
+        for name, value in parts[0].items()
+    }
     mine = batches[dist.get_rank() :: len(parts)]
     found, engine_norm, weights = _engine_update(plain, model, mine)
     moved = {n: p.detach() - start[n] for n, p in reference.named_parameters() if n in wanted}
     moved_too = {name: weights[name] - start[name] for name in moved}
     gradient, worst = _largest_error(found, wanted)
     update, worst_update = _largest_error(moved_too, moved)
-    errors = {
-        "gradient_error": gradient,
-        "gradient_worst": worst,
-        "shares": _shares(found[worst], [part[worst] for part in parts]),
-        "update_error": update,
-        "update_worst": worst_update,
-    }
-    return {
-        **_worst_of_ranks(errors),
-        "update_norm": sum(float(value.norm()) ** 2 for value in moved.values()) ** 0.5,
-        "gradient_norm": norm,
-        "engine_norm": engine_norm,
-        "clipped": 0 < plain.optim.grad_clip < norm,
-        "accumulation": len(batches) // len(parts),
-        "num_params": sum(p.numel() for p in model.parameters()),
-    }
+    errors = Worst(
+        gradient_error=gradient,
+        gradient_worst=worst,
+        shares=_shares(found[worst], [part[worst] for part in parts]),
+        update_error=update,
+        update_worst=worst_update,
+    )
+    return Gradients(
+        **_worst_of_ranks(errors).to_dict(),
+        update_norm=sum(float(value.norm()) ** 2 for value in moved.values()) ** 0.5,
+        gradient_norm=norm,
+        engine_norm=engine_norm,
+        clipped=0 < plain.optim.grad_clip < norm,
+        accumulation=len(batches) // len(parts),
+        num_params=sum(p.numel() for p in model.parameters()),
+    )
 
 
-def _worst_of_ranks(mine: dict[str, Any]) -> dict[str, Any]:
+def _worst_of_ranks(mine: Worst) -> Worst:
     """Return the gradient's answer of the rank where it is worst, and the update's likewise."""
     import torch.distributed as dist
 
     ranks: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(ranks, mine)
-    gradient = max(ranks, key=lambda one: one["gradient_error"])
-    update = max(ranks, key=lambda one: one["update_error"])
-    return gradient | {name: update[name] for name in ("update_error", "update_worst")}
+    gradient: Worst = max(ranks, key=lambda one: one.gradient_error)
+    update: Worst = max(ranks, key=lambda one: one.update_error)
+    return replace(gradient, update_error=update.update_error, update_worst=update.update_worst)
 
 
 def _shares(found: Any, parts: list[Any]) -> list[float]:
@@ -176,7 +217,7 @@ def _build(spec: RunSpec, device: Any) -> Any:
 
 def _engine_update(
     spec: RunSpec, model: Any, batches: list[Any]
-) -> tuple[dict[str, Any], float, dict[str, Any]]:
+) -> "tuple[dict[str, Tensor], float, dict[str, Tensor]]":
     """Accumulate this rank's micro-batches and step; return gradients, their norm and weights.
 
     A parameter that is in no group of the optimizer has a gradient of zero.
@@ -206,7 +247,7 @@ def _engine_update(
     return gradients, norm, _exact_weights(engine)
 
 
-def _exact_weights(engine: Any) -> dict[str, Any]:
+def _exact_weights(engine: Any) -> "dict[str, Tensor]":
     """Return the weights in fp32: in bf16 the optimizer's masters, for an update is lost in those.
 
     A parameter that is in no group has none.
@@ -229,7 +270,7 @@ def _exact_weights(engine: Any) -> dict[str, Any]:
 
 def _plain_update(
     spec: RunSpec, model: Any, batches: list[Any]
-) -> tuple[list[dict[str, Any]], float]:
+) -> "tuple[list[dict[str, Tensor]], float]":
     """Do the same in fp32 with torch alone; return each rank's part of the gradients, their norm.
 
     The parameters' groups are the model's own, not those that the engine makes of them.
@@ -266,7 +307,7 @@ def _plain_update(
     return parts, norm
 
 
-def _mean_gradients(model: Any, batches: list[Any], ranks: int) -> dict[str, Any]:
+def _mean_gradients(model: Any, batches: list[Any], ranks: int) -> "dict[str, Tensor]":
     """Return what some of the batches, a rank's, add to the mean gradient over all."""
     import torch
 
@@ -287,7 +328,7 @@ def _set_rates(spec: RunSpec, optimizer: Any) -> None:
         group["lr"] = rates[group["name"]]
 
 
-def _largest_error(found: dict[str, Any], wanted: dict[str, Any]) -> tuple[float, str]:
+def _largest_error(found: "dict[str, Tensor]", wanted: "dict[str, Tensor]") -> tuple[float, str]:
     """Return the largest |found - wanted| over |wanted| by parameter, and its name.
 
     At most MOST, which is also what is not a number gets: that compares with nothing.

@@ -5,14 +5,35 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scaling.config import with_overrides, write_atomic
+from scaling.document import Document
 from scaling.spec import RunSpec, load_spec
 
 RECORD = "micro_batch.json"
 WAIT_S = 900
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted(Document):
+    """micro_batch.json: what fits and why; `launch` is what its ranks have in common.
+
+    Bytes are of one sample's activations, measured and by the formula; `calibration` is their
+    ratio.
+    """
+
+    launch: str
+    micro_batch_size: int
+    grad_accum_steps: int
+    calibration: float
+    capacity_gib: float
+    estimate_gib: dict[str, float]
+    activation_bytes: float
+    formula_bytes: float
+    capacity_bytes: float
 
 
 def fitted_micro_batch(run_yaml: Path, overrides: list[str]) -> int:
@@ -24,14 +45,14 @@ def fitted_micro_batch(run_yaml: Path, overrides: list[str]) -> int:
     spec = with_overrides(load_spec(run_yaml), overrides).validate()
     record = run_yaml.resolve().parent / RECORD
     if os.environ.get("RANK", "0") != "0":
-        return int(_wait_for(record)["micro_batch_size"])
+        return _wait_for(record)
     record.unlink(missing_ok=True)
-    found = {"launch": _launch(), **fit(spec, run_yaml.resolve(), overrides)}
-    write_atomic(record, json.dumps(found, indent=1))
-    return int(found["micro_batch_size"])
+    found = fit(spec, run_yaml.resolve(), overrides)
+    write_atomic(record, json.dumps(found.to_dict(), indent=1))
+    return found.micro_batch_size
 
 
-def fit(spec: RunSpec, run_yaml: Path, overrides: list[str]) -> dict[str, Any]:
+def fit(spec: RunSpec, run_yaml: Path, overrides: list[str]) -> Fitted:
     """Measure one sample's activations in a process of its own; return what fits and why."""
     from scaling.memory import GIB, fit_micro_batch, memory
     from scaling.training.engine import gpu_of_rank
@@ -43,14 +64,15 @@ def fit(spec: RunSpec, run_yaml: Path, overrides: list[str]) -> dict[str, Any]:
     calibration = measured["activation_bytes"] / measured["formula_bytes"]
     capacity = measured["capacity_bytes"]
     micro = fit_micro_batch(spec, capacity, device=device, calibration=calibration)
-    return {
-        "micro_batch_size": micro,
-        "grad_accum_steps": spec.global_batch_size // spec.resources.world_size // micro,
-        "calibration": calibration,
-        "capacity_gib": capacity / GIB,
-        "estimate_gib": memory(spec, micro_batch=micro, device=device).to_dict(),
+    return Fitted(
+        launch=_launch(),
+        micro_batch_size=micro,
+        grad_accum_steps=spec.global_batch_size // spec.resources.world_size // micro,
+        calibration=calibration,
+        capacity_gib=capacity / GIB,
+        estimate_gib=memory(spec, micro_batch=micro, device=device).to_dict(),
         **measured,
-    }
+    )
 
 
 def measure_apart(run_yaml: Path, overrides: list[str]) -> dict[str, float]:
@@ -120,14 +142,14 @@ def _launch() -> str:
     return ":".join(os.environ.get(name, "") for name in names)
 
 
-def _wait_for(record: Path) -> dict[str, Any]:
-    """Return what rank 0 of this launch has written."""
+def _wait_for(record: Path) -> int:
+    """Return the micro-batch that rank 0 of this launch has written."""
     end = time.monotonic() + WAIT_S
     while time.monotonic() < end:
         if record.exists():
             found = json.loads(record.read_text())
             if found["launch"] == _launch():
-                return found
+                return int(found["micro_batch_size"])
         time.sleep(0.2)
     raise RuntimeError(f"rank 0 has not written {record} in {WAIT_S} s")
 

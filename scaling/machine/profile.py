@@ -7,10 +7,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scaling.config import with_overrides
+from scaling.document import Document
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec, load_spec
 from scaling.training.engine import prepare_environment
@@ -19,19 +21,28 @@ WARM_UP = 2  # steps that compile, allocate and fill caches
 ROWS = 25
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile(Document):
+    """Where the traces lie, that of rank 0 first named; `table`: the dearest operations."""
+
+    run_id: str
+    steps: int
+    trace: str
+    traces: list[str]
+    table: str
+
+
 class _Enough(BaseException):
     """Ends the loop after the last traced step; no error handler may take it for a failure."""
 
 
-def profile_run(
-    run_yaml: Path, *, overrides: Sequence[str] = (), steps: int = 10
-) -> dict[str, Any]:
+def profile_run(run_yaml: Path, *, overrides: Sequence[str] = (), steps: int = 10) -> Profile:
     """Trace `steps` training steps of a run after two of warm-up; the run itself is not touched.
 
     Each rank writes profile/rank<N>.json.gz (open it in ui.perfetto.dev or chrome://tracing) and
-    profile/rank<N>.txt beside run.yaml. Returns {"run_id", "steps", "trace", "table"} of rank 0 and
-    "traces". The ranks of one node are started here, those of several by torchrun or srun. Raises
-    ValueError for steps < 1, RuntimeError with its last words where a rank fails.
+    profile/rank<N>.txt beside run.yaml. The ranks of one node are started here,
+    those of several by torchrun or srun. Raises ValueError for steps < 1, RuntimeError with its
+    last words where a rank fails.
     """
     if steps < 1:
         raise ValueError(f"steps={steps}; trace at least one step")
@@ -42,13 +53,13 @@ def profile_run(
     else:
         shutil.rmtree(out, ignore_errors=True)
         _start_ranks(spec, [str(run_yaml), *overrides, "--steps", str(steps)])
-    return {
-        "run_id": spec.run_id,
-        "steps": steps,
-        "trace": str(out / "rank0.json.gz"),
-        "traces": sorted(str(path) for path in out.glob("rank*.json.gz")),
-        "table": (out / f"rank{os.environ.get('RANK', '0')}.txt").read_text(),
-    }
+    return Profile(
+        run_id=spec.run_id,
+        steps=steps,
+        trace=str(out / "rank0.json.gz"),
+        traces=sorted(str(path) for path in out.glob("rank*.json.gz")),
+        table=(out / f"rank{os.environ.get('RANK', '0')}.txt").read_text(),
+    )
 
 
 def _start_ranks(spec: RunSpec, arguments: list[str]) -> None:

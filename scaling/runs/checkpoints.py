@@ -1,7 +1,8 @@
 """The step folders of a run: names of what lies in them, digests, and whether they are whole."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,27 @@ class Manifest:
 
     sha256: dict[str, str]
     step: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerState:
+    """trainer.json: where a run stood when it saved, and on how many ranks.
+
+    `val_l1` of that very step, None where it was not evaluated; `owes_evaluation`: it was due.
+    `domain_ids`: the row of each domain, None where an earlier version saved.
+    `loader` and `normaliser` are read by those who wrote them.
+    """
+
+    step: int
+    num_samples_seen: int = 0
+    run_id: str = ""
+    world_size: int = 1
+    zero_stage: int = 0
+    val_l1: float | None = None
+    owes_evaluation: bool = False
+    loader: Mapping[str, int] = field(default_factory=dict)
+    normaliser: Mapping[str, Any] = field(default_factory=dict)
+    domain_ids: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +95,15 @@ def read_manifest(path: Path) -> Manifest | None:
     return known(Manifest, content)
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> TrainerState:
     """Return the trainer's state of a step folder; raises ValueError where it is absent or torn."""
-    state = read_json(path / STATE, cure="delete the step folder, an earlier one will do")
-    if state is None:
+    cure = "delete the step folder, an earlier one will do"
+    content = read_json(path / STATE, cure=cure)
+    if content is None:
         raise ValueError(f"checkpoint {path} has no {STATE}; delete the step folder")
-    return state
+    if not isinstance(content.get("step"), int):
+        raise DamagedFileError(f"{path / STATE} has no 'step'; {cure}")
+    return known(TrainerState, content)
 
 
 def verify(path: Path) -> str | None:

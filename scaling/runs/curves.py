@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +22,33 @@ class Point(NamedTuple):
     value: float
 
 
-def metric_lines(run: Run) -> list[dict[str, Any]]:
-    """Return the whole lines of metrics.jsonl, as written; what is no metric line is left out."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricLine:
+    """One line of metrics.jsonl: metrics by name as they stand at a step; `time` in unix s."""
+
+    step: int
+    num_samples_seen: float | None
+    time: float | None
+    values: dict[str, float]
+
+
+def metric_lines(run: Run) -> list[MetricLine]:
+    """Return the whole lines of metrics.jsonl; what is no metric line is left out."""
     if not run.metrics_file.exists():
         return []
-    lines = json_lines(run.metrics_file.read_bytes())
-    return [line for line in lines if line is not None and isinstance(line.get("step"), int)]
+    found = (_line(content) for content in json_lines(run.metrics_file.read_bytes()))
+    return [line for line in found if line is not None]
+
+
+def numbers(content: Mapping[str, Any]) -> dict[str, float]:
+    """Return what is a metric of a line or of DONE: a number under a name of its own."""
+    return {
+        name: float(value)
+        for name, value in content.items()
+        if name not in NOT_METRICS
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)  # which is an int in Python
+    }
 
 
 def read_points(path: Path, offset: int = 0) -> tuple[list[Point], int]:
@@ -43,17 +65,18 @@ def read_points(path: Path, offset: int = 0) -> tuple[list[Point], int]:
         block = stream.read()
     block = block[: block.rfind(b"\n") + 1]
     points: list[Point] = []
-    for line in json_lines(block):
-        try:
-            points.extend(_line_points(line or {}))
-        except (ValueError, KeyError, TypeError):
+    for content in json_lines(block):
+        line = _line(content)
+        if line is not None and line.time is not None:
+            points.extend(_points(line.step, line.time, line.values))
+        else:
             logging.getLogger(__name__).warning("%s: skipped a line that is no metric line", path)
     return points, start + len(block)
 
 
 def final_points(done: Done, *, time_s: float) -> list[Point]:
     """Return the final metrics of a run as points; `time_s`: when, where DONE does not say."""
-    return _line_points({**done.metrics, "step": done.step, "time": done.time or time_s})
+    return _points(done.step, done.time or time_s, numbers(done.metrics))
 
 
 def thin(points: Iterable[Point], last: Mapping[str, int], *, num_steps: int) -> list[Point]:
@@ -80,12 +103,22 @@ def _bucket(step: int, num_steps: int) -> int:
     return step * (MAX_POINTS - 1) // num_steps
 
 
-def _line_points(line: Mapping[str, Any]) -> list[Point]:
-    step, time_ms = int(line["step"]), round(1000 * line["time"])
-    return [
-        Point(name, step, time_ms, float(value))
-        for name, value in line.items()
-        if name not in NOT_METRICS
-        and isinstance(value, int | float)
-        and not isinstance(value, bool)
-    ]
+def _line(content: dict[str, Any] | None) -> MetricLine | None:
+    """Return what a line of the log says, None for one that is not of metrics."""
+    if content is None or not isinstance(content.get("step"), int):
+        return None
+    return MetricLine(
+        step=content["step"],
+        num_samples_seen=_number(content.get("num_samples_seen")),
+        time=_number(content.get("time")),
+        values=numbers(content),
+    )
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, int | float) else None
+
+
+def _points(step: int, time_s: float, values: Mapping[str, float]) -> list[Point]:
+    time_ms = round(1000 * time_s)
+    return [Point(name, step, time_ms, value) for name, value in values.items()]

@@ -48,6 +48,14 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Of env.json what is asked for: the code, and the digest of each split's frames."""
+
+    code_digest: str | None = None
+    eval_manifest: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
     """The newest sign of life: times in seconds, `time` in unix s, `born` of the process."""
 
@@ -246,9 +254,9 @@ class Run:
         """Return the newest sign of life, an empty one where there is none that can be read."""
         return known(Heartbeat, read_json_or_none(self.heartbeat_file) or {})
 
-    def environment(self) -> dict[str, Any]:
-        """Return env.json, {} where it is absent or damaged: labels, which a new start rewrites."""
-        return read_json_or_none(self.environment_file) or {}
+    def environment(self) -> Environment:
+        """Return env.json, empty where it is absent or damaged: labels, rewritten at each start."""
+        return known(Environment, read_json_or_none(self.environment_file) or {})
 
     def damage(self) -> str | None:
         """Return what is wrong with run.yaml or DONE, None where they are whole or absent."""

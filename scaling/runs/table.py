@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from scaling.document import Document, optional
 from scaling.runs.attempts import total_gpu_hours
-from scaling.runs.curves import NOT_METRICS, metric_lines
+from scaling.runs.curves import metric_lines, numbers
 from scaling.runs.files import DamagedFileError
 from scaling.runs.folder import Run
 from scaling.runs.rollouts import COLUMNS as COUNT_COLUMNS
 from scaling.runs.rollouts import success_counts
 from scaling.runs.state import Hold, RunStatus, run_status
 
+Cell = bool | int | float | str | None
+Row = Mapping[str, Cell]  # of the run table, by column
 RUN_COLUMNS = (
     "run_id",
     "study",
@@ -50,13 +54,28 @@ SHORT_NAMES = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported(Document):
+    """The two tables' paths, and what is in them.
+
+    `problems`, where there are damaged files: what is wrong with each, and what to do.
+    """
+
+    runs: str
+    curves: str
+    num_runs: int
+    num_done: int
+    states: dict[str, int]
+    problems: list[str] | None = optional()
+
+
 def export_study(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     runs_dir: str | Path,
     out_dir: str | Path,
     *,
     held: Mapping[str, Hold] | None = None,
-) -> dict[str, Any]:
+) -> Exported:
     """Write runs.parquet and curves.parquet of a study.
 
     Beside the contract's columns: final metrics, axes, and `successes` of `rollouts` where there
@@ -70,10 +89,6 @@ def export_study(
         out_dir: gets the two files (`exports/<study>`).
         held: what executors have of the runs, by run id.
 
-    Returns:
-        Paths and counts: `runs`, `curves`, `num_runs`, `num_done`, `states`; `problems`, where
-        there are damaged files: what is wrong with each, and what to do.
-
     Raises:
         ValueError: no rows, a row without run_id, or a run id given twice.
     """
@@ -86,7 +101,7 @@ def export_study(
     counts = success_counts(runs_dir)
     held = held or {}
     stand = [run_status(run, held.get(run.run_id)) for run in folders]
-    problems = [status.reason for status in stand if status.damaged]
+    problems = [status.reason or "" for status in stand if status.damaged]
     found = [
         read_run(row, run, status) for row, run, status in zip(rows, folders, stand, strict=True)
     ]
@@ -98,14 +113,14 @@ def export_study(
     _write(runs, paths["runs"])
     _write(curves, paths["curves"])
     states = {str(k): int(v) for k, v in runs["state"].value_counts().items()}
-    return {
-        "runs": str(paths["runs"]),
-        "curves": str(paths["curves"]),
-        "num_runs": len(runs),
-        "num_done": states.get("done", 0),
-        "states": states,
-        **({"problems": problems} if problems else {}),
-    }
+    return Exported(
+        runs=str(paths["runs"]),
+        curves=str(paths["curves"]),
+        num_runs=len(runs),
+        num_done=states.get("done", 0),
+        states=states,
+        problems=problems or None,
+    )
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
@@ -115,7 +130,7 @@ def _write(table: pd.DataFrame, path: Path) -> None:
     part.replace(path)
 
 
-def read_run(row: Mapping[str, Any], run: Run, status: RunStatus) -> dict[str, Any]:
+def read_run(row: Row, run: Run, status: RunStatus) -> dict[str, Cell]:
     """Add to a row what the run's folder tells: state, hours, digest, parent, final metrics."""
     final = final_metrics(run, status.state)
     metrics = {plain_name(k): v for k, v in final.items()}
@@ -127,7 +142,7 @@ def read_run(row: Mapping[str, Any], run: Run, status: RunStatus) -> dict[str, A
         **dict(row),
         "state": status.state,
         "gpu_hours": total_gpu_hours(run),
-        "code_digest": run.environment().get("code_digest"),
+        "code_digest": run.environment().code_digest,
         "parent_checkpoint": row.get("parent_checkpoint")
         or (None if run.damage() else run.labels().checkpoint or None),
     }
@@ -137,16 +152,16 @@ def final_metrics(run: Run, state: str) -> dict[str, float]:
     """Return the final metrics of a done run, the last validation of another."""
     done = run.done() if state == "done" else None
     if done is not None:
-        return _numbers(done.metrics)
+        return _finite(done.metrics)
     last: dict[str, float] = {}
     for line in metric_lines(run):
-        values = _numbers(line)
+        values = _finite(line.values)
         if any(name.startswith(("val/", "test/")) for name in values):
             last |= values
     return last
 
 
-def run_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def run_table(rows: Sequence[Row]) -> pd.DataFrame:
     """Return rows as a table, the contract's columns first and typed, the rest by name."""
     table = pd.DataFrame([dict(row) for row in rows])
     extra = sorted(set(table.columns) - set(RUN_COLUMNS))
@@ -168,10 +183,10 @@ def curve_table(runs: Iterable[Run]) -> pd.DataFrame:
     for run in runs:
         latest: dict[tuple[int, str], tuple[Any, ...]] = {}
         for line in metric_lines(run):
-            step, seen = int(line["step"]), line.get("num_samples_seen")
-            for name, value in _numbers(line).items():
+            for name, value in _finite(line.values).items():
                 metric = plain_name(name)
-                latest[step, metric] = (run.run_id, step, seen, metric, value)
+                row = (run.run_id, line.step, line.num_samples_seen, metric, value)
+                latest[line.step, metric] = row
         records.extend(latest[key] for key in sorted(latest))
     table = pd.DataFrame(records, columns=list(CURVE_COLUMNS))
     return table.astype(
@@ -190,15 +205,8 @@ def plain_name(metric: str) -> str:
     return metric.replace("/", "_")
 
 
-def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        name: float(value)
-        for name, value in line.items()
-        if name not in NOT_METRICS
-        and isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    }
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in numbers(metrics).items() if math.isfinite(value)}
 
 
 def read_final_episodes(run: Run, split: str) -> pd.DataFrame:

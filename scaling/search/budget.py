@@ -3,9 +3,8 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from scaling.spec import RunSpec
+from scaling.spec import RunSpec, Value
 from scaling.study import Choice, IntRange, Point, Search
 
 Price = Callable[[Sequence[RunSpec]], Mapping[str, float]]
@@ -47,5 +46,5 @@ def corners(search: Search) -> list[Point]:
     return [dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values())]
 
 
-def _ends(axis: IntRange | Choice) -> tuple[Any, ...]:
+def _ends(axis: IntRange | Choice) -> tuple[Value, ...]:
     return (axis.low, axis.high) if isinstance(axis, IntRange) else tuple(axis.values)

@@ -90,7 +90,7 @@ class Controller:
 
     def run_all(self, specs: Sequence[RunSpec]) -> set[str]:
         """Have runs done, `settings.parallel` at once; return the ids of those that are."""
-        ended: set[str] | None = None
+        ended: set[str] | None = None  # not yet known: what ended earlier is no news
         while True:
             states = self.states(specs)
             waiting = [s for s in specs if states[s.run_id].state in ("planned", "preempted")]
@@ -138,6 +138,8 @@ class Controller:
     def _ask(self) -> None:
         """Ask for one point; its run is handed over in the next round."""
         trial = propose(self.study, self.task.search, self.settings)
+        # Stored before it is listed or started: a kill in between leaves a running trial, which
+        # the next round takes up.
         trial.set_user_attr(RUN_ID, self.task.spec(trial.params).run_id)
         self.runs.add([(trial.params, 0)])
 
@@ -177,9 +179,9 @@ class Controller:
     def _tell_score(self, trial: "Trial", spec: RunSpec) -> None:
         self._report_rungs(trial, spec)
         found = self.score(spec, spec.num_steps)
-        if found is None:
+        if found is None:  # DONE is written after the checkpoint, so someone removed it since
             raise RuntimeError(f"run {spec.run_id} is done but its last checkpoint is gone")
-        if not math.isfinite(found.value):
+        if not math.isfinite(found.value):  # told as a value, nan would fail the trial unnamed
             self._tell_end(trial, spec, "its score is not a number")
             return
         trial.set_user_attr(RUN_ID, spec.run_id)
@@ -221,6 +223,7 @@ class Controller:
         new = False
         for step in rung_steps(spec, self.task.search.rungs):
             seen = step * spec.global_batch_size
+            # Optuna keeps the first value of a step and warns of a second one.
             found = None if seen in known else self.score(spec, step)
             if found is not None:
                 trial.report(found.value, seen)
@@ -233,6 +236,7 @@ class Controller:
 
         if not self._report_rungs(trial, spec):
             return False
+        # Half of what the sampler waits for: a median of four is rough, but each run is dear.
         self.study.pruner = MedianPruner(n_startup_trials=STARTUP_TRIALS // 2)
         return self.settings.prune and trial.should_prune()
 

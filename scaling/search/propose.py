@@ -95,5 +95,6 @@ def make_sampler(name: Sampler, *, seed: int) -> "BaseSampler":
 
 
 def _sampler_now(study: "optuna.Study", settings: Settings) -> "BaseSampler":
+    # A prime apart, so that neighbouring seeds do not repeat each other's draws a trial later.
     count = len(study.get_trials(deepcopy=False))
     return make_sampler(settings.sampler, seed=(settings.seed * 1_000_003 + count) % 2**32)

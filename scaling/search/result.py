@@ -6,11 +6,12 @@ count: every point of the answer, the default too, is judged by new seeds only.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from scaling.document import Document
 from scaling.search.controller import CONSTRAINT, PRUNED, RUN_ID, Controller
 from scaling.search.propose import point_of
 from scaling.search.task import Task
@@ -25,7 +26,7 @@ FIRST_SEED = 1  # seed 0 chose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(Document):
     """One point with its score in the search and under new seeds, against the default.
 
     `delta` = mean score minus the default's; `low`, `high` its interval; negative is better.
@@ -53,7 +54,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class Counts(Document):
     """How trials ended, and how many different runs they were."""
 
     trials: int
@@ -67,7 +68,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SearchResult:
+class SearchResult(Document):
     """What a search found: result.json, and what `scaling search --json` prints.
 
     `stopped`: why no more trials were asked for; `importance` by parameter, summing to 1;
@@ -86,10 +87,6 @@ class SearchResult:
     importance: dict[str, float]
     figures: dict[str, list[str]]
     journal: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, keys in the order of the fields."""
-        return asdict(self)
 
 
 class Interval(NamedTuple):
@@ -132,9 +129,10 @@ def top_points(study: "optuna.Study", task: Task, count: int) -> list[tuple[Poin
     from optuna.trial import TrialState
 
     default = task.spec(task.default).run_id
+    # By run, not by point: an override may make two points of the space one run.
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     found: dict[str, tuple[Point, float]] = {}
-    for trial in sorted(trials, key=lambda trial: (trial.value, trial.number)):
+    for trial in sorted(trials, key=lambda trial: (trial.value, trial.number)):  # ties: the first
         point = point_of(trial, task.search)
         if point is None or trial.value is None:
             continue
@@ -204,7 +202,7 @@ def _affordable(controller: Controller, points: Sequence[Point], repeats: int) -
         refusal = budget.refusal(more) if budget else None
         if refusal:
             controller.say(f"{len(seeds)} of {repeats} repeats: {refusal}")
-            break
+            break  # for all points or none: unequal numbers of seeds would favour some
         seeds.append(seed)
     return seeds
 

@@ -122,6 +122,7 @@ def validate(task: Task, settings: Settings) -> None:
 def rung_steps(spec: RunSpec, rungs: Sequence[float]) -> list[int]:
     """Return the steps of a run's rungs, which are shares of its steps; never its last."""
     steps = {round(share * spec.num_steps) for share in rungs}
+    # Not the last one: its score is the trial's value.
     return sorted(step for step in steps if 0 < step < spec.num_steps)
 
 

@@ -17,7 +17,7 @@ DIGEST_LENGTH = 36  # the longest that MLflow stores
 
 def log_inputs(client: "MlflowClient", spec: RunSpec, mlflow_id: str, run: Run) -> bool:
     """Log training sources and evaluation manifests once their digests are known."""
-    manifests = run.environment().get("eval_manifest")
+    manifests = run.environment().eval_manifest
     if not isinstance(manifests, dict):
         return False
     inputs = [_source_input(spec, entry) for entry in spec.data.mixture]

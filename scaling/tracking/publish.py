@@ -5,10 +5,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from scaling.document import Document, optional
 from scaling.runs.folder import Run
 from scaling.spec import RunSpec
 from scaling.tracking.ledger import Ledger, PublishedRun, PublishedStudy
@@ -27,7 +28,7 @@ REMEMBER_EVERY = 100  # runs: so many are sent again after a kill at worst
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
+class Summary(Document):
     """What was published, and what is still to come.
 
     `runs` have a folder, of which `unfinished` go on; `planned` have none; `new_runs` and `values`
@@ -42,7 +43,7 @@ class Summary:
     planned: int = 0
     unfinished: int = 0
     pages: dict[str, str] = field(default_factory=dict)
-    problems: tuple[str, ...] = ()
+    problems: tuple[str, ...] | None = optional()
 
     @property
     def is_open(self) -> bool:
@@ -54,13 +55,6 @@ class Summary:
         return replace(
             self, new_runs=before.new_runs + self.new_runs, values=before.values + self.values
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the `sync --json` document; "problems" only where there are any."""
-        content = asdict(self)
-        if not content.pop("problems"):
-            return content
-        return content | {"problems": list(self.problems)}
 
 
 def publish(
@@ -217,7 +211,7 @@ class _Round:
     unfinished: int
     new_runs: int = 0
     values: int = 0
-    problems: tuple[str, ...] = ()
+    problems: tuple[str, ...] | None = optional()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,7 +288,7 @@ def _sum(total: Summary, rounds: Sequence[_Round]) -> Summary:
         values=sum(each.values for each in rounds),
         unfinished=sum(each.unfinished for each in rounds),
         pages={each.study: each.page for each in rounds},
-        problems=tuple(line for each in rounds for line in each.problems),
+        problems=tuple(line for each in rounds for line in each.problems or ()) or None,
     )
 
 

@@ -190,7 +190,7 @@ def _tags(sweep: Sweep, spec: RunSpec, folder: Run, status: RunStatus) -> dict[s
         "size": spec.size,
         "axis": ",".join(spec.axes),
         **{f"axis/{name}": str(value) for name, value in spec.axes.items()},
-        "code_digest": str(folder.environment().get("code_digest", "")),
+        "code_digest": folder.environment().code_digest or "",
         "job_ids": ",".join(dict.fromkeys(jobs)),
         "parent_checkpoint": spec.init.checkpoint_sha256,
         "reason": (ended or "")[:500],

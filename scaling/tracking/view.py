@@ -1,8 +1,8 @@
 """The view of a study that MLflow's page opens with: run table and charts, best run first."""
 
 import json
-from typing import Any
 
+Chart = dict[str, bool | int | str | list[str] | dict[str, str]]  # of MLflow's page
 VIEW_KEY = "runs"
 # Left to itself the page shows one folded row and no metric. Sorting by a metric unfolds the runs;
 # the filter leaves out their parent.
@@ -21,7 +21,8 @@ TABLE = {
         "params.`seed`",
     ],
 }
-SECTION = {"uuid": "study", "name": "Study", "display": True, "isReordered": False}
+SECTION_ID = "study"
+SECTION = {"uuid": SECTION_ID, "name": "Study", "display": True, "isReordered": False}
 AXES = ("num_params_total", "num_unique_episodes", "num_domains", "num_samples_seen")
 CURVES = ("val/l1", "loss/train", "throughput/samples_per_s")
 NUM_RUNS = 20  # drawn at once
@@ -38,19 +39,19 @@ def experiment_tags() -> dict[str, str]:
     }
 
 
-def _card(kind: str, name: str) -> dict[str, Any]:
+def _card(kind: str, name: str) -> Chart:
     """Return what every chart of MLflow's page has."""
     return {
         "type": kind,
         "uuid": f"{kind} {name}",
-        "metricSectionId": SECTION["uuid"],
+        "metricSectionId": SECTION_ID,
         "runsCountToCompare": NUM_RUNS,
         "isGenerated": False,
         "deleted": False,
     }
 
 
-def _curve(metric: str) -> dict[str, Any]:
+def _curve(metric: str) -> Chart:
     """Return a metric's curves by step."""
     return {
         **_card("LINE", metric),
@@ -68,7 +69,7 @@ def _curve(metric: str) -> dict[str, Any]:
     }
 
 
-def _against_error(param: str) -> dict[str, Any]:
+def _against_error(param: str) -> Chart:
     """Return a param against the validation error, a point a run."""
     return {
         **_card("SCATTER", param),

@@ -185,8 +185,8 @@ def _prepare(
     step, owes_evaluation = 0, False
     if start is not None:
         state = checkpoint.restore(engine, start, ema=ema)
-        owes_evaluation = state["run_id"] == spec.run_id and state.get("owes_evaluation", False)
-        step, normaliser = state["step"], Normaliser.from_dict(state["normaliser"])
+        owes_evaluation = state.run_id == spec.run_id and state.owes_evaluation
+        step, normaliser = state.step, Normaliser.from_dict(state.normaliser)
     watchdog.touch(f"resuming at step {step}")
     if dist.get_rank() == 0:
         _write_environment(spec, run, mixture, device)
@@ -290,12 +290,12 @@ def _evaluate_start(trainer: Trainer, log: RunLog | None) -> None:
 def _check_resumable(spec: RunSpec, path: Path, *, owner: str) -> None:
     """Raise ValueError for a checkpoint of another run, or one that cannot be dealt anew."""
     state = read_state(path)
-    if state["run_id"] != owner:
+    if state.run_id != owner:
         raise ValueError(
-            f"checkpoint {path} belongs to run {state['run_id']}, not to {owner}; "
+            f"checkpoint {path} belongs to run {state.run_id}, not to {owner}; "
             "delete it or train in a folder of its own"
         )
-    found = (state["world_size"], state["zero_stage"])
+    found = (state.world_size, state.zero_stage)
     wanted = (dist.get_world_size(), spec.engine.zero_stage)
     if found == wanted:
         return

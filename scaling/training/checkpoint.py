@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from scaling.runs.checkpoints import (
     LATEST,
     OPTIMIZER,
     STATE,
+    TrainerState,
     file_sha256,
     read_state,
     step_folders,
@@ -62,7 +64,7 @@ class Saver:
         """Whether the save under way has failed; the next `save` or `wait` raises its error."""
         return self._error is not None
 
-    def save(self, state: dict[str, Any], *, wait: bool = True) -> None:
+    def save(self, state: TrainerState, *, wait: bool = True) -> None:
         """Save model, optimizer, RNG and `state` (with `step`) after the save before has ended.
 
         Returns once the folder is in place, with `async_save` and not `wait` once all is copied.
@@ -74,7 +76,7 @@ class Saver:
         from scaling.training.staging import host_copy, stage
 
         self.wait()
-        aside = self._folder / f".{step_name(state['step'])}.tmp"
+        aside = self._folder / f".{step_name(state.step)}.tmp"
         with _together(aside, None):
             if dist.get_rank() == 0:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +95,7 @@ class Saver:
             self._write(writes, aside, state)
             return
         for buffers in self._buffers:
-            buffers.settle()
+            buffers.release()
         self._thread = threading.Thread(
             target=self._write_apart, args=(writes, aside, state), name="saver", daemon=True
         )
@@ -128,7 +130,7 @@ class Saver:
         except Exception as error:
             self._error = error
 
-    def _write(self, writes: list[Callable[[], Any]], aside: Path, state: dict[str, Any]) -> None:
+    def _write(self, writes: list[Callable[[], Any]], aside: Path, state: TrainerState) -> None:
         import torch.distributed as dist
 
         with _together(aside, self._group):
@@ -136,10 +138,10 @@ class Saver:
                 write()
         with _together(aside, self._group):
             if dist.get_rank() == 0:
-                final = self._folder / step_name(state["step"])
+                final = self._folder / step_name(state.step)
                 _finish(aside, final, state)
                 write_atomic(self._folder / LATEST, final.name)
-                _remove_after(self._folder, state["step"])
+                _remove_after(self._folder, state.step)
                 _prune(self._folder, self._keep)
 
 
@@ -192,7 +194,7 @@ def _is_full(error: Exception, aside: Path) -> bool:
     return is_disk_full(error) or shutil.disk_usage(aside.parents[1]).free < FULL_BYTES
 
 
-def restore(engine: Any, path: Path, *, ema: "Ema | None" = None) -> dict[str, Any]:
+def restore(engine: Any, path: Path, *, ema: "Ema | None" = None) -> TrainerState:
     """Load a step folder into the engine and the RNG; return its saved `state`.
 
     On another world size or ZeRO stage the optimizer's state is dealt anew (reshard.py);
@@ -203,7 +205,7 @@ def restore(engine: Any, path: Path, *, ema: "Ema | None" = None) -> dict[str, A
     from safetensors.torch import load_file
 
     state = read_state(path)
-    saved_as = (state["world_size"], state["zero_stage"])
+    saved_as = (state.world_size, state.zero_stage)
     if saved_as == (dist.get_world_size(), engine.zero_optimization_stage()):
         loaded, _ = engine.load_checkpoint(str(path), tag=OPTIMIZER)
         if loaded is None:
@@ -211,7 +213,7 @@ def restore(engine: Any, path: Path, *, ema: "Ema | None" = None) -> dict[str, A
     else:
         from scaling.training import reshard
 
-        reshard.load(engine, path / OPTIMIZER, step=state["step"])
+        reshard.load(engine, path / OPTIMIZER, step=state.step)
     file = path / OPTIMIZER / f"rng_{dist.get_rank():05d}.safetensors"
     if file.exists():
         rng = load_file(str(file))
@@ -246,12 +248,12 @@ def newest_for_all(folder: Path) -> Path | None:
     return found[0]
 
 
-def _finish(aside: Path, final: Path, state: dict[str, Any]) -> None:
+def _finish(aside: Path, final: Path, state: TrainerState) -> None:
     """Complete what all ranks have written, make it durable and put it in place."""
-    (aside / STATE).write_text(json.dumps(state))
+    (aside / STATE).write_text(json.dumps(asdict(state)))
     files = sorted(path for path in aside.rglob("*") if path.is_file())
     digests = {str(path.relative_to(aside)): file_sha256(path) for path in files}
-    (aside / MANIFEST).write_text(json.dumps({"step": state["step"], "sha256": digests}))
+    (aside / MANIFEST).write_text(json.dumps({"step": state.step, "sha256": digests}))
     folders = [path for path in aside.rglob("*") if path.is_dir()]
     for path in [*files, aside / MANIFEST, *folders, aside]:
         _sync(path)
@@ -295,10 +297,10 @@ def _best(paths: list[Path]) -> set[int]:
     """Return the step with the lowest val/l1 of those evaluated when they were saved."""
     rated = []
     for path in paths:
-        with suppress(OSError, ValueError, KeyError, TypeError):  # damaged since
+        with suppress(OSError, ValueError):  # damaged since
             state = read_state(path)
-            if state["val_l1"] is not None:
-                rated.append((state["val_l1"], state["step"]))
+            if state.val_l1 is not None:
+                rated.append((state.val_l1, state.step))
     return {min(rated)[1]} if rated else set()
 
 

@@ -14,6 +14,7 @@ from scaling.memory import bucket_numbers
 from scaling.spec import RunSpec
 from xvla.params import num_params
 
+Setting = bool | int | float
 LARGE_MODEL = 100_000_000  # parameters from which a CPU run's freed memory goes back at once
 SUSPECT_DEEPSPEED = ("0.18.3", "0.19.3")  # wrong ZeRO-2 gradients reported, DeepSpeed #8224
 
@@ -29,7 +30,7 @@ def deepspeed_problem(installed: str) -> str | None:
     return None
 
 
-def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
+def deepspeed_config(spec: RunSpec) -> dict[str, Setting | dict[str, Setting]]:
     """Return the DeepSpeed config; batch sizes are derived, never typed twice.
 
     With `engine.micro_batch_size` 0 a rank takes its share of the global batch at once.
@@ -171,7 +172,7 @@ def adamw(spec: RunSpec, model: Any) -> Any:
     )
 
 
-def optimizer_groups(spec: RunSpec, model: Any) -> list[dict[str, Any]]:
+def optimizer_groups(spec: RunSpec, model: Any) -> list[dict[str, str | list[Any]]]:
     """Return the parameter groups, named; a frozen VLM is in none and needs no gradient."""
     from xvla.model import parameter_groups
 

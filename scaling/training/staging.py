@@ -42,7 +42,7 @@ class Buffers:
             self._seen[key] = (copied, tensor)  # alive, so that no address is used twice
         return self._seen[key][0]
 
-    def settle(self) -> None:
+    def release(self) -> None:
         """Wait for copies from a GPU and let go of what was copied; call after each `stage`."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()

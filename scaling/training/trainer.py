@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from scaling.cost import mfu_percent
 from scaling.devices import peak_flops
+from scaling.runs.checkpoints import TrainerState
 from scaling.runs.folder import Run
 from scaling.runs.log import RunLog
 from scaling.schedule import learning_rates
@@ -225,18 +226,18 @@ class Trainer:
 
     def _save(self, *, wait: bool) -> None:
         self._beat("save")
-        state = {
-            "step": self.step,
-            "num_samples_seen": self.step * self.spec.global_batch_size,
-            "run_id": self.spec.run_id,
-            "world_size": dist.get_world_size(),
-            "zero_stage": self.spec.engine.zero_stage,
-            "val_l1": self._val_l1[1] if self._val_l1[0] == self.step else None,
-            "owes_evaluation": self._owes_evaluation,
-            "loader": self.loader.state_dict(),
-            "normaliser": self.validation.normaliser.to_dict(),
-            "domain_ids": domain_rows(self.spec.data),
-        }
+        state = TrainerState(
+            step=self.step,
+            num_samples_seen=self.step * self.spec.global_batch_size,
+            run_id=self.spec.run_id,
+            world_size=dist.get_world_size(),
+            zero_stage=self.spec.engine.zero_stage,
+            val_l1=self._val_l1[1] if self._val_l1[0] == self.step else None,
+            owes_evaluation=self._owes_evaluation,
+            loader=self.loader.state_dict(),
+            normaliser=self.validation.normaliser.to_dict(),
+            domain_ids=domain_rows(self.spec.data),
+        )
         with self._clock.paused():
             self._saver.save(state, wait=wait)
 

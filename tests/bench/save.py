@@ -23,6 +23,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from engine import deepspeed_step, fresh_model, make_batches, run_spec, start
 
+from scaling.runs.checkpoints import TrainerState
+
 TARGET = 0.10
 KINDS = ("none", "at once", "staged")
 
@@ -71,7 +73,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> dict[str, list[dict[str,
 def one_round(saver: Any, number: int, step: Callable[[], None], steps: int) -> dict[str, float]:
     began, cpu = time.perf_counter(), cpu_seconds()
     if saver:
-        saver.save({"step": number, "world_size": 1, "zero_stage": 2}, wait=False)
+        saver.save(TrainerState(step=number, world_size=1, zero_stage=2), wait=False)
     stopped, stopped_cpu = time.perf_counter() - began, cpu_seconds() - cpu
     for _ in range(steps):
         step()

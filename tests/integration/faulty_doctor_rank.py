@@ -128,7 +128,7 @@ def main() -> int:
         stage = int(name[-1])
         staged = replace(spec, engine=replace(spec.engine, zero_stage=stage))
         with fault(staged):
-            found[name] = doctor_rank.check_gradients(staged, device)
+            found[name] = doctor_rank.check_gradients(staged, device).to_dict()
     if dist.get_rank() == 0:
         Path(target).write_text(json.dumps(found))
     dist.destroy_process_group()

@@ -1,13 +1,14 @@
 """The doctor on two ranks whose engine has a fault: each is found, and the message names it."""
 
+import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from scaling.config import with_overrides
 from scaling.machine import doctor
+from scaling.machine.doctor_rank import Measured
 from scaling.sizes import SIZES
 from scaling.spec import RunSpec
 
@@ -25,12 +26,13 @@ def run(stage: int) -> RunSpec:
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
+def found() -> dict[str, Measured]:
     """What two real ranks measured with each fault."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(doctor, "RANK_MODULE", "faulty_doctor_rank")
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        return doctor.run_ranks(run(2), 2)
+        answer = json.loads(doctor.answer_of_ranks(run(2), 2))
+    return {fault: Measured(**measured, **REST) for fault, measured in answer.items()}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +48,7 @@ def found() -> dict[str, Any]:
     ],
 )
 def test_a_fault_is_found_and_named(monkeypatch, found, fault: str, words: str) -> None:
-    monkeypatch.setattr(doctor, "run_ranks", lambda *_: REST | found[fault])
+    monkeypatch.setattr(doctor, "run_ranks", lambda *_: found[fault])
     check = doctor.check_ranks(run(int(fault[-1])), 2)
     assert check.state == "failed", check.message
     assert words in check.message
@@ -55,7 +57,7 @@ def test_a_fault_is_found_and_named(monkeypatch, found, fault: str, words: str) 
 
 def test_two_sound_ranks_agree_but_for_rounding(monkeypatch, found) -> None:
     """Two micro-batches a rank are summed in another order than four in turn."""
-    monkeypatch.setattr(doctor, "run_ranks", lambda *_: REST | found["none-2"])
+    monkeypatch.setattr(doctor, "run_ranks", lambda *_: found["none-2"])
     check = doctor.check_ranks(run(2), 2)
     assert check.state == "ok", check.message
     assert 0 < check.values["gradient_error"] < 1e-6

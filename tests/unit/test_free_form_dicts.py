@@ -16,10 +16,10 @@ import pytest
 # May only fall. Below 60 in all is the aim: one edge a noun.
 LIMITS = {
     "xvla": 79,
-    "scaling": 85,
-    "sweeps": 5,
-    "jobs": 7,
-    "analysis": 9,
+    "scaling": 24,
+    "sweeps": 0,
+    "jobs": 0,
+    "analysis": 7,
 }
 MAPPINGS = {"dict", "Dict", "Mapping", "MutableMapping", "defaultdict", "OrderedDict"}
 ANYTHING = {"Any", "object"}

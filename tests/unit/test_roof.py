@@ -36,6 +36,26 @@ def test_nothing_prints_below_the_roof(repository: Path) -> None:
     assert not found, f"these print: {found}; warn through logging, or answer with a document"
 
 
+def _imports(tree: ast.Module, package: str) -> bool:
+    """Tell whether a module imports a package, or something of it, anywhere in its code."""
+    named = [
+        name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+        )
+    ]
+    return any(name.split(".")[0] == package for name in named)
+
+
+def test_nothing_draws_on_the_terminal_below_the_roof(repository: Path) -> None:
+    found = [name for name, tree in _below(repository) if _imports(tree, "rich")]
+    assert not found, f"{found} import rich; report through xvla.progress or the caller's callback"
+
+
 def test_argparse_ends_in_the_parser(repository: Path) -> None:
     files = [(name, tree) for name, tree in _below(repository)]
     files += [
@@ -43,11 +63,5 @@ def test_argparse_ends_in_the_parser(repository: Path) -> None:
         for path in (repository / ROOF).glob("*.py")
         if path.name not in ("parser.py", "fit_arguments.py")
     ]
-    found = [
-        name
-        for name, tree in files
-        for node in ast.walk(tree)
-        if (isinstance(node, ast.Import) and any(a.name == "argparse" for a in node.names))
-        or (isinstance(node, ast.ImportFrom) and node.module == "argparse")
-    ]
+    found = [name for name, tree in files if _imports(tree, "argparse")]
     assert not found, f"{found} know argparse; verbs take their options by name"

@@ -8,7 +8,7 @@ import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from xvla.data.writing.lerobot import STATE_NAMES, EpisodeRecord, write_dataset
 from xvla.data.writing.targets import check_new
 from xvla.data.writing.video import VideoOptions
+from xvla.progress import OpenBar, silent
 from xvla.sim.domains import Domain, find_domain
 from xvla.sim.record import OBJECT_NAMES, RECORD_HZ, render, roll_out
 from xvla.sim.render import ViewRenderer
@@ -122,7 +123,7 @@ def simulate(
     workers: int,
     size: int,
     tasks: Sequence[str] = (),
-    progress: bool = True,
+    progress: OpenBar = silent,
     raw: str | None = None,
 ) -> dict[str, Any]:
     """Record simulated demonstrations of one domain as a LeRobot v3.0 data set at `out`.
@@ -143,7 +144,7 @@ def simulate(
     folder = _raw_folder(Path(raw or Path(out).parent / f".{Path(out).name}.raw"), spec, seed, size)
     jobs = _jobs(domain, folder, tasks, number=sum(splits.values()), seed=seed, size=size)
     kept = sum(Path(job.path).exists() for job in jobs)
-    recorded = in_order(record_episode, jobs, workers=workers, label=domain if progress else None)
+    recorded = in_order(record_episode, jobs, workers=workers, label=domain, progress=progress)
     info = write_dataset(
         out,
         fps=RECORD_HZ,
@@ -215,16 +216,21 @@ def _check_request(
 
 
 def in_order(
-    work: Callable[[Any], Any], jobs: list[Any], *, workers: int, label: str | None
+    work: Callable[[Any], Any],
+    jobs: list[Any],
+    *,
+    workers: int,
+    label: str,
+    progress: OpenBar = silent,
 ) -> Iterator[Any]:
-    """Yield `work` of each job, in order, from fresh processes; a progress bar with a `label`."""
-    with get_context("spawn").Pool(min(workers, len(jobs))) as pool:
-        done: Iterable[Any] = pool.imap(work, jobs)
-        if label is not None:
-            from rich.progress import track
-
-            done = track(done, total=len(jobs), description=label)
-        yield from done
+    """Yield `work` of each job, in order, from fresh processes; `progress` counts them."""
+    with (
+        get_context("spawn").Pool(min(workers, len(jobs))) as pool,
+        progress(label, len(jobs)) as advance,
+    ):
+        for done in pool.imap(work, jobs):
+            yield done
+            advance(1)
 
 
 def _load(path: str, views: tuple[str, ...]) -> EpisodeRecord:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from xvla.progress import OpenBar, silent
 from xvla.sim.collect import in_order, stage
 from xvla.sim.domains import find_domain
 from xvla.sim.record import Trajectory, read_state, restore, roll_out
@@ -41,7 +42,7 @@ def generate_frames(
     seed: int,
     workers: int,
     size: int,
-    progress: bool = True,
+    progress: OpenBar = silent,
 ) -> dict[str, Any]:
     """Write `frames` labelled pictures of one domain to the .npz file `out`; return a summary.
 
@@ -96,7 +97,7 @@ def generate_frames(
 
 
 def _collect(
-    first: FrameJob, *, frames: int, workers: int, progress: bool
+    first: FrameJob, *, frames: int, workers: int, progress: OpenBar
 ) -> list[dict[str, np.ndarray]]:
     """Run demonstrations until there are enough frames; return one table each, in order."""
     tables: list[dict[str, np.ndarray]] = []
@@ -107,8 +108,8 @@ def _collect(
             replace(first, index=i, path=f"{first.path}/{i:05d}.npz")
             for i in range(len(tables), len(tables) + count)
         ]
-        label = f"{first.domain} frames" if progress else None
-        list(in_order(frame_table, jobs, workers=workers, label=label))
+        label = f"{first.domain} frames"
+        list(in_order(frame_table, jobs, workers=workers, label=label, progress=progress))
         for job in jobs:
             with np.load(job.path) as stored:
                 tables.append(dict(stored))

@@ -63,7 +63,7 @@ def exported(tmp_path):
     (failed / "FAILED").write_text(json.dumps({"reason": "out of memory"}))
     rows = [ROW | {"run_id": f"{i:012x}"} for i in range(1, 5)]
     result = export_study(rows, tmp_path / "runs", tmp_path / "exports" / "sweeps.toy")
-    return result, pd.read_parquet(result["runs"]), pd.read_parquet(result["curves"])
+    return result, pd.read_parquet(result.runs), pd.read_parquet(result.curves)
 
 
 def test_runs_have_the_contracts_columns_first_and_in_order(exported):
@@ -75,7 +75,7 @@ def test_runs_have_the_contracts_columns_first_and_in_order(exported):
 def test_states_come_from_the_folders(exported):
     result, runs, _ = exported
     assert list(runs["state"]) == ["done", "preempted", "failed", "planned"]
-    assert (result["num_runs"], result["num_done"]) == (4, 1)
+    assert (result.num_runs, result.num_done) == (4, 1)
 
 
 def test_final_metrics_come_from_done_and_hours_add_up(exported):
@@ -110,6 +110,6 @@ def test_a_damaged_run_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "a" / "run.yaml").write_text("init: [1, 2\n")
     rows = [ROW | {"run_id": "a"}]
     found = export_study(rows, tmp_path, tmp_path / "out")
-    assert found["states"] == {"unknown": 1}
-    (problem,) = found["problems"]
+    assert found.states == {"unknown": 1}
+    (problem,) = found.problems
     assert re.search(r"a/run\.yaml is damaged .*delete it", problem)

@@ -66,7 +66,7 @@ def test_the_run_table_holds_the_counts_and_nothing_where_there_are_none(tmp_pat
     write_rollout(tmp_path / "runs" / RUN, 7, 10)
     rows = [{"run_id": run_id, "num_params_total": 1} for run_id in (RUN, LONE)]
     found = export_study(rows, tmp_path / "runs", tmp_path)
-    table = pd.read_parquet(found["runs"]).set_index("run_id")
+    table = pd.read_parquet(found.runs).set_index("run_id")
     assert table.loc[RUN, ["successes", "rollouts"]].tolist() == [7, 10]
     assert table.loc[LONE, ["successes", "rollouts"]].isna().all()
     assert str(table["rollouts"].dtype) == "float64"

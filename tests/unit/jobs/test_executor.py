@@ -9,7 +9,7 @@ import pytest
 
 from jobs.cluster import Cluster, load_cluster
 from jobs.executor import EXECUTORS, ExecutorAwayError, Order, Submitted
-from jobs.handover import claim, prepare
+from jobs.handover import choose_runs, prepare
 from jobs.queue import read_held
 from scaling.cli import main
 from scaling.runs.folder import CANCELLED, Run
@@ -35,7 +35,9 @@ class Recorder:
         if self.is_away:
             raise ExecutorAwayError("nobody answers; nothing was submitted")
         self.orders.append(order)
-        ours = claim(specs, runs_dir, retry_failed=order.retry_failed, held=read_held(runs_dir))
+        ours = choose_runs(
+            specs, runs_dir, retry_failed=order.retry_failed, held=read_held(runs_dir)
+        )
         prepare(ours.todo, runs_dir)
         for spec in ours.todo:
             self.has[spec.run_id] = Hold(executor="recorder", state="queued", job_id="r-1")

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from jobs.handover import claim, prepare
+from jobs.handover import choose_runs, prepare
 from scaling.cli import main
 from scaling.runs.checkpoints import file_sha256
 from scaling.runs.folder import Run
@@ -239,10 +239,10 @@ def test_train_refuses_a_damaged_declaration_and_submit_writes_it_again(
 def test_submit_takes_a_run_with_a_damaged_end_up_again(runs: list[Run], capsys) -> None:
     specs, folder = load_study(STUDY).expand(), runs[0].folder.parent
     TABLE["DONE torn"][0](runs[1])
-    waits = claim(specs, folder, retry_failed=False)
+    waits = choose_runs(specs, folder, retry_failed=False)
     assert (len(waits.todo), waits.skipped_failed, waits.skipped_done) == (0, 1, 2)
     assert runs[1].done_file.exists()
-    ours = claim(specs, folder, retry_failed=True)
+    ours = choose_runs(specs, folder, retry_failed=True)
     assert [spec.run_id for spec in ours.todo] == [runs[1].run_id]
     assert not runs[1].done_file.exists()
     assert runs[1].saved_step() == specs[1].num_steps  # where it goes on

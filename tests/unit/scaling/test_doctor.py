@@ -78,9 +78,11 @@ def test_a_run_that_cannot_fit_is_named() -> None:
     assert "engine.micro_batch_size" in check.message
 
 
-GOOD = {"gradient_error": 1e-6, "update_error": 1e-5, "accumulation": 2, "shares": [1.0, 1.0],
-        "all_reduce_gb_per_s": 1.0, "startup_cpu_s": 5.0, "gradient_worst": "vlm.a",
-        "update_worst": "vlm.b"}  # fmt: skip
+GOOD = doctor_rank.Measured(
+    gradient_error=1e-6, gradient_worst="vlm.a", shares=[1.0, 1.0], update_error=1e-5,
+    update_worst="vlm.b", update_norm=1.0, gradient_norm=1.0, engine_norm=1.0, clipped=False,
+    accumulation=2, num_params=1, startup_cpu_s=5.0, all_reduce_gb_per_s=1.0,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ GOOD = {"gradient_error": 1e-6, "update_error": 1e-5, "accumulation": 2, "shares
 )
 def test_wrong_gradients_are_named(monkeypatch, wrong: dict, words: str) -> None:
     """The same with real faults: tests/integration/test_doctor_faults.py."""
-    monkeypatch.setattr(doctor, "run_ranks", lambda *_: GOOD | wrong)
+    monkeypatch.setattr(doctor, "run_ranks", lambda *_: replace(GOOD, **wrong))
     check = doctor.check_ranks(run(), 2)
     assert check.state == "failed"
     assert words in check.message
@@ -106,7 +108,7 @@ def test_sound_gradients_pass_and_equal_ones_are_called_so(monkeypatch) -> None:
     check = doctor.check_ranks(run(), 2)
     assert check.state == "ok"
     assert "gradients within 1.0e-06 of plain autograd's" in check.message
-    monkeypatch.setattr(doctor, "run_ranks", lambda *_: GOOD | {"gradient_error": 0.0})
+    monkeypatch.setattr(doctor, "run_ranks", lambda *_: replace(GOOD, gradient_error=0.0))
     assert "gradients equal to plain autograd's" in doctor.check_ranks(run(), 2).message
 
 
@@ -170,10 +172,10 @@ def test_the_engine_against_autograd_on_one_rank(stage: int) -> None:
     """The real thing, one rank with two micro-batches; a child process."""
     spec = run("global_batch_size=2", "engine.micro_batch_size=1", f"engine.zero_stage={stage}")
     found = doctor.run_ranks(spec, 1)
-    assert found["gradient_error"] < 1e-4
-    assert found["update_error"] < 1e-4
-    assert found["accumulation"] == 2
-    assert found["engine_norm"] == pytest.approx(found["gradient_norm"], rel=1e-5)
+    assert found.gradient_error < 1e-4
+    assert found.update_error < 1e-4
+    assert found.accumulation == 2
+    assert found.engine_norm == pytest.approx(found.gradient_norm, rel=1e-5)
 
 
 def test_no_ranks_are_refused(tmp_path: Path) -> None:

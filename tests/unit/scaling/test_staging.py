@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from scaling.runs.checkpoints import TrainerState
 from scaling.spec import EngineConfig
 from scaling.training import checkpoint, staging
 from scaling.training.checkpoint import Saver
@@ -57,7 +58,7 @@ def saver(engine: Engine, tmp_path: Path, *, staged: bool = True) -> Saver:
 def test_what_is_staged_is_what_was_there(tmp_path, engine, gate) -> None:
     before = engine.module.weight.detach().clone()
     with saver(engine, tmp_path) as found:
-        found.save({"step": 1}, wait=False)
+        found.save(TrainerState(step=1), wait=False)
         with torch.no_grad():
             engine.module.weight.zero_()
         assert not (tmp_path / "checkpoints" / "step_0000001").exists()
@@ -67,7 +68,7 @@ def test_what_is_staged_is_what_was_there(tmp_path, engine, gate) -> None:
     assert (tmp_path / "checkpoints" / "latest").read_text() == folder.name
     assert torch.equal(torch.load(folder / "deepspeed/model.pt")["module"]["weight"], before)
     assert torch.equal(torch.load(folder / "weights.pt"), before)
-    assert json.loads((folder / "trainer.json").read_text()) == {"step": 1}
+    assert json.loads((folder / "trainer.json").read_text())["step"] == 1
 
 
 def test_both_ways_write_the_same_files(tmp_path, engine) -> None:
@@ -75,7 +76,7 @@ def test_both_ways_write_the_same_files(tmp_path, engine) -> None:
     for staged in (False, True):
         with saver(engine, tmp_path / str(staged), staged=staged) as found:
             (tmp_path / str(staged)).mkdir()
-            found.save({"step": 1})
+            found.save(TrainerState(step=1))
         folder = tmp_path / str(staged) / "checkpoints" / "step_0000001"
         digests.append(json.loads((folder / "manifest.json").read_text()))
     assert digests[0] == digests[1]
@@ -83,9 +84,9 @@ def test_both_ways_write_the_same_files(tmp_path, engine) -> None:
 
 def test_there_is_never_a_second_save_under_way(tmp_path, engine, gate) -> None:
     found = saver(engine, tmp_path)
-    found.save({"step": 1}, wait=False)
+    found.save(TrainerState(step=1), wait=False)
     threading.Timer(0.3, gate.set).start()
-    found.save({"step": 2}, wait=False)  # waits for the timer
+    found.save(TrainerState(step=2), wait=False)  # waits for the timer
     assert (tmp_path / "checkpoints" / "step_0000001").exists()
     found.wait()
     assert checkpoint.newest_valid(tmp_path / "checkpoints").name == "step_0000002"
@@ -93,17 +94,17 @@ def test_there_is_never_a_second_save_under_way(tmp_path, engine, gate) -> None:
 
 def test_a_failure_is_raised_at_the_next_call(tmp_path, engine, monkeypatch) -> None:
     found = saver(engine, tmp_path)
-    found.save({"step": 1})
+    found.save(TrainerState(step=1))
 
     def broken(*_) -> None:
         raise RuntimeError("the disk is gone")
 
     monkeypatch.setattr(checkpoint, "_finish", broken)
-    found.save({"step": 2}, wait=False)
+    found.save(TrainerState(step=2), wait=False)
     found._thread.join()
     assert found.failed
     with pytest.raises(RuntimeError, match="the disk is gone"):
-        found.save({"step": 3})
+        found.save(TrainerState(step=3))
     assert [path.name for path in (tmp_path / "checkpoints").glob("*")] != []
     assert checkpoint.newest_valid(tmp_path / "checkpoints").name == "step_0000001"
     assert not list((tmp_path / "checkpoints").glob(".step_*"))
@@ -112,7 +113,7 @@ def test_a_failure_is_raised_at_the_next_call(tmp_path, engine, monkeypatch) -> 
 def test_an_error_of_the_training_comes_first(tmp_path, engine, monkeypatch, caplog) -> None:
     def diverge() -> None:
         with saver(engine, tmp_path) as found:
-            found.save({"step": 1}, wait=False)
+            found.save(TrainerState(step=1), wait=False)
             raise KeyError
 
     monkeypatch.setattr(checkpoint, "_finish", lambda *_: 1 / 0)
@@ -127,13 +128,13 @@ def test_buffers_are_kept_and_copies_shared() -> None:
     assert buffers.copied(weight.detach()) is first  # two names of one tensor
     other = buffers.copied(weight[1:])
     assert (first.data_ptr(), other.tolist()) != (weight.data_ptr(), [])
-    buffers.settle()
+    buffers.release()
     weight += 1
     again = buffers.copied(weight)
     assert again.data_ptr() == first.data_ptr()
     assert again.eq(2).all()
     assert buffers.copied(torch.zeros(5)).shape == (5,)  # another shape: memory of its own
-    buffers.settle()
+    buffers.release()
 
 
 def test_the_mean_is_published_from_memory_that_is_kept(tmp_path, engine, monkeypatch) -> None:
@@ -154,7 +155,7 @@ def test_the_mean_is_published_from_memory_that_is_kept(tmp_path, engine, monkey
             with torch.no_grad():
                 engine.module.weight.fill_(step)
             mean.update(step)
-            found.save({"step": step})
+            found.save(TrainerState(step=step))
             folder = tmp_path / "checkpoints" / f"step_{step:07d}"
             assert torch.equal(torch.load(folder / "weights.pt"), mean.means["weight"])
             trained = torch.load(folder / "deepspeed/model.pt")["module"]["weight"]

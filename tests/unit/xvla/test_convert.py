@@ -1,6 +1,8 @@
 """Converting sets to LeRobot v3.0: same poses, same pictures, resumable, nothing half-written."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from xvla.data import open_dataset
 from xvla.data.resample import episode_anchors
 from xvla.data.writing import convert
 from xvla.data.writing.convert import ConvertOptions, convert_dataset
+from xvla.progress import Advance
 
 VIEWS = ("observation.images.third_image", "observation.images.wrist_image")
 SMALL = ConvertOptions(episodes_per_file=2, crf=10, preset="veryfast")
@@ -25,7 +28,7 @@ SMALL = ConvertOptions(episodes_per_file=2, crf=10, preset="veryfast")
 def test_converted_set_equals_its_source(name: str, tmp_path: Path) -> None:
     lengths = (24, 31, 20)
     source = open_dataset(write_set(tmp_path / "set", name, lengths))
-    summary = convert_dataset(tmp_path / "set", tmp_path / "out", options=SMALL, progress=False)
+    summary = convert_dataset(tmp_path / "set", tmp_path / "out", options=SMALL)
     made = open_dataset(tmp_path / "out")
     assert (summary["episodes"], summary["frames"]) == (3, sum(lengths))
     assert (made.domain, made.fps, made.views) == (source.domain, source.fps, VIEWS)
@@ -53,7 +56,7 @@ def test_converted_set_equals_its_source(name: str, tmp_path: Path) -> None:
 
 def test_statistics_are_those_of_all_frames(tmp_path: Path) -> None:
     write_set(tmp_path / "set", "Calvin", (24, 31, 20))
-    convert_dataset(tmp_path / "set", tmp_path / "out", options=SMALL, progress=False)
+    convert_dataset(tmp_path / "set", tmp_path / "out", options=SMALL)
     made = open_dataset(tmp_path / "out")
     states = np.concatenate([made.episode(i).states for i in range(3)]).astype(np.float64)
     stats = json.loads((tmp_path / "out/meta/stats.json").read_text())["observation.state"]
@@ -69,7 +72,7 @@ def test_parts_make_the_set_that_one_part_makes(tmp_path: Path) -> None:
     for files, per_file in ((1, 50), (3, 2)):
         options = replace(SMALL, episodes_per_file=per_file)
         out = tmp_path / str(files)
-        convert_dataset(source, out, options=options, workers=min(2, files), progress=False)
+        convert_dataset(source, out, options=options, workers=min(2, files))
         assert len([*out.glob("data/*/*.parquet")]) == files
         assert len([*out.glob("videos/*/*/*.mp4")]) == files * len(VIEWS)
     whole = _content(tmp_path / "1")
@@ -108,9 +111,9 @@ def test_interrupted_conversion_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(convert, "_write_part", stops_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        convert_dataset(tmp_path / "set", tmp_path / "out", options=SMALL, progress=False)
+        convert_dataset(tmp_path / "set", tmp_path / "out", options=SMALL)
     assert not (tmp_path / "out").exists()
-    summary = convert_dataset(tmp_path / "set", tmp_path / "out", options=SMALL, progress=False)
+    summary = convert_dataset(tmp_path / "set", tmp_path / "out", options=SMALL)
     assert summary["files_resumed"] == 1
     assert len(calls) == 3
     assert open_dataset(tmp_path / "out").episodes[2].length == 20
@@ -122,7 +125,7 @@ def test_size_and_splits(tmp_path: Path) -> None:
     write_meta(root, "Bridge", [f"episodes/{i}.hdf5" for i in range(3)],
                splits={"val": "0:1", "train": "1:3"})  # fmt: skip
     options = ConvertOptions(size=32, preset="veryfast")
-    convert_dataset(root, tmp_path / "out", options=options, progress=False)
+    convert_dataset(root, tmp_path / "out", options=options)
     made = open_dataset(tmp_path / "out")
     assert [(e.length, e.split) for e in made.episodes] == [
         (20, "train"),
@@ -137,7 +140,7 @@ def test_agibot_and_v21_convert_too(tmp_path: Path) -> None:
     states = [expected_states("Calvin", n, i) for i, n in enumerate((20, 25))]
     write_v21(tmp_path / "v21", states)
     for name in ("agibot", "v21"):
-        convert_dataset(tmp_path / name, tmp_path / f"{name}3", options=SMALL, progress=False)
+        convert_dataset(tmp_path / name, tmp_path / f"{name}3", options=SMALL)
         old, new = open_dataset(tmp_path / name), open_dataset(tmp_path / f"{name}3")
         np.testing.assert_array_equal(new.episode(0).states, old.episode(0).states)
         assert new.views == old.views
@@ -148,13 +151,13 @@ def test_defective_episodes_stop_it_or_are_left_out_by_name(tmp_path: Path) -> N
     with h5py.File(root / "episodes/1.hdf5", "a") as file:
         file["proprio"][3, 1] = np.nan
     with pytest.raises(ValueError, match=r"episodes/1.hdf5, episode 1, proprio: NaN"):
-        convert_dataset(root, tmp_path / "out", progress=False)
-    summary = convert_dataset(root, tmp_path / "out", skip_bad=True, progress=False)
+        convert_dataset(root, tmp_path / "out")
+    summary = convert_dataset(root, tmp_path / "out", skip_bad=True)
     assert summary["episodes"] == 2
     assert [(p["file"], p["episode"]) for p in summary["skipped"]] == [("episodes/1.hdf5", 1)]
     with h5py.File(root / "episodes/2.hdf5", "a") as file:
         file[KEYS[1]][11] = file[KEYS[1]][11][:60]  # found only when it is decoded
-    summary = convert_dataset(root, tmp_path / "out2", skip_bad=True, progress=False)
+    summary = convert_dataset(root, tmp_path / "out2", skip_bad=True)
     assert summary["episodes"] == 1
     assert [(p["episode"], p["field"]) for p in summary["skipped"]] == [
         (1, "proprio"),
@@ -172,3 +175,16 @@ def test_existing_target_and_bad_options(tmp_path: Path) -> None:
         convert_dataset(root, tmp_path / "out", options=ConvertOptions(crf=99))
     with pytest.raises(ValueError, match="workers 0"):
         convert_dataset(root, tmp_path / "out", workers=0)
+
+
+def test_progress_counts_every_episode(tmp_path: Path) -> None:
+    said: list[tuple[str, int] | int] = []
+
+    @contextmanager
+    def bar(label: str, total: int) -> Iterator[Advance]:
+        said.append((label, total))
+        yield said.append
+
+    root = write_set(tmp_path / "set", "Bridge", (24, 20, 22))
+    convert_dataset(root, tmp_path / "out", options=SMALL, progress=bar)
+    assert said == [("converting", 3), 1, 1, 1]

@@ -31,6 +31,7 @@ from xvla.data.writing.lerobot import (
 )
 from xvla.data.writing.targets import check_new, new_file, put_in_place
 from xvla.data.writing.video import VideoOptions
+from xvla.progress import Advance, OpenBar, silent
 
 SET = "set"  # where the set grows, beside the records of its finished files
 LAYOUT = 2  # raise when unfinished conversions of older code cannot be gone on with
@@ -74,14 +75,14 @@ def convert_dataset(
     options: ConvertOptions | None = None,
     workers: int = 1,
     skip_bad: bool = False,
-    progress: bool = True,
+    progress: OpenBar = silent,
 ) -> dict[str, Any]:
     """Write the dataset `source` as a LeRobot v3.0 set at `out`; return a JSON-able summary.
 
     Poses become `observation.state` and `action` (the next frame's pose). The set grows in a
     hidden folder beside `out`, so an interrupted call goes on where it stopped; `out` appears
     complete or not at all. `skip_bad` leaves defective episodes out and names them, which
-    decodes every picture once more.
+    decodes every picture once more. `progress` counts episodes.
 
     Raises:
         ValueError: an existing `out`, a defective dataset, a rate that is no whole number.
@@ -257,25 +258,21 @@ def _digest(dataset: Dataset, order: Sequence[int], options: ConvertOptions) -> 
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
 
 
-def _write_parts(parts: Sequence[_Part], *, workers: int, progress: bool, done: int) -> None:
-    """Write the files that are missing, with a bar that counts episodes."""
-    from rich.console import Console
-    from rich.progress import Progress
-
+def _write_parts(parts: Sequence[_Part], *, workers: int, progress: OpenBar, done: int) -> None:
+    """Write the files that are missing."""
     total = sum(len(part.episodes) for part in parts)
     label = f"converting ({done} files from before)" if done else "converting"
-    with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task(label, total=total)
+    with progress(label, total) as advance:
         if workers == 1 or len(parts) < 2:
             for part in parts:
-                _write_part(part, advance=lambda: bar.advance(task))
+                _write_part(part, advance)
             return
         with get_context("spawn").Pool(min(workers, len(parts))) as pool:
             for count in pool.imap_unordered(_write_part, parts):
-                bar.advance(task, count)
+                advance(count)
 
 
-def _write_part(part: _Part, advance: Callable[[], None] | None = None) -> int:
+def _write_part(part: _Part, advance: Advance | None = None) -> int:
     """Write one file of the new set; return the number of its episodes."""
     dataset = open_dataset(part.source, check=False)
     names = view_names(dataset)
@@ -290,7 +287,7 @@ def _write_part(part: _Part, advance: Callable[[], None] | None = None) -> int:
             }
             yield EpisodeRecord(task=task, columns=columns, frames=frames, times=times)
             if advance:
-                advance()
+                advance(1)
 
     written = write_file(
         Path(part.folder) / SET,

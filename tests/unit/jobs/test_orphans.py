@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 from jobs.cluster import Cluster
-from jobs.slurm.adopt import adopt
+from jobs.slurm.orphans import recover_ids
 from jobs.slurm.submissions import CLOSED, RECORD, note_resubmitted, read_submission
 from jobs.slurm.submit import submit
 
@@ -14,7 +14,7 @@ DEV = Cluster(name="dev", gpus_per_node=8, max_gpus=16, max_cpu_ranks=2, time_li
 def test_jobs_without_a_record_are_adopted(tmp_path, make_spec, fake_slurm):
     big = replace(make_spec(7), size="0.9b", seeds=replace(make_spec(7).seeds, init=90))
     specs = [make_spec(0), make_spec(1), big]
-    assert adopt(tmp_path) == []
+    assert recover_ids(tmp_path) == []
     submit(specs, tmp_path, DEV)
     (path,) = tmp_path.glob(f"_slurm/*/{RECORD}")
     whole = json.loads(path.read_text())
@@ -25,12 +25,12 @@ def test_jobs_without_a_record_are_adopted(tmp_path, make_spec, fake_slurm):
     path.write_text(json.dumps(broken))
     (path.parent / CLOSED).touch()
     fake_slurm.set(jobs=fake_slurm["jobs"] | {"7_0": ["RUNNING", "None"]})  # another's
-    assert adopt(tmp_path) == ["2"]
+    assert recover_ids(tmp_path) == ["2"]
     assert json.loads(path.read_text()) == whole
     assert not (path.parent / CLOSED).exists()
     assert set(read_submission(path.parent).tasks().values()) == {"1_0", "1_1", "2_0"}
     calls = len(fake_slurm.calls("squeue"))
-    assert adopt(tmp_path) == []
+    assert recover_ids(tmp_path) == []
     assert len(fake_slurm.calls("squeue")) == calls
     assert submit(specs, tmp_path, DEV).submitted == 0
 
@@ -47,7 +47,7 @@ def test_tasks_sent_anew_are_not_taken_for_their_array(tmp_path, make_spec, fake
     script = f"{path.parent}/array-0.sbatch"
     anew = {"0_2": ["RUNNING", "None"], "10_1": ["PENDING", "Priority"]}  # 10: not yet noted
     fake_slurm.set(jobs=fake_slurm["jobs"] | anew, scripts={"0": script, "1": script, "10": script})
-    assert adopt(tmp_path) == ["1"]
+    assert recover_ids(tmp_path) == ["1"]
     tasks = read_submission(path.parent).tasks()
     assert [tasks[spec.run_id] for spec in specs] == ["1_0", "1_1", "0_2"]
 
@@ -60,5 +60,5 @@ def test_a_job_that_has_gone_is_handed_over_again(tmp_path, make_spec, fake_slur
     record["arrays"][0]["job_id"] = None
     path.write_text(json.dumps(record))
     fake_slurm.set(squeue="")
-    assert adopt(tmp_path) == []
+    assert recover_ids(tmp_path) == []
     assert submit(specs, tmp_path, DEV).submitted == 1

@@ -6,12 +6,12 @@ later submission would start its runs a second time. The path of its script tell
 
 from pathlib import Path
 
-from jobs.queue import claiming
+from jobs.queue import submission_lock
 from jobs.slurm.commands import jobs_by_script
 from jobs.slurm.submissions import CLOSED, RECORD, read_submission, resubmitted, slurm_folder
 
 
-def adopt(runs_dir: str | Path) -> list[str]:
+def recover_ids(runs_dir: str | Path) -> list[str]:
     """Write the ids of such jobs into their submissions and return them.
 
     Jobs that have left the queue are not looked for: what they did stands in the run folders.
@@ -19,7 +19,7 @@ def adopt(runs_dir: str | Path) -> list[str]:
     """
     runs_dir = Path(runs_dir).absolute()
     found = []
-    with claiming(runs_dir):  # a submission that is being made is no orphan
+    with submission_lock(runs_dir):  # a submission that is being made is no orphan
         every = [read_submission(p.parent) for p in slurm_folder(runs_dir).glob(f"*/{RECORD}")]
         half = [submission for submission in every if submission and submission.is_half_known]
         jobs = jobs_by_script() if half else {}
