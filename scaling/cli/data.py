@@ -44,7 +44,7 @@ def simulate(
 
 
 def inspect(asked: Asked, *, path: str, html: str | None) -> int:
-    """Print what a data set holds, and draw it with --html; exit 1 if there are problems."""
+    """Print what a data set holds, and draw it with --html; exit 1 if there are errors."""
     from xvla.data.inspect import inspect_dataset
 
     document = inspect_dataset(path)
@@ -54,7 +54,7 @@ def inspect(asked: Asked, *, path: str, html: str | None) -> int:
         write_page(path, document, html)
         print(f"page: {html}", file=sys.stderr)
     asked.show(document, as_json)
-    return 1 if document["problems"] else 0
+    return 1 if any(problem["severity"] == "error" for problem in document["problems"]) else 0
 
 
 def convert(

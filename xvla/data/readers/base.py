@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from xvla.data.readers.episode_table import EpisodeTable
 
 STATE_DIM = 20
+# What makes values wrong is an error, and refused; the rest warns.
+Severity = Literal["error", "warning"]
 # Up to so many frames and episodes a set is checked when it is opened, in about a second.
 CHECKED_FRAMES, CHECKED_EPISODES = 500_000, 5_000
 
@@ -60,14 +62,15 @@ class Problem:
     message: str
     episode: int | None = None
     field: str | None = None
+    severity: Severity = "error"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row of `data inspect --json`."""
         return asdict(self)
 
     def __str__(self) -> str:
-        """Return `file, episode e, field: message`."""
-        where = [self.file]
+        """Return `file, episode e, field: message`, after "warning: " where it is one."""
+        where = [self.file if self.severity == "error" else f"warning: {self.file}"]
         if self.episode is not None:
             where.append(f"episode {self.episode}")
         if self.field is not None:
@@ -85,12 +88,19 @@ class DatasetError(ValueError):
 
 
 class FieldError(ValueError):
-    """A defect of one field of one episode; the reader adds the file and the episode."""
+    """A defect of one field of one episode; the reader adds the file and the episode.
 
-    def __init__(self, field: str | None, message: str) -> None:
-        self.field = field
-        self.message = message
+    A warning is raised by checks alone: nothing that reads stops at one.
+    """
+
+    def __init__(self, field: str | None, message: str, *, severity: Severity = "error") -> None:
+        self.field, self.message, self.severity = field, message, severity
         super().__init__(f"{field}: {message}" if field else message)
+
+
+def errors_of(problems: Sequence[Problem]) -> list[Problem]:
+    """Return the problems that make values wrong."""
+    return [problem for problem in problems if problem.severity == "error"]
 
 
 def fail(
@@ -154,7 +164,7 @@ class Dataset(Protocol):
         ...
 
     def problems(self) -> list[Problem]:
-        """Return every defect found without decoding whole videos."""
+        """Return every defect, and every warning, found without decoding whole videos."""
         ...
 
 

@@ -1,5 +1,6 @@
 """Which reader opens a path: the format is recognised from the meta files that lie there."""
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from xvla.data.readers.base import (
     DatasetError,
     Problem,
     checked_at_open,
+    errors_of,
     fail,
     one_line,
 )
@@ -17,9 +19,12 @@ from xvla.data.readers.lerobot_v3 import LeRobotV3
 from xvla.data.readers.lerobot_v21 import LeRobotV21
 from xvla.data.readers.meta_json import read_meta
 
+LOG = logging.getLogger("xvla.data")
+SAID = 5  # warnings of a set that are logged when it is opened; `inspect` has them all
 Format = Literal["auto", "lerobot_v3", "lerobot_v21", "xvla"]
 FORMATS = ("auto", "lerobot_v3", "lerobot_v21", "xvla")
-CODEBASE_VERSIONS = {"v3.0": "lerobot_v3", "v2.1": "lerobot_v21"}
+# v2.0 differs from v2.1 in its statistics alone, which are not read.
+CODEBASE_VERSIONS = {"v3.0": "lerobot_v3", "v2.1": "lerobot_v21", "v2.0": "lerobot_v21"}
 INFO = "meta/info.json"
 # What damaged meta files make a reader trip over; each reader names what it expects to be wrong.
 SURPRISES = (KeyError, IndexError, TypeError, AttributeError, OverflowError, RuntimeError)
@@ -43,7 +48,10 @@ def open_dataset(path: str | Path, format: Format = "auto", *, check: bool = Tru
 def open_with_problems(
     path: str | Path, format: Format = "auto", *, check: bool = True
 ) -> tuple[Dataset, list[Problem]]:
-    """Open as `open_dataset`, but return the defects of its content beside it (none unchecked)."""
+    """Open as `open_dataset`, but return the defects of its content beside it (none unchecked).
+
+    Warnings are no defects: they are logged.
+    """
     if format not in FORMATS:
         raise ValueError(f"dataset format {format!r} is unknown; allowed: {', '.join(FORMATS)}")
     path = Path(path)
@@ -52,13 +60,23 @@ def open_with_problems(
             f"no dataset folder at {path}; give a folder that holds meta/info.json or X-VLA's "
             "meta JSON, or make one with `scaling data simulate`"
         )
+    if ".." in path.parts:
+        path = path.resolve()  # names of files are told from the folder's by their spelling
     try:
         dataset = _open(path, format)
         problems = dataset.problems() if check and checked_at_open(dataset) else []
     except (*SURPRISES, pa.ArrowException, OSError) as error:
         message = f"cannot be read ({type(error).__name__}: {one_line(error)}); copy it again"
         raise DatasetError(str(path), [Problem(file="the dataset", message=message)]) from error
-    return dataset, problems
+    _say(path, [problem for problem in problems if problem.severity == "warning"])
+    return dataset, errors_of(problems)
+
+
+def _say(path: Path, warnings: list[Problem]) -> None:
+    for problem in warnings[:SAID]:
+        LOG.warning("%s: %s", path, problem)
+    if len(warnings) > SAID:
+        LOG.warning("%s: %d more warnings; see `scaling data inspect`", path, len(warnings) - SAID)
 
 
 def detect_format(path: Path) -> tuple[str, Path]:
