@@ -1,4 +1,4 @@
-"""Verbs on data: simulate, inspect, convert, prepare, pretrain-encoder."""
+"""Verbs on data: simulate, inspect, map, convert, prepare, pretrain-encoder."""
 
 import os
 import sys
@@ -55,6 +55,15 @@ def inspect(asked: Asked, *, path: str, html: str | None) -> int:
         print(f"page: {html}", file=sys.stderr)
     asked.show(document, as_json)
     return 1 if any(problem["severity"] == "error" for problem in document["problems"]) else 0
+
+
+def map_states(asked: Asked, *, path: str, write: bool) -> int:
+    """Propose what the columns of one's own set mean, and show what becomes of an episode."""
+    from xvla.data.propose import proposal_text, propose_mapping
+
+    proposal = propose_mapping(path, write=write)
+    asked.show(proposal, proposal_text)
+    return 1 if proposal.problem else 0
 
 
 def convert(

@@ -30,25 +30,30 @@ class Poses:
     """Poses [n, 20] at times [n] in s; `arm_times` [n, 2] where the arms have clocks of their own.
 
     With own clocks `states` are interpolated at the mean of the two, as `times` is, and
-    `arm_states` [n, 20] are the rows as recorded.
+    `arm_states` [n, 20] are the rows as recorded. `targets` [n, 20] are the poses to reach where
+    they are not the later states.
     """
 
     times: NDArray[np.float64]
     states: NDArray[np.float32]
     arm_times: NDArray[np.float64] | None = None
     arm_states: NDArray[np.float32] | None = None
+    targets: NDArray[np.float32] | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        parts = (self.times, self.states, self.arm_times, self.arm_states)
+        parts = (self.times, self.states, self.arm_times, self.arm_states, self.targets)
         return sum(part.nbytes for part in parts if part is not None)
 
     def recorded(self) -> dict[str, NDArray[Any]]:
         """Return times [n] and states [n, 20] as anchors are made of them, by name.
 
-        Arms with clocks of their own have arm_times [n, 2] as well.
+        Arms with clocks of their own have arm_times [n, 2] as well, actions that are learned
+        targets [n, 20].
         """
+        if self.targets is not None:
+            return {"times": self.times, "states": self.states, "targets": self.targets}
         if self.arm_times is None or self.arm_states is None:
             return {"times": self.times, "states": self.states}
         return {"times": self.times, "states": self.arm_states, "arm_times": self.arm_times}
@@ -140,7 +145,7 @@ class Dataset(Protocol):
 
     @property
     def has_arm_clocks(self) -> bool:
-        """Whether the arms have clocks of their own."""
+        """Whether poses are more than times and states: clocks of the arms, actions to reach."""
         ...
 
     def episode(self, index: int) -> Episode:

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from xvla.data import memory
 from xvla.data.readers.base import STATE_DIM, DatasetError, Episode, FieldError, Poses, Problem
 from xvla.data.readers.episode_table import EpisodeTable
+from xvla.data.readers.lerobot_meta import features_of
+from xvla.data.readers.mapped import check_mapping, map_states
 from xvla.data.readers.plausible import check_doubtful, check_poses, check_step, check_strokes
 from xvla.data.readers.poses import build_poses, check_finite, check_states, to_float32
 from xvla.data.readers.sources import SourceRule
 from xvla.data.readers.video import count_frames, decode_frames
+from xvla.mapping import StateMapping
 
 Value = TypeVar("Value")
 STATE = "observation.state"
@@ -35,6 +38,7 @@ class EpisodeFiles(ABC):
     views: tuple[str, ...]
     episodes: EpisodeTable
     rule: SourceRule | None = None
+    mapping: StateMapping | None = None
 
     def __init__(self, root: Path, meta: dict[str, Any]) -> None:
         """Start with nothing read; `broken` are episodes known to be defective."""
@@ -45,7 +49,9 @@ class EpisodeFiles(ABC):
 
     @property
     def has_arm_clocks(self) -> bool:
-        """Whether the arms have clocks of their own."""
+        """Whether poses are more than times and states: clocks of the arms, actions to reach."""
+        if self.mapping is not None:
+            return self.mapping.target == "action"
         return self.rule is not None and any(arm.time_key for arm in self.rule.arms)
 
     def episode(self, index: int) -> Episode:
@@ -190,6 +196,8 @@ class EpisodeFiles(ABC):
     @property
     def state_field(self) -> str:
         """Name of what the poses are read from."""
+        if self.mapping:
+            return "+".join(self.mapping.state)
         return self.rule.arms[0].key if self.rule else STATE
 
     @abstractmethod
@@ -225,9 +233,16 @@ class TableAndVideo(EpisodeFiles):
 
     lengths_file: str
 
-    def __init__(self, root: Path, meta: dict[str, Any]) -> None:
-        """Start with nothing read."""
+    def __init__(
+        self, root: Path, meta: dict[str, Any], mapping: StateMapping | None = None
+    ) -> None:
+        """Start with nothing read; DatasetError for a mapping that does not fit the set."""
         super().__init__(root, meta)
+        if mapping is not None:
+            features_of(root, meta)
+            check_mapping(root, mapping, meta)
+            # Part of what the set is: caches and indices are told by the meta file.
+            self.mapping, self.meta = mapping, {**meta, "mapping": mapping.document()}
         self._counts: dict[Path, int | str] = {}
         # Instruction by number where the rows of a large set were not asked for theirs.
         self.unread_tasks: Mapping[int, str] = {}
@@ -237,7 +252,12 @@ class TableAndVideo(EpisodeFiles):
         length = int(self.episodes.lengths[index])
         if length < 1:
             raise FieldError(None, "the episode is empty: no frames")
-        if self.rule:
+        targets = None
+        if self.mapping:
+            states = self._mapped(index, self.mapping.state)
+            if self.mapping.target == "action":
+                targets = self._mapped(index, self.mapping.action)
+        elif self.rule:
             states = build_poses(self.rule, partial(self.read_column, index)).states
         else:
             recorded = self.read_column(index, STATE)
@@ -248,7 +268,17 @@ class TableAndVideo(EpisodeFiles):
             raise FieldError(None, f"{len(states)} rows, {self.lengths_file} says {length}")
         if self.unread_tasks:
             self._check_task(index)
-        return Poses(times=self.read_times(index, length), states=states)
+        return Poses(times=self.read_times(index, length), states=states, targets=targets)
+
+    def _mapped(self, index: int, names: list[str]) -> NDArray[np.float32]:
+        """Return the poses that a mapping makes of some features of an episode."""
+        assert self.mapping is not None
+        field = "+".join(names)
+        parts = [self.read_column(index, name) for name in names]
+        joined = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+        states = map_states(self.mapping, joined, field)
+        check_states(states, field)
+        return to_float32(states, field)
 
     def read_times(self, index: int, length: int) -> NDArray[np.float64]:
         """Return frame / fps, or the stored stamps where they leave that grid.
@@ -277,7 +307,8 @@ class TableAndVideo(EpisodeFiles):
     def has_action(self) -> bool:
         """Whether info.json lists a feature `action`."""
         features = self.meta.get("features")
-        return isinstance(features, dict) and "action" in features
+        learned = self.mapping is not None and self.mapping.target == "action"
+        return isinstance(features, dict) and "action" in features and not learned
 
     def _check_action(self, index: int) -> None:
         try:

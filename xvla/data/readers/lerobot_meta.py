@@ -49,14 +49,22 @@ class DataFile(NamedTuple):
     file_index: int
 
 
-def views_of(root: Path, info: dict[str, Any]) -> tuple[str, ...]:
-    """Return the video features of info.json in their order (the first is the main view).
-
-    A map of depths is no view.
-    """
+def features_of(root: Path, info: dict[str, Any]) -> dict[str, Any]:
+    """Return the features of info.json; raises DatasetError when it lists none."""
     features = info.get("features")
     if not isinstance(features, dict):
         fail(root, "meta/info.json", "features", "missing; it must list the columns and views")
+    return features
+
+
+def views_of(root: Path, info: dict[str, Any], named: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the video features of info.json in their order (the first is the main view).
+
+    A map of depths is no view unless it is `named`, as a mapping may name all views.
+    """
+    features = features_of(root, info)
+    if named:
+        return tuple(named)
     return tuple(
         key
         for key, value in features.items()

@@ -25,6 +25,7 @@ from xvla.data.readers.paths import fill
 from xvla.data.readers.row_tasks import Blocks, contradictions, table_of_rows
 from xvla.data.readers.sources import SOURCES, SourceRule
 from xvla.data.readers.tables import opened_table, to_matrix
+from xvla.mapping import StateMapping
 
 DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
@@ -43,9 +44,11 @@ class LeRobotV21(TableAndVideo):
     format = "lerobot_v21"
     lengths_file = EPISODES
 
-    def __init__(self, root: Path, meta: dict[str, Any]) -> None:
+    def __init__(
+        self, root: Path, meta: dict[str, Any], mapping: StateMapping | None = None
+    ) -> None:
         """Read the meta folder; raises DatasetError when it cannot be read."""
-        super().__init__(root, meta)
+        super().__init__(root, meta, mapping)
         self.listed: list[list[str]] = []  # instructions that the meta folder names, by episode
         self._kept: tuple[Path, pa.Table] | None = None  # of the episode read last
         self.read_meta()
@@ -55,8 +58,8 @@ class LeRobotV21(TableAndVideo):
         root, info = self.root, self.meta
         self.no_file = str(info.get("data_path"))  # stands for an episode's file without a name
         self.fps = positive(root, info, "fps")
-        self.views = views_of(root, info)
-        self.rule = _rule(root, info)
+        self.views = views_of(root, info, self.mapping.views if self.mapping else ())
+        self.rule = None if self.mapping else _rule(root, info)
         named = self.rule.domain if self.rule else root.resolve().name
         self.domain = str(info.get("domain") or named)
         self.chunk_size = int(positive(root, {"chunks_size": 1000, **info}, "chunks_size"))

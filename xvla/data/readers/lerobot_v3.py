@@ -27,6 +27,7 @@ from xvla.data.readers.paths import fill
 from xvla.data.readers.row_groups import RowGroups
 from xvla.data.readers.row_tasks import contradictions, table_of_rows
 from xvla.data.readers.tables import matching
+from xvla.mapping import StateMapping
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
@@ -44,14 +45,16 @@ class LeRobotV3(TableAndVideo):
     format = "lerobot_v3"
     lengths_file = "meta/episodes"
 
-    def __init__(self, root: Path, info: dict[str, Any]) -> None:
+    def __init__(
+        self, root: Path, info: dict[str, Any], mapping: StateMapping | None = None
+    ) -> None:
         """Read the meta tables of `root`; raises DatasetError when they cannot be read."""
-        super().__init__(root, info)
+        super().__init__(root, info, mapping)
         # A template that leaves the folder does so for the first episode as well.
         fill(root, info, "video_path", VIDEO_PATH, video_key="view", chunk_index=0, file_index=0)
         self.domain = str(info.get("domain") or root.resolve().name)
         self.fps = positive(root, info, "fps")
-        self.views = views_of(root, info)
+        self.views = views_of(root, info, self.mapping.views if self.mapping else ())
         self.slots = read_slots(root, self.views)
         files, self.leftover = _data_files(root, info, self.slots)
         self.data = RowGroups(root, files)

@@ -103,7 +103,7 @@ def convert_dataset(
         folder / SET,
         (pickle.loads(part.record.read_bytes()) for part in parts),
         pictures,
-        robot_type=dataset.domain,
+        robot_type=str(dataset.meta.get("robot_type") or dataset.domain),
         splits=splits,
         names={"observation.state": STATE_NAMES, "action": STATE_NAMES},
         extra_info={"domain": dataset.domain, "converted_from": dataset.format},
