@@ -3,7 +3,7 @@
 It stands in `mapping.yaml` beside `meta/`, or in a study. `scaling data map` proposes one.
 """
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from xvla.limits import Config, FieldError, limited
@@ -129,10 +129,6 @@ class StateMapping(Config):
                 f"the mapping names column {max(self.columns())}, but {feature} has {width} "
                 f"numbers a frame; allowed: 0 to {width - 1}"
             )
-
-    def document(self) -> dict[str, Any]:
-        """Return the mapping as it stands in a file."""
-        return asdict(self)
 
     def _check_columns(self) -> None:
         columns = self.columns()

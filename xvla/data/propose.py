@@ -1,7 +1,7 @@
 """A mapping proposed for one's own set, and what it makes of the first episode."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from xvla.data.layouts import by_names, by_width, flat_names
 from xvla.data.readers.base import DatasetError, FieldError, fail
 from xvla.data.readers.episode_files import STATE
 from xvla.data.readers.formats import INFO, detect_format, open_columns
-from xvla.data.readers.lerobot_meta import features_of, views_of
+from xvla.data.readers.lerobot_meta import Feature, Features, features_of, views_of
 from xvla.data.readers.mapped import map_states, read_mapping
 from xvla.data.readers.meta_json import read_meta
 from xvla.data.readers.plausible import LONG_REACH_M
@@ -71,9 +71,9 @@ def propose_mapping(path: str | Path, *, write: bool = False) -> Proposal:
     detect_format(path)
     info = read_meta(path, path / INFO)
     if existing:
-        features = [_Feature.of(path, info, name) for name in existing.state]
-        return _shown(path, "file", existing, _joined(path, existing, features), [])
-    source, mapping, joined, notes = _found(path, info)
+        return _shown(path, "file", existing, _joined(path, existing), [])
+    version = str(info.get("codebase_version"))
+    source, mapping, joined, notes = _found(path, version, features_of(path, info))
     proposal = _shown(path, source, mapping, joined, notes)
     if write:
         with new_file(path / MAPPING_FILE) as stream:
@@ -84,7 +84,7 @@ def propose_mapping(path: str | Path, *, write: bool = False) -> Proposal:
 
 def mapping_yaml(mapping: StateMapping) -> str:
     """Return a mapping as it stands in a file."""
-    return yaml.safe_dump(mapping.document(), sort_keys=False, default_flow_style=None)
+    return yaml.safe_dump(asdict(mapping), sort_keys=False, default_flow_style=None)
 
 
 def proposal_text(proposal: Proposal) -> str:
@@ -102,45 +102,25 @@ def proposal_text(proposal: Proposal) -> str:
     return "\n".join(lines)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Feature:
-    """A feature of numbers: its name, how many a frame has, and their names."""
-
-    name: str
-    width: int
-    columns: list[str]
-
-    @classmethod
-    def of(cls, root: Path, info: dict[str, Any], name: str) -> "_Feature":
-        """Return a feature of info.json; raises DatasetError when it is none of numbers."""
-        feature: Any = features_of(root, info).get(name)
-        shape = feature.get("shape") if isinstance(feature, dict) else None
-        if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
-            fail(root, INFO, name, "is no feature of numbers")
-        width = int(np.prod(shape))
-        return cls(name=name, width=width, columns=flat_names(feature.get("names"), width))
-
-
 Found = tuple[str, StateMapping, NDArray[np.float64], list[str]]
 
 
-def _found(root: Path, info: dict[str, Any]) -> Found:
+def _found(root: Path, version: str, features: Features) -> Found:
     """Return the first layout whose numbers are poses, or joints where none is."""
-    views = list(views_of(root, info))
-    version = str(info.get("codebase_version"))
-    groups = list(_groups(root, info))
-    for features in groups:
+    views = list(views_of(features))
+    for group in _groups(root, features):
         base = StateMapping(
             version=version,
-            state=[feature.name for feature in features],
-            width=sum(feature.width for feature in features),
+            state=[feature.name for feature in group],
+            width=sum(feature.width for feature in group),
             views=views,
         )
-        joined = _joined(root, base, features)
-        names = [name for feature in features for name in feature.columns or [feature.name]]
+        joined = _joined(root, base)
+        own = {feature.name: flat_names(feature.names, feature.width) for feature in group}
+        names = [name for feature, columns in own.items() for name in columns or [feature]]
         tried = [("names", arms) for arms in by_names(names) if len(names) == base.width]
         # Named columns that speak of no pose are joints.
-        if not any(feature.columns for feature in features) or tried:
+        if not any(own.values()) or tried:
             tried += [("shape", arms) for arms in by_width(base.width)]
         for source, arms in tried:
             mapping = _fitted(replace(base, arms=arms), joined)
@@ -151,32 +131,27 @@ def _found(root: Path, info: dict[str, Any]) -> Found:
     return "none", joints, joined, [note]
 
 
-def _groups(root: Path, info: dict[str, Any]) -> Iterator[list[_Feature]]:
+def _groups(root: Path, features: Features) -> Iterator[list[Feature]]:
     """Yield the features that may hold the state together, likeliest first."""
-    features = features_of(root, info)
     numbers = [
-        _Feature.of(root, info, name)
-        for name, value in features.items()
-        if name.startswith("observation.")
-        and isinstance(value, dict)
-        and str(value.get("dtype")).startswith("float")
+        feature
+        for name, feature in features.items()
+        if name.startswith("observation.") and feature.dtype.startswith("float") and feature.width
     ]
-    poses = [f for f in numbers if f.name != STATE and any(w in f.name for w in POSE_WORDS)]
-    grippers = [f for f in numbers if f.width == 1 and any(w in f.name for w in GRIPPER_WORDS)]
-    whole = [feature for feature in numbers if feature.name == STATE]
-    for pose in poses:
-        yield [pose, *grippers[:1]]
-    for feature in whole or numbers:
-        yield [feature]
     if not numbers:
         fail(root, INFO, "features", f"none is called {STATE} or observation.*; name one in a file")
+    poses = [f for f in numbers if f.name != STATE and any(w in f.name for w in POSE_WORDS)]
+    grippers = [f for f in numbers if f.width == 1 and any(w in f.name for w in GRIPPER_WORDS)]
+    for pose in poses:
+        yield [pose, *grippers[:1]]
+    for feature in [feature for feature in numbers if feature.name == STATE] or numbers:
+        yield [feature]
 
 
-def _joined(root: Path, mapping: StateMapping, features: Sequence[_Feature]) -> NDArray[np.float64]:
+def _joined(root: Path, mapping: StateMapping) -> NDArray[np.float64]:
     """Return the joined features [n, d] of the first episode."""
-    probe = replace(mapping, arms=[], joints=[0])
-    dataset = open_columns(root, probe)
-    parts = [dataset.column(0, feature.name) for feature in features]
+    dataset = open_columns(root, replace(mapping, arms=[], joints=[0]))
+    parts = [dataset.column(0, name) for name in mapping.state]
     return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1).astype(float)
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -239,10 +240,10 @@ class TableAndVideo(EpisodeFiles):
         """Start with nothing read; DatasetError for a mapping that does not fit the set."""
         super().__init__(root, meta)
         if mapping is not None:
-            features_of(root, meta)
-            check_mapping(root, mapping, meta)
+            version = str(meta.get("codebase_version"))
+            check_mapping(root, mapping, version, features_of(root, meta))
             # Part of what the set is: caches and indices are told by the meta file.
-            self.mapping, self.meta = mapping, {**meta, "mapping": mapping.document()}
+            self.mapping, self.meta = mapping, {**meta, "mapping": asdict(mapping)}
         self._counts: dict[Path, int | str] = {}
         # Instruction by number where the rows of a large set were not asked for theirs.
         self.unread_tasks: Mapping[int, str] = {}

@@ -49,30 +49,53 @@ class DataFile(NamedTuple):
     file_index: int
 
 
-def features_of(root: Path, info: dict[str, Any]) -> dict[str, Any]:
-    """Return the features of info.json; raises DatasetError when it lists none."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """One feature of info.json; `width` numbers a frame, 0 where its shape does not say."""
+
+    name: str
+    dtype: str
+    width: int
+    names: object
+    is_depth: bool
+
+
+Features = dict[str, Feature]
+
+
+def features_of(root: Path, info: dict[str, Any]) -> Features:
+    """Return the features of info.json, by name; raises DatasetError when it lists none."""
     features = info.get("features")
     if not isinstance(features, dict):
         fail(root, "meta/info.json", "features", "missing; it must list the columns and views")
-    return features
+    return {
+        name: Feature(
+            name=name,
+            dtype=str(value.get("dtype")),
+            width=_width(value.get("shape")),
+            names=value.get("names"),
+            is_depth=_is_depth(value),
+        )
+        for name, value in features.items()
+        if isinstance(value, dict)
+    }
 
 
-def views_of(root: Path, info: dict[str, Any], named: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the video features of info.json in their order (the first is the main view).
+def views_of(features: Features, named: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the video features in their order (the first is the main view).
 
     A map of depths is no view unless it is `named`, as a mapping may name all views.
     """
-    features = features_of(root, info)
-    if named:
-        return tuple(named)
-    return tuple(
-        key
-        for key, value in features.items()
-        if isinstance(value, dict) and value.get("dtype") == "video" and not is_depth(value)
-    )
+    videos = (feature for feature in features.values() if feature.dtype == "video")
+    return tuple(named) or tuple(video.name for video in videos if not video.is_depth)
 
 
-def is_depth(feature: Any) -> bool:
+def _width(shape: Any) -> int:
+    whole = isinstance(shape, list) and all(isinstance(size, int) for size in shape)
+    return int(np.prod(shape)) if whole else 0
+
+
+def _is_depth(feature: Any) -> bool:
     """Tell whether a feature of info.json is a map of depths, by any of LeRobot's spellings."""
     info = feature.get("info") or feature.get("video_info")
     places = [feature, info if isinstance(info, dict) else {}]

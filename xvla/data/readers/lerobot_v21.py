@@ -20,7 +20,7 @@ from xvla.data.readers.base import (
 )
 from xvla.data.readers.episode_files import STATE, TableAndVideo, check_width
 from xvla.data.readers.episode_table import EpisodeTable
-from xvla.data.readers.lerobot_meta import positive, split_names, views_of
+from xvla.data.readers.lerobot_meta import features_of, positive, split_names, views_of
 from xvla.data.readers.paths import fill
 from xvla.data.readers.row_tasks import Blocks, contradictions, table_of_rows
 from xvla.data.readers.sources import SOURCES, SourceRule
@@ -58,7 +58,7 @@ class LeRobotV21(TableAndVideo):
         root, info = self.root, self.meta
         self.no_file = str(info.get("data_path"))  # stands for an episode's file without a name
         self.fps = positive(root, info, "fps")
-        self.views = views_of(root, info, self.mapping.views if self.mapping else ())
+        self.views = views_of(features_of(root, info), self.mapping.views if self.mapping else ())
         self.rule = None if self.mapping else _rule(root, info)
         named = self.rule.domain if self.rule else root.resolve().name
         self.domain = str(info.get("domain") or named)

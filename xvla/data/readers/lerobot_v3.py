@@ -14,6 +14,7 @@ from xvla.data.readers.episode_table import EpisodeTable
 from xvla.data.readers.lerobot_meta import (
     FOLDER,
     Slots,
+    features_of,
     named_files,
     overlapping,
     positive,
@@ -54,7 +55,7 @@ class LeRobotV3(TableAndVideo):
         fill(root, info, "video_path", VIDEO_PATH, video_key="view", chunk_index=0, file_index=0)
         self.domain = str(info.get("domain") or root.resolve().name)
         self.fps = positive(root, info, "fps")
-        self.views = views_of(root, info, self.mapping.views if self.mapping else ())
+        self.views = views_of(features_of(root, info), self.mapping.views if self.mapping else ())
         self.slots = read_slots(root, self.views)
         files, self.leftover = _data_files(root, info, self.slots)
         self.data = RowGroups(root, files)

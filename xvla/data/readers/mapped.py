@@ -8,6 +8,7 @@ import yaml
 from numpy.typing import NDArray
 
 from xvla.data.readers.base import STATE_DIM, FieldError, fail, one_line
+from xvla.data.readers.lerobot_meta import Features
 from xvla.data.readers.poses import check_finite
 from xvla.data.rotation import MIN_NORM, columns_to_interleaved, matrix_to_rot6d
 from xvla.mapping import MAPPING_FILE, ArmColumns, RotationColumns, StateMapping, parse_mapping
@@ -28,38 +29,31 @@ def read_mapping(root: Path) -> StateMapping | None:
         fail(root, file, None, str(error))
 
 
-def check_mapping(root: Path, mapping: StateMapping, info: dict[str, Any]) -> None:
-    """Raise DatasetError where a mapping does not fit the features of info.json."""
-    if mapping.version and mapping.version != info.get("codebase_version"):
+def check_mapping(root: Path, mapping: StateMapping, version: str, features: Features) -> None:
+    """Raise DatasetError where a mapping does not fit a set's codebase_version and features."""
+    if mapping.version and mapping.version != version:
         message = (
-            f"mapping.version={mapping.version!r}, the set is {info.get('codebase_version')!r}: it "
-            "is a mapping for another version of the set; propose one with `scaling data map`"
+            f"mapping.version={mapping.version!r}, the set is {version!r}: it is a mapping for "
+            "another version of the set; propose one with `scaling data map`"
         )
         fail(root, MAPPING_FILE, "version", message)
     if mapping.target == "action":
-        _check_joined(root, mapping, info, mapping.action)
-    _check_joined(root, mapping, info, mapping.state)
+        _check_joined(root, mapping, features, mapping.action)
+    _check_joined(root, mapping, features, mapping.state)
+    known = [feature.name for feature in features.values() if feature.dtype == "video"]
     for view in mapping.views:
-        feature = info["features"].get(view)
-        if not isinstance(feature, dict) or feature.get("dtype") not in ("video", "image"):
-            known = [k for k, v in info["features"].items() if v.get("dtype") in ("video", "image")]
+        if view not in known:
             message = f"{view!r} is no view of the set; it has {', '.join(known)}"
             fail(root, MAPPING_FILE, "views", message)
 
 
-def _check_joined(
-    root: Path, mapping: StateMapping, info: dict[str, Any], names: list[str]
-) -> None:
-    width = 0
+def _check_joined(root: Path, mapping: StateMapping, features: Features, names: list[str]) -> None:
     for name in names:
-        feature = info["features"].get(name)
-        shape = feature.get("shape") if isinstance(feature, dict) else None
-        if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
-            known = ", ".join(info["features"])
-            fail(root, MAPPING_FILE, "state", f"{name!r} is no feature of the set; it has {known}")
-        width += int(np.prod(shape))
+        if name not in features or not features[name].width:
+            message = f"{name!r} is no feature of the set; it has {', '.join(features)}"
+            fail(root, MAPPING_FILE, "state", message)
     try:
-        mapping.check_width(width, "+".join(names))
+        mapping.check_width(sum(features[name].width for name in names), "+".join(names))
     except ValueError as error:
         fail(root, MAPPING_FILE, "width", str(error))
 
