@@ -1,4 +1,4 @@
-"""Verbs on data: simulate, inspect, convert, prepare, pretrain-encoder."""
+"""Verbs on data: simulate, inspect, map, convert, prepare, pretrain-encoder."""
 
 import os
 import sys
@@ -45,7 +45,7 @@ def simulate(
 
 
 def inspect(asked: Asked, *, path: str, html: str | None) -> int:
-    """Print what a data set holds, and draw it with --html; exit 1 if there are problems."""
+    """Print what a data set holds, and draw it with --html; exit 1 if there are errors."""
     from xvla.data.inspect import inspect_dataset
 
     document = inspect_dataset(path)
@@ -55,7 +55,16 @@ def inspect(asked: Asked, *, path: str, html: str | None) -> int:
         write_page(path, document, html)
         print(f"page: {html}", file=sys.stderr)
     asked.show(document, as_json)
-    return 1 if document["problems"] else 0
+    return 1 if any(problem["severity"] == "error" for problem in document["problems"]) else 0
+
+
+def map_states(asked: Asked, *, path: str, write: bool) -> int:
+    """Propose what the columns of one's own set mean, and show what becomes of an episode."""
+    from xvla.data.propose import proposal_text, propose_mapping
+
+    proposal = propose_mapping(path, write=write)
+    asked.show(proposal, proposal_text)
+    return 1 if proposal.problem else 0
 
 
 def convert(

@@ -90,7 +90,7 @@ def _overview(document: dict[str, Any]) -> str:
     length = document["length_s"]
     rows = {
         "views": ", ".join(document["views"]),
-        "splits": ", ".join(f"{name} {count}" for name, count in document["splits"].items()),
+        "splits": document["splits_note"],
         "length": f"{length['min']:.1f} to {length['max']:.1f} s, median {length['median']:.1f} s",
         "gripper closed": " and ".join(
             f"{share:.0%} (arm {arm})"

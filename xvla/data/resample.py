@@ -27,13 +27,14 @@ def anchors(
     num_anchors: int,
     rotation: Literal["linear", "slerp"] = "linear",
     arm_times: NDArray[np.float64] | None = None,
+    targets: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Return [T + 1, A]: row 0 the pose at frame `start`, rows 1..T the anchor points after it.
 
     `times` [n] in s, increasing; `states` [n, A]; `rotation="slerp"` keeps rotations on SO(3)
     where the released code interpolates the six numbers linearly. `arm_times` [n, 2] are the
     arms' own clocks, where a source has them (`states` are then the rows as recorded, and `times`
-    the mean of the clocks).
+    the mean of the clocks). `targets` [n, A] are reached in the place of the later states.
 
     Raises:
         ValueError: a start outside the episode, no positive window or anchor count, an unknown
@@ -47,6 +48,7 @@ def anchors(
         num_anchors=num_anchors,
         rotation=rotation,
         arm_times=arm_times,
+        targets=targets,
     )[0]
 
 
@@ -59,6 +61,7 @@ def episode_anchors(
     num_anchors: int,
     rotation: Literal["linear", "slerp"] = "linear",
     arm_times: NDArray[np.float64] | None = None,
+    targets: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Return the anchors of many start frames of one episode, [N, T + 1, A] float32."""
     starts = np.asarray(starts, dtype=np.int64)
@@ -70,6 +73,10 @@ def episode_anchors(
         )
     query = _query_times(times, starts, window_s, num_anchors)
     slerp = rotation == "slerp"
+    if targets is not None:
+        chunks = interpolate(times, targets, query, slerp=slerp).astype(np.float32)
+        chunks[:, 0] = states[starts]
+        return chunks
     if arm_times is None:
         return interpolate(times, states, query, slerp=slerp).astype(np.float32)
     half = states.shape[1] // 2

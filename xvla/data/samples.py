@@ -131,7 +131,7 @@ class SampleMaker:
     def wordings(self, key: SampleKey) -> list[str]:
         """Return the instruction of a sample and other wordings that its source has for it."""
         dataset = self.sources[key[0]].dataset
-        task = dataset.episodes.task(key[1])
+        task = dataset.episodes.task_at(key[1], key[2])
         return [task, *dataset.instruction_variants.get(task, [])]
 
     def _recorded(self, name: str, episode: int) -> dict:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from xvla.data.readers.base import DatasetError
 from xvla.data.sources import Mixture, Source
+from xvla.mapping import MAPPING_FILE
 
 CONTENT_SUFFIXES = (".json", ".hdf5", ".h5", ".hdf", ".parquet", ".mp4")
 CONTENT_FOLDERS = ("meta", "data", "videos")
@@ -35,12 +36,13 @@ def dataset_digest(path: str | Path) -> str:
 def content_files(root: Path) -> list[str]:
     """Return the files that make the dataset in the folder `root`, sorted, relative to it.
 
-    In a LeRobot folder all of meta, data and videos; else every meta JSON and episode file in it
-    and in the `root_path` of its meta files. None where there is no dataset.
+    In a LeRobot folder all of meta, data and videos, and its mapping; else every meta JSON and
+    episode file in it and in the `root_path` of its meta files. None where there is no dataset.
     """
     if (root / "meta/info.json").is_file():
         folders = [root / name for name in CONTENT_FOLDERS]
-        return _names(root, folders, ())
+        mapping = [MAPPING_FILE] if (root / MAPPING_FILE).is_file() else []
+        return sorted([*_names(root, folders, ()), *mapping])
     metas = [*root.glob("*.json"), *root.glob("*/*.json")]
     if not metas:
         return []

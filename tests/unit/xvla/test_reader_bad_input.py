@@ -271,8 +271,8 @@ V21: dict[str, tuple[Break, str]] = {
     ),
     "fps": (edit_json("meta/info.json", fps="ten"), "meta/info.json, fps: 'ten', must be a number"),
     "version": (
-        edit_json("meta/info.json", codebase_version="v2.0"),
-        "'v2.0' is not read; allowed: v3.0, v2.1",
+        edit_json("meta/info.json", codebase_version="v1.6"),
+        "'v1.6' is not read; allowed: v3.0, v2.1, v2.0",
     ),
     "splits": (edit_json("meta/info.json", splits={"train": "0:9"}), "must be 'first:last'"),
 }

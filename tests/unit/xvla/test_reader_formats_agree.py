@@ -16,6 +16,7 @@ import torch
 from xvla.config import DataConfig, DomainEntry
 from xvla.data import open_dataset
 from xvla.data.readers.base import Dataset
+from xvla.data.readers.lerobot_meta import read_tasks
 from xvla.data.samples import SampleMaker
 from xvla.data.sources import Mixture
 from xvla.domains import DEMO_ROOT
@@ -72,8 +73,8 @@ def write_v21(root: Path, source: Dataset, demo: Path) -> None:
         "episode_{episode_index:06d}.mp4",
     }
     (root / "meta/info.json").write_text(json.dumps(info))
-    tasks = sorted({e.task for e in source.episodes})
-    lines = [json.dumps({"task_index": i, "task": task}) for i, task in enumerate(tasks)]
+    tasks = read_tasks(demo)
+    lines = [json.dumps({"task_index": i, "task": task}) for i, task in tasks.items()]
     (root / "meta/tasks.jsonl").write_text("\n".join(lines))
     lines = [
         json.dumps({"episode_index": e.id, "tasks": [e.task], "length": e.length})

@@ -18,9 +18,10 @@ from make_official import (
     write_meta,
     write_set,
 )
-from official_layouts import LAYOUTS, UNKNOWN, Motion, clocks, expected_states
+from official_layouts import LAYOUTS, UNKNOWN, clocks, expected_states
 
 from xvla.data import open_dataset
+from xvla.data.readers.base import DatasetError
 from xvla.data.readers.sources import ROWS, SOURCES
 from xvla.data.resample import anchors
 from xvla.domains import DOMAIN_IDS
@@ -146,12 +147,11 @@ def test_unknown_rotation_is_refused_with_its_reason(name: str, tmp_path: Path) 
         open_dataset(root)
 
 
-def test_other_convention_gives_other_poses(tmp_path: Path) -> None:
+def test_other_convention_is_refused_and_suggested(tmp_path: Path) -> None:
     root = write_set(tmp_path / "set", "AIRBOT", (12,))
     write_meta(root, "AIRBOT", ["episodes/0.hdf5"], rotation="rot6d_columns")
-    states = open_dataset(root).episode(0).states
-    motion = Motion(np.arange(12) / 10.0)
-    assert np.abs(states[:, 3:9] - motion.interleaved()).max() > 0.1
+    with pytest.raises(DatasetError, match=r"12 of 12 frames hold no .* as rotation6d_interleaved"):
+        open_dataset(root)
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.refusal], ids=lambda row: row.name)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from xvla.data.readers.episode_table import EpisodeTable
 
 STATE_DIM = 20
+# What makes values wrong is an error, and refused; the rest warns.
+Severity = Literal["error", "warning"]
 # Up to so many frames and episodes a set is checked when it is opened, in about a second.
 CHECKED_FRAMES, CHECKED_EPISODES = 500_000, 5_000
 
@@ -28,25 +30,30 @@ class Poses:
     """Poses [n, 20] at times [n] in s; `arm_times` [n, 2] where the arms have clocks of their own.
 
     With own clocks `states` are interpolated at the mean of the two, as `times` is, and
-    `arm_states` [n, 20] are the rows as recorded.
+    `arm_states` [n, 20] are the rows as recorded. `targets` [n, 20] are the poses to reach where
+    they are not the later states.
     """
 
     times: NDArray[np.float64]
     states: NDArray[np.float32]
     arm_times: NDArray[np.float64] | None = None
     arm_states: NDArray[np.float32] | None = None
+    targets: NDArray[np.float32] | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        parts = (self.times, self.states, self.arm_times, self.arm_states)
+        parts = (self.times, self.states, self.arm_times, self.arm_states, self.targets)
         return sum(part.nbytes for part in parts if part is not None)
 
     def recorded(self) -> dict[str, NDArray[Any]]:
         """Return times [n] and states [n, 20] as anchors are made of them, by name.
 
-        Arms with clocks of their own have arm_times [n, 2] as well.
+        Arms with clocks of their own have arm_times [n, 2] as well, actions that are learned
+        targets [n, 20].
         """
+        if self.targets is not None:
+            return {"times": self.times, "states": self.states, "targets": self.targets}
         if self.arm_times is None or self.arm_states is None:
             return {"times": self.times, "states": self.states}
         return {"times": self.times, "states": self.arm_states, "arm_times": self.arm_times}
@@ -60,14 +67,15 @@ class Problem:
     message: str
     episode: int | None = None
     field: str | None = None
+    severity: Severity = "error"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row of `data inspect --json`."""
         return asdict(self)
 
     def __str__(self) -> str:
-        """Return `file, episode e, field: message`."""
-        where = [self.file]
+        """Return `file, episode e, field: message`, after "warning: " where it is one."""
+        where = [self.file if self.severity == "error" else f"warning: {self.file}"]
         if self.episode is not None:
             where.append(f"episode {self.episode}")
         if self.field is not None:
@@ -85,12 +93,19 @@ class DatasetError(ValueError):
 
 
 class FieldError(ValueError):
-    """A defect of one field of one episode; the reader adds the file and the episode."""
+    """A defect of one field of one episode; the reader adds the file and the episode.
 
-    def __init__(self, field: str | None, message: str) -> None:
-        self.field = field
-        self.message = message
+    A warning is raised by checks alone: nothing that reads stops at one.
+    """
+
+    def __init__(self, field: str | None, message: str, *, severity: Severity = "error") -> None:
+        self.field, self.message, self.severity = field, message, severity
         super().__init__(f"{field}: {message}" if field else message)
+
+
+def errors_of(problems: Sequence[Problem]) -> list[Problem]:
+    """Return the problems that make values wrong."""
+    return [problem for problem in problems if problem.severity == "error"]
 
 
 def fail(
@@ -130,7 +145,7 @@ class Dataset(Protocol):
 
     @property
     def has_arm_clocks(self) -> bool:
-        """Whether the arms have clocks of their own."""
+        """Whether poses are more than times and states: clocks of the arms, actions to reach."""
         ...
 
     def episode(self, index: int) -> Episode:
@@ -154,7 +169,7 @@ class Dataset(Protocol):
         ...
 
     def problems(self) -> list[Problem]:
-        """Return every defect found without decoding whole videos."""
+        """Return every defect, and every warning, found without decoding whole videos."""
         ...
 
 

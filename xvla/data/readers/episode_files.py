@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,9 +13,13 @@ from numpy.typing import NDArray
 from xvla.data import memory
 from xvla.data.readers.base import STATE_DIM, DatasetError, Episode, FieldError, Poses, Problem
 from xvla.data.readers.episode_table import EpisodeTable
-from xvla.data.readers.poses import build_poses, check_states, to_float32
+from xvla.data.readers.lerobot_meta import features_of
+from xvla.data.readers.mapped import check_mapping, map_states
+from xvla.data.readers.plausible import check_doubtful, check_poses, check_step, check_strokes
+from xvla.data.readers.poses import build_poses, check_finite, check_states, to_float32
 from xvla.data.readers.sources import SourceRule
 from xvla.data.readers.video import count_frames, decode_frames
+from xvla.mapping import StateMapping
 
 Value = TypeVar("Value")
 STATE = "observation.state"
@@ -34,16 +39,20 @@ class EpisodeFiles(ABC):
     views: tuple[str, ...]
     episodes: EpisodeTable
     rule: SourceRule | None = None
+    mapping: StateMapping | None = None
 
     def __init__(self, root: Path, meta: dict[str, Any]) -> None:
         """Start with nothing read; `broken` are episodes known to be defective."""
         self.path, self.root, self.meta = str(root.resolve()), root, meta
         self.broken: dict[int, Problem] = {}
+        self._widest = np.zeros(2)  # largest gripper value of each arm in the episodes checked
         self.instruction_variants: Mapping[str, list[str]] = {}
 
     @property
     def has_arm_clocks(self) -> bool:
-        """Whether the arms have clocks of their own."""
+        """Whether poses are more than times and states: clocks of the arms, actions to reach."""
+        if self.mapping is not None:
+            return self.mapping.target == "action"
         return self.rule is not None and any(arm.time_key for arm in self.rule.arms)
 
     def episode(self, index: int) -> Episode:
@@ -83,12 +92,20 @@ class EpisodeFiles(ABC):
         return self.named(index, partial(self.read_frames, index, view, numbers))
 
     def problems(self) -> list[Problem]:
-        """Return every defect of poses, instructions and pictures, without decoding videos."""
-        found: list[Problem] = []
+        """Return every defect of poses, instructions and pictures, without decoding videos.
+
+        Warnings among them say what may be wrong, or what is passed over.
+        """
+        found: list[Problem] = self.remarks()
         for index in range(len(self.episodes)):
             known = self.broken.get(index)
             found += self._problems_of(index) if known is None else [known]
+        found += self._check_strokes()
         return [*dict.fromkeys(found)]  # episodes that share a file share its defects
+
+    def remarks(self) -> list[Problem]:
+        """Return warnings of the set as a whole."""
+        return []
 
     def check_index(self, index: int, view: str | None = None) -> None:
         """Raise ValueError for an episode or a view that the set does not have."""
@@ -107,7 +124,13 @@ class EpisodeFiles(ABC):
             return read()
         except FieldError as error:
             file = self.data_file(index)
-            problem = Problem(file=file, episode=index, field=error.field, message=error.message)
+            problem = Problem(
+                file=file,
+                episode=index,
+                field=error.field,
+                message=error.message,
+                severity=error.severity,
+            )
             raise DatasetError(self.path, [problem]) from None
 
     def table(
@@ -131,7 +154,7 @@ class EpisodeFiles(ABC):
 
     def _problems_of(self, index: int) -> list[Problem]:
         found: list[Problem] = []
-        if not self.episodes.task(index):
+        if not all(text for _, text in self.episodes.stretches(index)):
             file, field = self.task_place(index)
             message = "the episode has no instruction; write one"
             found.append(Problem(file=file, episode=index, field=field, message=message))
@@ -145,7 +168,38 @@ class EpisodeFiles(ABC):
     def checks(self, index: int) -> list[Callable[[], Any]]:
         """Return what is checked of one episode; each raises FieldError or DatasetError."""
         views = [partial(self.check_view, index, view) for view in self.views]
-        return [partial(self.poses, index), *views]
+        return [partial(self._check_poses, index), *views]
+
+    def _check_poses(self, index: int) -> None:
+        """Read an episode's poses; raise a warning for what may be wrong with them."""
+        states = self.poses(index).states
+        self._widest = np.maximum(self._widest, states[:, [9, 19]].max(axis=0))
+        if self.rule:
+            # The numbers of a published source are taken as its own code takes them.
+            check_poses(states, self.rule.arms[0].gripper.key, severity="warning")
+        check_doubtful(states, self.state_field)
+
+    def _check_strokes(self) -> list[Problem]:
+        """Return a warning where no episode closes a gripper that moves."""
+        try:
+            check_strokes(self._widest, self.state_field)
+        except FieldError as error:
+            return [
+                Problem(
+                    file="the dataset",
+                    field=error.field,
+                    message=error.message,
+                    severity=error.severity,
+                )
+            ]
+        return []
+
+    @property
+    def state_field(self) -> str:
+        """Name of what the poses are read from."""
+        if self.mapping:
+            return "+".join(self.mapping.state)
+        return self.rule.arms[0].key if self.rule else STATE
 
     @abstractmethod
     def read_poses(self, index: int) -> Poses:
@@ -180,17 +234,31 @@ class TableAndVideo(EpisodeFiles):
 
     lengths_file: str
 
-    def __init__(self, root: Path, meta: dict[str, Any]) -> None:
-        """Start with nothing read."""
+    def __init__(
+        self, root: Path, meta: dict[str, Any], mapping: StateMapping | None = None
+    ) -> None:
+        """Start with nothing read; DatasetError for a mapping that does not fit the set."""
         super().__init__(root, meta)
+        if mapping is not None:
+            version = str(meta.get("codebase_version"))
+            check_mapping(root, mapping, version, features_of(root, meta))
+            # Part of what the set is: caches and indices are told by the meta file.
+            self.mapping, self.meta = mapping, {**meta, "mapping": asdict(mapping)}
         self._counts: dict[Path, int | str] = {}
+        # Instruction by number where the rows of a large set were not asked for theirs.
+        self.unread_tasks: Mapping[int, str] = {}
 
     def read_poses(self, index: int) -> Poses:
         """Read and check one episode's poses; raises FieldError or DatasetError."""
         length = int(self.episodes.lengths[index])
         if length < 1:
             raise FieldError(None, "the episode is empty: no frames")
-        if self.rule:
+        targets = None
+        if self.mapping:
+            states = self._mapped(index, self.mapping.state)
+            if self.mapping.target == "action":
+                targets = self._mapped(index, self.mapping.action)
+        elif self.rule:
             states = build_poses(self.rule, partial(self.read_column, index)).states
         else:
             recorded = self.read_column(index, STATE)
@@ -199,7 +267,19 @@ class TableAndVideo(EpisodeFiles):
             states = to_float32(recorded, STATE)
         if len(states) != length:
             raise FieldError(None, f"{len(states)} rows, {self.lengths_file} says {length}")
-        return Poses(times=self.read_times(index, length), states=states)
+        if self.unread_tasks:
+            self._check_task(index)
+        return Poses(times=self.read_times(index, length), states=states, targets=targets)
+
+    def _mapped(self, index: int, names: list[str]) -> NDArray[np.float32]:
+        """Return the poses that a mapping makes of some features of an episode."""
+        assert self.mapping is not None
+        field = "+".join(names)
+        parts = [self.read_column(index, name) for name in names]
+        joined = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+        states = map_states(self.mapping, joined, field)
+        check_states(states, field)
+        return to_float32(states, field)
 
     def read_times(self, index: int, length: int) -> NDArray[np.float64]:
         """Return frame / fps, or the stored stamps where they leave that grid.
@@ -214,9 +294,42 @@ class TableAndVideo(EpisodeFiles):
             frame = int(back.argmax()) + 1 if back.any() else 0
             message = f"time does not advance at frame {frame}; times must increase"
             raise FieldError("timestamp", message)
+        check_step(stamps, self.fps, "timestamp")
         grid = np.arange(length, dtype=np.float64) / self.fps
         stamps -= stamps[0]
         return stamps if np.abs(stamps - grid).max() > 0.01 / self.fps else grid
+
+    def checks(self, index: int) -> list[Callable[[], Any]]:
+        """Return what is checked of one episode; of actions, which are not read, a NaN is said."""
+        more = [partial(self._check_action, index)] if self.has_action else []
+        return [*super().checks(index), *more]
+
+    @property
+    def has_action(self) -> bool:
+        """Whether info.json lists a feature `action`."""
+        features = self.meta.get("features")
+        learned = self.mapping is not None and self.mapping.target == "action"
+        return isinstance(features, dict) and "action" in features and not learned
+
+    def _check_action(self, index: int) -> None:
+        try:
+            rows = self.read_column(index, "action")
+            check_finite(rows.reshape(len(rows), -1), "action")
+        except FieldError as error:
+            message = f"{error.message}; it is not read, so the episode is"
+            raise FieldError(error.field, message, severity="warning") from None
+
+    def _check_task(self, index: int) -> None:
+        """Raise FieldError where an episode's rows have another instruction than its meta row."""
+        numbers = np.unique(self.read_column(index, "task_index")).tolist()
+        own = [self.unread_tasks.get(int(number), "") for number in numbers]
+        listed = self.episodes.task(index)
+        if {*own} != {listed}:
+            message = (
+                f"the rows say {', '.join(map(repr, own))}, {self.lengths_file} says {listed!r}; "
+                "write the meta files again"
+            )
+            raise FieldError("task_index", message)
 
     def read_frames(self, index: int, view: str, numbers: list[int]) -> NDArray[np.uint8]:
         """Decode frames of a view that the episode has."""

@@ -1,5 +1,6 @@
 """Which reader opens a path: the format is recognised from the meta files that lie there."""
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,40 +11,61 @@ from xvla.data.readers.base import (
     DatasetError,
     Problem,
     checked_at_open,
+    errors_of,
     fail,
     one_line,
 )
+from xvla.data.readers.episode_files import EpisodeFiles
 from xvla.data.readers.lerobot_v3 import LeRobotV3
 from xvla.data.readers.lerobot_v21 import LeRobotV21
+from xvla.data.readers.mapped import read_mapping
 from xvla.data.readers.meta_json import read_meta
+from xvla.mapping import MAPPING_FILE, StateMapping
 
+LOG = logging.getLogger("xvla.data")
+SAID = 5  # warnings of a set that are logged when it is opened; `inspect` has them all
 Format = Literal["auto", "lerobot_v3", "lerobot_v21", "xvla"]
 FORMATS = ("auto", "lerobot_v3", "lerobot_v21", "xvla")
-CODEBASE_VERSIONS = {"v3.0": "lerobot_v3", "v2.1": "lerobot_v21"}
+# v2.0 differs from v2.1 in its statistics alone, which are not read.
+CODEBASE_VERSIONS = {"v3.0": "lerobot_v3", "v2.1": "lerobot_v21", "v2.0": "lerobot_v21"}
 INFO = "meta/info.json"
 # What damaged meta files make a reader trip over; each reader names what it expects to be wrong.
 SURPRISES = (KeyError, IndexError, TypeError, AttributeError, OverflowError, RuntimeError)
 
 
-def open_dataset(path: str | Path, format: Format = "auto", *, check: bool = True) -> Dataset:
+def open_dataset(
+    path: str | Path,
+    format: Format = "auto",
+    *,
+    check: bool = True,
+    mapping: StateMapping | None = None,
+) -> Dataset:
     """Open a robot dataset: a LeRobot folder, or X-VLA's meta JSON or the folder that holds it.
 
     `check=False` leaves out the checks of content, so that `inspect_dataset` can list them all.
+    `mapping` says what the columns of a LeRobot set mean, in the place of its `mapping.yaml`.
 
     Raises:
         ValueError: no such path, an unknown format or codebase_version, or (DatasetError, with
             `.problems`) an empty, truncated or inconsistent dataset.
     """
-    dataset, problems = open_with_problems(path, format, check=check)
+    dataset, problems = open_with_problems(path, format, check=check, mapping=mapping)
     if problems:
         raise DatasetError(str(path), problems)
     return dataset
 
 
 def open_with_problems(
-    path: str | Path, format: Format = "auto", *, check: bool = True
+    path: str | Path,
+    format: Format = "auto",
+    *,
+    check: bool = True,
+    mapping: StateMapping | None = None,
 ) -> tuple[Dataset, list[Problem]]:
-    """Open as `open_dataset`, but return the defects of its content beside it (none unchecked)."""
+    """Open as `open_dataset`, but return the defects of its content beside it (none unchecked).
+
+    Warnings are no defects: they are logged.
+    """
     if format not in FORMATS:
         raise ValueError(f"dataset format {format!r} is unknown; allowed: {', '.join(FORMATS)}")
     path = Path(path)
@@ -52,13 +74,34 @@ def open_with_problems(
             f"no dataset folder at {path}; give a folder that holds meta/info.json or X-VLA's "
             "meta JSON, or make one with `scaling data simulate`"
         )
+    if ".." in path.parts:
+        path = path.resolve()  # names of files are told from the folder's by their spelling
     try:
-        dataset = _open(path, format)
+        dataset = _open(path, format, mapping)
+        if dataset.mapping and not dataset.mapping.arms:
+            message = "has joints and no arms: joint states are not trained on yet"
+            fail(path, MAPPING_FILE, "joints", message)
         problems = dataset.problems() if check and checked_at_open(dataset) else []
     except (*SURPRISES, pa.ArrowException, OSError) as error:
         message = f"cannot be read ({type(error).__name__}: {one_line(error)}); copy it again"
         raise DatasetError(str(path), [Problem(file="the dataset", message=message)]) from error
-    return dataset, problems
+    _say(path, [problem for problem in problems if problem.severity == "warning"])
+    return dataset, errors_of(problems)
+
+
+def open_columns(path: Path, mapping: StateMapping) -> EpisodeFiles:
+    """Open a LeRobot set for its columns, whatever its states are; ValueError as `open_dataset`."""
+    found, _ = detect_format(path)
+    if found == "xvla":
+        raise ValueError(f"{path} is no LeRobot set: X-VLA's own have their layouts in a table")
+    return _open(path, found, mapping)
+
+
+def _say(path: Path, warnings: list[Problem]) -> None:
+    for problem in warnings[:SAID]:
+        LOG.warning("%s: %s", path, problem)
+    if len(warnings) > SAID:
+        LOG.warning("%s: %d more warnings; see `scaling data inspect`", path, len(warnings) - SAID)
 
 
 def detect_format(path: Path) -> tuple[str, Path]:
@@ -87,7 +130,7 @@ def detect_format(path: Path) -> tuple[str, Path]:
     return CODEBASE_VERSIONS[version], file
 
 
-def _open(path: Path, format: str) -> Dataset:
+def _open(path: Path, format: str, mapping: StateMapping | None) -> EpisodeFiles:
     found, file = detect_format(path)
     if format not in ("auto", found):
         raise ValueError(f"{path} is {found}, not {format}; leave the format at 'auto'")
@@ -99,7 +142,8 @@ def _open(path: Path, format: str) -> Dataset:
         return open_official(root, file, read_meta(root, file))
     root = file.parent.parent
     info: dict[str, Any] = read_meta(root, file)
-    return LeRobotV21(root, info) if found == "lerobot_v21" else LeRobotV3(root, info)
+    reader = LeRobotV21 if found == "lerobot_v21" else LeRobotV3
+    return reader(root, info, mapping or read_mapping(root))
 
 
 def _only_meta(root: Path) -> Path:

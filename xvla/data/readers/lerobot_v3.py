@@ -1,21 +1,34 @@
 """Reader of LeRobot v3.0 folders: many episodes a parquet file, many episodes an mp4 file."""
 
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xvla.data.readers.base import FieldError, Poses, fail
+from xvla.data.readers.base import FieldError, Poses, Problem, fail
 from xvla.data.readers.episode_files import TableAndVideo
 from xvla.data.readers.episode_table import EpisodeTable
-from xvla.data.readers.lerobot_meta import positive, read_slots, read_tasks, split_names, views_of
+from xvla.data.readers.lerobot_meta import (
+    FOLDER,
+    Slots,
+    features_of,
+    named_files,
+    overlapping,
+    positive,
+    read_listed_tasks,
+    read_slots,
+    read_tasks,
+    split_names,
+    views_of,
+)
 from xvla.data.readers.paths import fill
-from xvla.data.readers.poses import check_finite
 from xvla.data.readers.row_groups import RowGroups
+from xvla.data.readers.row_tasks import contradictions, table_of_rows
+from xvla.data.readers.tables import matching
+from xvla.mapping import StateMapping
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
@@ -33,20 +46,25 @@ class LeRobotV3(TableAndVideo):
     format = "lerobot_v3"
     lengths_file = "meta/episodes"
 
-    def __init__(self, root: Path, info: dict[str, Any]) -> None:
+    def __init__(
+        self, root: Path, info: dict[str, Any], mapping: StateMapping | None = None
+    ) -> None:
         """Read the meta tables of `root`; raises DatasetError when they cannot be read."""
-        super().__init__(root, info)
+        super().__init__(root, info, mapping)
         # A template that leaves the folder does so for the first episode as well.
         fill(root, info, "video_path", VIDEO_PATH, video_key="view", chunk_index=0, file_index=0)
         self.domain = str(info.get("domain") or root.resolve().name)
         self.fps = positive(root, info, "fps")
-        self.views = views_of(root, info)
+        self.views = views_of(features_of(root, info), self.mapping.views if self.mapping else ())
         self.slots = read_slots(root, self.views)
-        self.data = RowGroups(root, _data_files(root, info))
+        files, self.leftover = _data_files(root, info, self.slots)
+        self.data = RowGroups(root, files)
         self.bounds = self._bounds()
         self._videos: dict[tuple[str, int, int], Path] = {}  # many episodes share one
         splits = split_names(root, info.get("splits"), len(self.slots.lengths))
-        self.episodes = EpisodeTable(self.slots.lengths, splits, self._tasks())
+        self.episodes = self._table(splits)
+        shared = reversed(overlapping(self.slots, self.fps))
+        self.broken = {problem.episode or 0: problem for problem in shared}
 
     def read_poses(self, index: int) -> Poses:
         """Read and check one episode's poses; raises FieldError or DatasetError."""
@@ -58,10 +76,12 @@ class LeRobotV3(TableAndVideo):
         """Read the rows of an episode; raises DatasetError when they cannot be read."""
         return self.data.rows(key, int(self.bounds[index]), int(self.bounds[index + 1]))
 
-    def checks(self, index: int) -> list[Callable[[], Any]]:
-        """Return what is checked of one episode; its actions must be finite as its poses are."""
-        more = [partial(self._check_action, index)] if "action" in self.data.columns else []
-        return [*super().checks(index), *more]
+    def remarks(self) -> list[Problem]:
+        """Return warnings of the set as a whole."""
+        message = "not named by meta/episodes, so not read; delete it if it is a leftover"
+        left = [Problem(file=name, message=message, severity="warning") for name in self.leftover]
+        listed = read_listed_tasks(self.root)
+        return [*super().remarks(), *left, *contradictions(self.episodes, listed, FOLDER)]
 
     def data_file(self, index: int) -> str:
         """Return the name of the parquet file that holds an episode's first row."""
@@ -83,10 +103,6 @@ class LeRobotV3(TableAndVideo):
             names = dict(zip(("video_key", "chunk_index", "file_index"), place, strict=True))
             self._videos[place] = fill(self.root, self.meta, "video_path", VIDEO_PATH, **names)
         return self._videos[place]
-
-    def _check_action(self, index: int) -> None:
-        rows = self.read_column(index, "action")
-        check_finite(rows.reshape(len(rows), -1), "action")
 
     def _bounds(self) -> NDArray[np.int64]:
         """Return row bounds [episodes + 1]; the meta table and the data must agree on them."""
@@ -119,18 +135,17 @@ class LeRobotV3(TableAndVideo):
             )
             self._fail(message, field="episode_index")
 
-    def _tasks(self) -> tuple[NDArray[np.int64], list[str]]:
-        """Return the instruction of each episode: that of its first row, as (numbers, texts)."""
+    def _table(self, splits: list[str]) -> EpisodeTable:
+        """Return the episodes with the instructions of their rows.
+
+        Of a large set whose meta table names one instruction an episode, the rows are compared
+        with it when they are read.
+        """
+        texts = read_tasks(self.root)
         if len(self.data) > COMPARED_FRAMES and self.slots.tasks is not None:
-            return self.slots.tasks
-        named = read_tasks(self.root)
-        first = self.bounds[:-1]
-        known = np.full(len(first), -1, dtype=np.int64)
-        for start, rows in self._numbers("task_index"):
-            mine = (first >= start) & (first < start + len(rows))
-            known[mine] = rows[first[mine] - start]
-        numbers, codes = np.unique(known, return_inverse=True)
-        return codes, [named.get(int(number), "") for number in numbers]
+            self.unread_tasks = texts
+            return EpisodeTable(self.slots.lengths, splits, self.slots.tasks)
+        return table_of_rows(self.slots.lengths, splits, self._numbers("task_index"), texts)
 
     def _numbers(self, key: str) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Yield (first row, values) of a column that must hold whole numbers."""
@@ -150,10 +165,23 @@ class LeRobotV3(TableAndVideo):
         fail(self.path, file, field, message, episode)
 
 
-def _data_files(root: Path, info: dict[str, Any]) -> str:
-    """Return the pattern of the data files that info.json names, which lie inside the folder."""
+def _data_files(root: Path, info: dict[str, Any], slots: Slots) -> tuple[list[Path], list[str]]:
+    """Return the data files that meta/episodes names, and the names of others that lie there.
+
+    Where it names none, all that match the template of info.json, which lie inside the folder.
+    """
     first = fill(root, info, "data_path", DATA_PATH, chunk_index=0, file_index=0)
     template = str(info.get("data_path", DATA_PATH))
+    pattern = re.sub(r"(\{[^{}]*\})+", "*", template)
     if Path(template).is_absolute():
-        return first.relative_to(root.absolute()).as_posix()
-    return re.sub(r"(\{[^{}]*\})+", "*", template)
+        pattern = first.relative_to(root.absolute()).as_posix()
+    there, named = matching(root, pattern), named_files(slots)
+    if named is None:
+        return there, []
+    base = root.absolute()
+    names = [fill(root, info, "data_path", DATA_PATH, **file._asdict()) for file in named]
+    files = [root / file.relative_to(base) for file in dict.fromkeys(names)]
+    for file in files:
+        if not file.is_file():
+            fail(root, file, None, "missing, meta/episodes names it; copy the dataset again")
+    return files, [file.relative_to(root).as_posix() for file in there if file not in {*files}]

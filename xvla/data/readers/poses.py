@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xvla.data.readers.base import STATE_DIM, FieldError, Poses
+from xvla.data.readers.plausible import check_poses, check_rotation
 from xvla.data.readers.sources import ROTATION_WIDTH, Arm, Gripper, Rotation, SourceRule
 from xvla.data.resample import interpolate
 from xvla.data.rotation import MIN_NORM, columns_to_interleaved, euler_to_rot6d, quat_to_rot6d
@@ -38,12 +39,9 @@ def build_poses(rule: SourceRule, read: Read) -> Poses:
 
 
 def check_states(states: NDArray[Any], field: str) -> None:
-    """Raise FieldError unless poses [n, 20] are finite and every used rotation is one."""
+    """Raise FieldError unless poses [n, 20] are finite and what they seem to be."""
     check_finite(states, field)
-    for number in (0, 1):
-        part = np.asarray(states[:, 10 * number : 10 * number + 10], dtype=np.float64)
-        if part.any():
-            _check_rot6d(part[:, 3:9], field)
+    check_poses(states, field)
 
 
 def to_float32(states: NDArray[Any], field: str) -> NDArray[np.float32]:
@@ -128,27 +126,8 @@ def _rot6d(rotation: Rotation, raw: NDArray[np.float64], key: str) -> NDArray[np
     if rotation == "euler_xyz":
         return euler_to_rot6d(raw)
     six = columns_to_interleaved(raw) if rotation == "rot6d_columns" else raw
-    _check_rot6d(six, key)
+    check_rotation(six, key, columns=rotation == "rot6d_columns")
     return six
-
-
-def rotation_area(six: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return [n], the area that the two columns of interleaved rot6d [n, 6] span; 0 is none."""
-    (ax, ay, az), (bx, by, bz) = six[:, 0::2].T, six[:, 1::2].T
-    # np.cross takes four times as long on an episode's few rows.
-    x, y, z = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
-    return np.sqrt(x * x + y * y + z * z)
-
-
-def _check_rot6d(six: NDArray[np.float64], key: str) -> None:
-    """Raise FieldError where a rotation is none: a zero column, or two parallel ones."""
-    area = rotation_area(six)
-    if len(area) and area.min() < MIN_NORM:
-        raise FieldError(
-            key,
-            f"the rotation of frame {int(area.argmin())} has zero norm (or its two columns are "
-            "parallel); record it again",
-        )
 
 
 def _gripper(gripper: Gripper, read: Read) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xvla.data import memory
-from xvla.data.readers.tables import matching, opened_table, to_matrix
+from xvla.data.readers.tables import opened_table, to_matrix
 
 _COLUMNS: memory.ByteCache[NDArray[Any]] = memory.ByteCache(memory.TABLES)
 
 
 class RowGroups:
-    """The files below `root` that match `pattern`, in the order of their names, as one table."""
+    """Some parquet files below `root`, in the order given, as one table."""
 
-    def __init__(self, root: Path, pattern: str) -> None:
-        """Read the files' footers; raises DatasetError when there are none or one is damaged."""
+    def __init__(self, root: Path, files: Sequence[Path]) -> None:
+        """Read the files' footers; raises DatasetError when one is missing or damaged."""
         self.root = root
-        self.pattern = pattern
         self.columns: list[str] = []
         self._groups: list[tuple[Path, int]] = []
         sizes: list[int] = []
-        for file in matching(root, pattern):
+        for file in files:
             with opened_table(root, file) as parquet:
                 metadata, names = parquet.metadata, parquet.schema_arrow.names
             self.columns = self.columns or list(names)

@@ -47,17 +47,20 @@ def to_matrix(root: Path, table: pa.Table, key: str, *, file: str | Path = "data
     """
     column = table.column(key).combine_chunks()
     shape = [len(column)]
-    while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+    while (varying := is_list(column.type)) or pa.types.is_fixed_size_list(column.type):
         width, rest = divmod(len(column.flatten()), max(1, len(column)))
-        ragged = pa.types.is_list(column.type) and np.any(
-            np.diff(to_array(column.offsets)) != width
-        )
+        ragged = varying and np.any(np.diff(to_array(column.offsets)) != width)
         if rest or ragged or column.null_count:
             message = "rows differ in length; every frame needs the same number of values"
             fail(root, file, key, message)
         shape.append(width)
         column = column.flatten()
     return to_array(column).reshape(shape)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Tell whether a column holds lists that may differ in length, of either width of offsets."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def to_array(column: pa.Array) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xvla.data.readers.base import Dataset, DatasetError, Problem
+from xvla.data.readers.base import Dataset, DatasetError, Problem, errors_of
 from xvla.data.readers.episode_table import EpisodeInfo
 from xvla.data.readers.formats import open_dataset
 from xvla.data.verify import content_files
@@ -34,7 +35,7 @@ from xvla.data.writing.video import VideoOptions
 from xvla.progress import Advance, OpenBar, silent
 
 SET = "set"  # where the set grows, beside the records of its finished files
-LAYOUT = 2  # raise when unfinished conversions of older code cannot be gone on with
+LAYOUT = 3  # raise when unfinished conversions of older code cannot be gone on with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,7 @@ def convert_dataset(
         folder / SET,
         (pickle.loads(part.record.read_bytes()) for part in parts),
         pictures,
-        robot_type=dataset.domain,
+        robot_type=str(dataset.meta.get("robot_type") or dataset.domain),
         splits=splits,
         names={"observation.state": STATE_NAMES, "action": STATE_NAMES},
         extra_info={"domain": dataset.domain, "converted_from": dataset.format},
@@ -148,8 +149,8 @@ def _parts(
     """Cut the episodes into files; each is told the numbers that it has in the whole set."""
     table, step = dataset.episodes, options.episodes_per_file
     before = np.concatenate([[0], np.cumsum(table.lengths[list(order)])]).tolist()
-    texts = [table.task(episode) for episode in order]
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    texts = [[text for _, text in table.stretches(episode)] for episode in order]
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(chain(*texts)))}
     return [
         _Part(
             source=source,
@@ -158,7 +159,7 @@ def _parts(
             episodes=tuple(order[first : first + step]),
             first_episode=first,
             first_frame=before[first],
-            tasks={text: numbers[text] for text in texts[first : first + step]},
+            tasks={text: numbers[text] for text in chain(*texts[first : first + step])},
             pictures=pictures,
             size=options.size,
         )
@@ -169,7 +170,7 @@ def _parts(
 def _opened(source: str | Path, *, skip_bad: bool) -> tuple[Dataset, list[Problem]]:
     """Open the dataset to convert; return what is wrong with the episodes to leave out."""
     dataset = open_dataset(source, check=False)
-    problems = dataset.problems()
+    problems = errors_of(dataset.problems())
     if skip_bad:
         problems += _undecodable(dataset, {problem.episode for problem in problems})
     if problems and (not skip_bad or not _order(dataset, problems)[0]):
@@ -280,12 +281,15 @@ def _write_part(part: _Part, advance: Advance | None = None) -> int:
     def read() -> Iterator[EpisodeRecord]:
         for index in part.episodes:
             times, states, task = dataset.episode(index)
+            stretches = dataset.episodes.stretches(index)
             frames = {name: _View(dataset, index, view, part.size) for view, name in names.items()}
             columns = {
                 "observation.state": states,
                 "action": np.concatenate([states[1:], states[-1:]]),
             }
-            yield EpisodeRecord(task=task, columns=columns, frames=frames, times=times)
+            yield EpisodeRecord(
+                task=task, columns=columns, frames=frames, times=times, stretches=stretches
+            )
             if advance:
                 advance(1)
 

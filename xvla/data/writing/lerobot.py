@@ -46,13 +46,19 @@ class EpisodeRecord:
     `columns` maps a feature's name (`observation.state`, `action`, ...) to float [n, d];
     `frames` maps a view key (`observation.images.main`) to uint8 [n, H, W, 3], or to anything with
     such a shape that is read in slices. `times` [n] in s from the start, where frames are not
-    evenly spaced.
+    evenly spaced. `stretches` are (first frame, instruction) where it changes within the episode.
     """
 
     task: str
     columns: Mapping[str, np.ndarray]
     frames: Mapping[str, Frames]
     times: np.ndarray | None = None
+    stretches: Sequence[tuple[int, str]] = ()
+
+    @property
+    def tasks(self) -> list[str]:
+        """Return the instructions in their order, each once."""
+        return [*dict.fromkeys([self.task, *(text for _, text in self.stretches)])]
 
     @property
     def length(self) -> int:
@@ -103,9 +109,9 @@ class Moments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """An episode that a file holds: its instruction, its frames, its sums by feature."""
+    """An episode that a file holds: its instructions, its frames, its sums by feature."""
 
-    task: str
+    tasks: list[str]
     length: int
     moments: Mapping[str, Moments]
 
@@ -181,8 +187,9 @@ def write_file(
             for key, writer in writers.items():
                 for first in range(0, record.length, BLOCK):
                     writer.add(record.frames[key][first : first + BLOCK])
-            task = task_numbers.setdefault(record.task, len(task_numbers))
-            columns = _columns(record, pictures.fps, episode=index, frame=frame, task=task)
+            for text in record.tasks:
+                task_numbers.setdefault(text, len(task_numbers))
+            columns = _columns(record, pictures.fps, episode=index, frame=frame, tasks=task_numbers)
             tables.append(pa.table({name: _arrow(values) for name, values in columns.items()}))
             written.append(_summed(record, columns, views))
             frame += record.length
@@ -222,7 +229,8 @@ def write_meta(
     for number, episodes in enumerate(files):
         offset = frames  # where the file begins
         for episode in episodes:
-            tasks.setdefault(episode.task, len(tasks))
+            for text in episode.tasks:
+                tasks.setdefault(text, len(tasks))
             rows.append(_row(episode, pictures, number, len(rows), frame=frames, offset=offset))
             frames += episode.length
             for name, sums in episode.moments.items():
@@ -278,7 +286,7 @@ def _check(
     before: Sequence[Written],
 ) -> None:
     """Refuse an episode whose parts do not fit each other or the first episode."""
-    if not record.task or record.length == 0:
+    if not all(record.tasks) or record.length == 0:
         raise ValueError(f"episode {index} has no instruction or no frames; give both")
     for name, values in record.columns.items():
         if values.ndim != 2 or len(values) != record.length or not np.isfinite(values).all():
@@ -307,17 +315,20 @@ def _check(
 
 
 def _columns(
-    record: EpisodeRecord, fps: int, *, episode: int, frame: int, task: int
+    record: EpisodeRecord, fps: int, *, episode: int, frame: int, tasks: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
     """Return the columns of an episode's rows, of which `frame` is the first one's number."""
     steps = np.arange(record.length, dtype=np.int64)
+    task = np.full(record.length, tasks[record.task])
+    for first, text in record.stretches:
+        task[first:] = tasks[text]
     return {
         **{name: np.asarray(v, dtype=np.float32) for name, v in record.columns.items()},
         "timestamp": (steps / fps if record.times is None else record.times).astype(np.float32),
         "frame_index": steps,
         "episode_index": np.full(record.length, episode),
         "index": frame + steps,
-        "task_index": np.full(record.length, task),
+        "task_index": task,
     }
 
 
@@ -329,7 +340,7 @@ def _summed(
     for key in views:
         pixels = record.frames[key][:: max(1, record.length // 16)] / 255.0
         moments[key] = Moments.of(pixels, (0, 1, 2))
-    return Written(task=record.task, length=record.length, moments=moments)
+    return Written(tasks=record.tasks, length=record.length, moments=moments)
 
 
 def _row(
@@ -339,7 +350,7 @@ def _row(
     place, end = file_place(file), frame + episode.length
     row: dict[str, Any] = {
         "episode_index": number,
-        "tasks": [episode.task],
+        "tasks": episode.tasks,
         "length": episode.length,
         "dataset_from_index": frame,
         "dataset_to_index": end,
