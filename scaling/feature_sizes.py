@@ -6,10 +6,9 @@ Standard library only, for planners; `scaling.training.features` makes the cache
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from scaling.document import plain
-from scaling.spec import RunSpec
+from scaling.spec import RunSpec, canonical_json
 from xvla.config import DataConfig
 from xvla.domains import dataset_folder
 from xvla.params import num_view_tokens
@@ -39,10 +38,10 @@ def can_cache(spec: RunSpec) -> bool:
     return spec.optim.freeze_vlm and not changed and spec.engine.cache_features
 
 
-def frame_selection(data: DataConfig) -> dict[str, Any]:
-    """Return the fields that name a cache; splits that are the set's own go without saying."""
+def frame_selection(data: DataConfig) -> str:
+    """Return, as JSON, what names a cache; splits that are the set's own go without saying."""
     fields = {name: getattr(data, name) for name in FRAME_FIELDS}
-    return fields | ({"split": plain(data.split)} if data.split.val else {})
+    return canonical_json(fields | ({"split": plain(data.split)} if data.split.val else {}))
 
 
 def feature_bytes(specs: Iterable[RunSpec]) -> int:
@@ -59,7 +58,7 @@ def feature_bytes(specs: Iterable[RunSpec]) -> int:
         seen.add(place)
         frame = _frame_bytes(spec)
         for entry in spec.data.mixture:
-            key = (*_encoder(spec), str(frame_selection(spec.data)), entry.name)
+            key = (*_encoder(spec), frame_selection(spec.data), entry.name)
             if key not in caches:
                 caches[key] = frame * _num_frames(spec.data, entry.name)
     return sum(caches.values())

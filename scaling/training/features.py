@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from scaling.feature_sizes import frame_selection
-from scaling.spec import RunSpec, canonical_json
+from scaling.spec import RunSpec
 from xvla.batch import Batch
 from xvla.data.evaluation import eval_frames
 from xvla.data.normalise import Normaliser
@@ -139,7 +139,7 @@ def _digest(spec: RunSpec, model: Any) -> str:
     for name, tensor in sorted(model.vlm.state_dict().items()):
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    parts = canonical_json(frame_selection(spec.data))
+    parts = frame_selection(spec.data)
     return hashlib.sha256((parts + weights.hexdigest()).encode()).hexdigest()[:16]
 
 

@@ -153,7 +153,7 @@ def test_views_are_those_named_main_first(tmp_path: Path) -> None:
 def test_actions_are_reached_where_the_mapping_says_so(tmp_path: Path) -> None:
     root = own_set(tmp_path / "set", "euler", scale=1000)
     table = pq.read_table(root / DATA, partitioning=None)
-    moved = np.array(table.column("action").to_pylist()) + [50, 0, 0, 0, 0, 0, 0]
+    moved = [*np.array(table.column("action").to_pylist()), 50, 0, 0, 0, 0, 0, 0]
     column = pa.array(moved.tolist(), type=pa.list_(pa.float32()))
     place = table.column_names.index("action")
     pq.write_table(table.set_column(place, "action", column), root / DATA)
@@ -179,7 +179,8 @@ def test_a_proposal_by_shape_is_written_and_read(kind: str, tmp_path: Path) -> N
     proposal = propose_mapping(root, write=True)
     (arm,) = proposal.mapping.arms
     assert (arm.rotation.kind, arm.rotation.unit) == PROPOSED[kind]
-    assert arm.gripper and (arm.gripper.open, arm.gripper.closed) == (100.0, 0.0)
+    assert arm.gripper
+    assert (arm.gripper.open, arm.gripper.closed) == (100.0, 0.0)
     assert (proposal.source, proposal.problem) == ("shape", "")
     shown = {span.name: (span.least, span.most) for span in proposal.states}
     assert shown["arm1/gripper"] == (0.0, 1.0)
