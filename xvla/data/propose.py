@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from xvla.data.inspect import DIM_NAMES
 from xvla.data.layouts import by_names, by_width, flat_names
-from xvla.data.readers.base import DatasetError, FieldError, fail
+from xvla.data.readers.base import STATE_DIM, DatasetError, FieldError, fail
 from xvla.data.readers.episode_files import STATE
 from xvla.data.readers.formats import INFO, detect_format, open_columns
 from xvla.data.readers.lerobot_meta import Feature, Features, features_of, views_of
@@ -116,6 +116,14 @@ def _found(root: Path, version: str, features: Features) -> Found:
             views=views,
         )
         joined = _joined(root, base)
+        if base.state == [STATE] and _is_ours(joined):
+            ours = next(arms for arms in by_width(STATE_DIM) if len(arms) == 2)
+            return (
+                "none",
+                replace(base, arms=ours),
+                joined,
+                ["our own layout: no mapping is needed"],
+            )
         own = {feature.name: flat_names(feature.names, feature.width) for feature in group}
         names = [name for feature, columns in own.items() for name in columns or [feature]]
         tried = [("names", arms) for arms in by_names(names) if len(names) == base.width]
@@ -129,6 +137,17 @@ def _found(root: Path, version: str, features: Features) -> Found:
     joints = replace(base, joints=[*range(base.width)])
     note = "no pose fits: taken as joints; if it is a pose, say so under `arms`"
     return "none", joints, joined, [note]
+
+
+def _is_ours(joined: NDArray[np.float64]) -> bool:
+    """Tell whether a state is our 20 numbers already, where a gripper's ends are no guess."""
+    if joined.shape[1] != STATE_DIM:
+        return False
+    try:
+        check_states(joined, STATE)
+    except FieldError:
+        return False
+    return True
 
 
 def _groups(root: Path, features: Features) -> Iterator[list[Feature]]:

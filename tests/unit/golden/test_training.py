@@ -35,10 +35,10 @@ from xvla.data.readers import formats
 
 def train(run_yaml):
     real, note = formats._open, Path(run_yaml).parents[1] / "opened"
-    def noted(path, format):
+    def noted(path, *rest):
         with note.open("a") as file:
             print(Path(path).name, file=file)
-        return real(path, format)
+        return real(path, *rest)
     formats._open = noted
     code = main(["train", run_yaml])
     sys.stdout.flush()

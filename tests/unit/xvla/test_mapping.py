@@ -87,7 +87,7 @@ def _arm(**changes: Any) -> dict[str, Any]:
     return {"arms": [document("euler", 3)["arms"][0] | changes]}
 
 
-BAD = {
+BAD: dict[str, tuple[Any, str]] = {
     "a column too many": (
         _arm(position={"columns": [0, 1, 2, 3]}),
         r"position has 4 columns .* needs 3",
@@ -137,8 +137,8 @@ def test_a_mapping_given_counts_before_the_file(tmp_path: Path) -> None:
 def test_numbers_of_another_meaning_are_refused(tmp_path: Path) -> None:
     root = own_set(tmp_path / "set", "quaternion_xyzw")  # in m, the mapping says mm
     given = document("quaternion_xyzw", 4)
-    given["arms"][0]["rotation"]["columns"] = [0, 4, 5, 6]
-    given["arms"][0]["position"]["columns"] = [3, 1, 2]
+    given["arms"][0]["rotation"]["columns"] = [0, 1, 2, 3]
+    given["arms"][0]["position"]["columns"] = [4, 5, 6]
     with pytest.raises(DatasetError, match=r"quaternion of frame \d+ has norm"):
         open_dataset(root, mapping=parse_mapping(given))
 
@@ -153,12 +153,13 @@ def test_views_are_those_named_main_first(tmp_path: Path) -> None:
 def test_actions_are_reached_where_the_mapping_says_so(tmp_path: Path) -> None:
     root = own_set(tmp_path / "set", "euler", scale=1000)
     table = pq.read_table(root / DATA, partitioning=None)
-    moved = [*np.array(table.column("action").to_pylist()), 50, 0, 0, 0, 0, 0, 0]
+    moved = np.array(table.column("action").to_pylist())
+    moved[:, 0] += 50
     column = pa.array(moved.tolist(), type=pa.list_(pa.float32()))
     place = table.column_names.index("action")
     pq.write_table(table.set_column(place, "action", column), root / DATA)
     dataset = open_dataset(root, mapping=parse_mapping(document("euler", 3, target="action")))
-    recorded = dataset.poses(0).recorded()
+    recorded: dict[str, Any] = dataset.poses(0).recorded()
     chunk = anchors(**recorded, start=3, window_s=1.0, num_anchors=10)
     states = recorded["states"]
     np.testing.assert_allclose(chunk[0], states[3], atol=1e-6)
@@ -215,3 +216,10 @@ def test_named_joints_stay_joints(tmp_path: Path) -> None:
     (root / "meta/info.json").write_text(json.dumps(info))
     proposal = propose_mapping(root)
     assert (proposal.mapping.arms, proposal.mapping.joints) == ([], [*range(7)])
+
+
+def test_our_own_layout_needs_no_mapping_and_keeps_its_gripper(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set", SetSpec(lengths=LENGTHS, views=(), splits={}))
+    proposal = propose_mapping(root)
+    assert "no mapping is needed" in proposal.notes[0]
+    assert [arm.gripper.closed for arm in proposal.mapping.arms if arm.gripper] == [1.0, 1.0]

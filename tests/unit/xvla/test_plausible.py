@@ -170,7 +170,7 @@ def test_a_task_that_changes_within_an_episode(tmp_path: Path) -> None:
         [],
         {"lift the cube": 4, "put it down": 3},
     )
-    convert_dataset(root, tmp_path / "out", progress=False)
+    convert_dataset(root, tmp_path / "out")
     made = open_dataset(tmp_path / "out").episodes
     assert [made.task_at(1, frame) for frame in range(24)] == wanted
     rows = pq.read_table(tmp_path / "out" / EPISODES, partitioning=None).column("tasks")
