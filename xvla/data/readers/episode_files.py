@@ -18,7 +18,7 @@ from xvla.data.readers.mapped import check_mapping, map_states
 from xvla.data.readers.plausible import check_doubtful, check_poses, check_step, check_strokes
 from xvla.data.readers.poses import build_poses, check_finite, check_states, to_float32
 from xvla.data.readers.sources import SourceRule
-from xvla.data.readers.video import count_frames, decode_frames
+from xvla.data.readers.video import decode_frames, seconds_shown
 from xvla.mapping import StateMapping
 
 Value = TypeVar("Value")
@@ -244,9 +244,10 @@ class TableAndVideo(EpisodeFiles):
             check_mapping(root, mapping, version, features_of(root, meta))
             # Part of what the set is: caches and indices are told by the meta file.
             self.mapping, self.meta = mapping, {**meta, "mapping": asdict(mapping)}
-        self._counts: dict[Path, int | str] = {}
         # Instruction by number where the rows of a large set were not asked for theirs.
         self.unread_tasks: Mapping[int, str] = {}
+        self._seconds: dict[Path, float | str] = {}
+        self._even: set[int] = set()  # episodes whose row k is known to be at k / fps
 
     def read_poses(self, index: int) -> Poses:
         """Read and check one episode's poses; raises FieldError or DatasetError."""
@@ -332,47 +333,58 @@ class TableAndVideo(EpisodeFiles):
             raise FieldError("task_index", message)
 
     def read_frames(self, index: int, view: str, numbers: list[int]) -> NDArray[np.uint8]:
-        """Decode frames of a view that the episode has."""
-        first = self.first_frame(index, view)
-        path = self.video_file(index, view)
-        return decode_frames(path, [first + number for number in numbers], fps=self.fps)
+        """Decode the pictures at the time stamps of some rows, of a view that the episode has."""
+        times = self.start_s(index, view) + self._stamps(index)[numbers]
+        return decode_frames(self.video_file(index, view), times, step_s=1 / self.fps)
 
     def check_view(self, index: int, view: str) -> None:
         """Raise DatasetError when the video is missing, damaged or shorter than its table."""
         path = self.video_file(index, view)
-        first = self.first_frame(index, view)
-        end = first + int(self.episodes.lengths[index])
-        count = self._count(path)
-        if isinstance(count, str):
-            message = count
-        elif end > count:
+        start, shown = self.start_s(index, view), self._shown(path)
+        end = start + float(self._stamps(index)[-1])
+        if isinstance(shown, str):
+            message = shown
+        elif end >= shown - 0.25 / self.fps:
+            count, needed = round(shown * self.fps), round(end * self.fps) + 1
             message = (
-                f"the video has {count} frames, the table needs {end}; copy or record it again"
+                f"the video has {count} frames, the table needs {needed}; copy or record it again"
             )
-        elif first < 0:
-            message = f"begins at frame {first} of the video; write meta/episodes again"
+        elif start < -0.5 / self.fps:
+            message = (
+                f"begins at frame {round(start * self.fps)} of the video; write meta/episodes again"
+            )
         else:
             return
         name = path.relative_to(self.root.absolute()).as_posix()
         problem = Problem(file=name, episode=index, field=view, message=message)
         raise DatasetError(self.path, [problem])
 
-    def first_frame(self, index: int, view: str) -> int:
-        """Return which frame of its video an episode begins at."""
-        return 0
+    def start_s(self, index: int, view: str) -> float:
+        """Return the time in its video, in s, at which an episode begins."""
+        return 0.0
 
     @abstractmethod
     def video_file(self, index: int, view: str) -> Path:
         """Return the mp4 that holds an episode's frames of one view."""
 
-    def _count(self, path: Path) -> int | str:
-        """Return the frames of a video, or what is wrong with it; each is looked through once."""
-        if path not in self._counts:
+    def _stamps(self, index: int) -> NDArray[np.float64]:
+        """Return the times [n] of an episode's rows in s: read again only where they are uneven."""
+        length = int(self.episodes.lengths[index])
+        if index in self._even:
+            return np.arange(length) / self.fps
+        times = self.read_times(index, length)
+        if np.array_equal(times, np.arange(length) / self.fps):
+            self._even.add(index)
+        return times
+
+    def _shown(self, path: Path) -> float | str:
+        """Return the seconds of a video, or what is wrong with it; each is looked through once."""
+        if path not in self._seconds:
             try:
-                self._counts[path] = count_frames(path, fps=self.fps)
+                self._seconds[path] = seconds_shown(path, step_s=1 / self.fps)
             except ValueError as error:
-                self._counts[path] = str(error)
-        return self._counts[path]
+                self._seconds[path] = str(error)
+        return self._seconds[path]
 
 
 def check_width(shape: Sequence[Any]) -> None:
