@@ -4,9 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_film import FilmSpec, numbers_in, write_film
+from make_film import SIDE, FilmSpec, numbers_in, picture, write_film
+from make_lerobot import FPS, VIEWS, SetSpec, helix, write_set
 
-from xvla.data.readers.video import decode_frames, seconds_shown
+from xvla.data import open_dataset
+from xvla.data.readers.video import decode_frames, look_through
+from xvla.data.writing.lerobot import EpisodeRecord, write_dataset
 
 OPEN_GOP = {"g": "12", "bf": "3", "x264-params": "open-gop=1:b-pyramid=normal:scenecut=0"}
 HEVC = {"preset": "ultrafast"}
@@ -75,7 +78,7 @@ def test_the_picture_is_the_nearest_alone_in_any_order_and_in_a_run(film) -> Non
 
 def test_what_lies_after_the_last_picture_is_missing(film) -> None:
     path, spec = film
-    shown = seconds_shown(path, step_s=STEP_S)
+    shown = look_through(path, step_s=STEP_S).seconds
     last = spec.pts_s()[-1]
     assert last < shown < last + 2 * max(STEP_S, 1 / spec.fps) + 0.2
     beyond = last + max(STEP_S, 1 / spec.fps) + 0.2
@@ -83,3 +86,55 @@ def test_what_lies_after_the_last_picture_is_missing(film) -> None:
         decode_frames(path, [at], step_s=STEP_S)
         with pytest.raises(ValueError, match="it is truncated, copy it again"):
             decode_frames(path, [beyond], step_s=STEP_S)
+
+
+@pytest.mark.parametrize("kind", ["another rate, h264", "half the rate", "uneven"])
+def test_a_set_whose_video_has_another_rate_is_read_by_time_and_said(
+    kind: str, tmp_path: Path
+) -> None:
+    lengths = [24, 30]
+    spec = SetSpec(lengths=lengths, splits={"train": "0:2"}, views=VIEWS[:1])
+    root = write_set(tmp_path / "sim_panda", spec)
+    film = KINDS[kind]
+    path = next(root.rglob("*.mp4"))
+    path.unlink()
+    write_film(path, film)
+    dataset = open_dataset(root)
+    for episode, start in enumerate((0, lengths[0])):
+        times = (start + np.arange(lengths[episode])) / FPS
+        found = numbers_in(dataset.frames(episode, VIEWS[0], range(lengths[episode])))
+        assert found == nearest(film, times)
+    (problem,) = dataset.problems()
+    assert (problem.severity, problem.field) == ("warning", VIEWS[0])
+    assert "pictures a second, the table 10 rows" in problem.message
+
+
+def test_uneven_rows_have_the_pictures_written_for_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    uneven = [np.cumsum(rng.choice([0.09, 0.1, 0.16], n)) for n in (30, 25)]
+    uneven = [times - times[0] for times in uneven]
+    states = [helix(times, 0.0).astype(np.float32) for times in uneven]
+    films = [np.stack([picture(k) for k in range(n)]) for n in (30, 55)]
+    records = [
+        EpisodeRecord(
+            task="lift",
+            columns={"observation.state": states[e], "action": states[e]},
+            frames={VIEWS[0]: films[e][-len(uneven[e]) :]},
+            times=uneven[e],
+        )
+        for e in (0, 1)
+    ]
+    write_dataset(
+        tmp_path / "set",
+        fps=10,
+        robot_type="x",
+        views={VIEWS[0]: (SIDE, SIDE)},
+        episodes=records,
+        splits={"train": 2},
+    )
+    dataset = open_dataset(tmp_path / "set")
+    for episode, first in enumerate((0, 30)):
+        times = dataset.episode(episode).times
+        np.testing.assert_allclose(times, uneven[episode], atol=1e-6)
+        found = numbers_in(dataset.frames(episode, VIEWS[0], range(len(times))))
+        assert found == list(range(first, first + len(times)))

@@ -9,7 +9,7 @@ from make_lerobot import FPS, VIEWS, SetSpec, helix, pixel, write_set
 
 from xvla.data import open_dataset
 from xvla.data.readers.base import Dataset
-from xvla.data.readers.video import decode_frames, seconds_shown
+from xvla.data.readers.video import decode_frames, look_through
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_wrong_view_frame_or_episode(dataset: Dataset) -> None:
 def test_video_frames_by_time(dataset: Dataset) -> None:
     path = Path(dataset.path) / f"videos/{VIEWS[0]}/chunk-000/file-000.mp4"
     total = sum(SetSpec().lengths)
-    assert seconds_shown(path, step_s=1 / FPS) == pytest.approx(total / FPS)
+    assert look_through(path, step_s=1 / FPS).seconds == pytest.approx(total / FPS)
     times = np.arange(total) / FPS
     everything = decode_frames(path, times, step_s=1 / FPS)
     spread = decode_frames(path, times[::9], step_s=1 / FPS)

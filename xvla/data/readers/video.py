@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -39,8 +39,15 @@ def decode_frames(path: Path, times: ArrayLike, *, step_s: float) -> NDArray[np.
         raise ValueError(f"{path} has no {error.args[0]}; it is truncated, copy it again") from None
 
 
-def seconds_shown(path: Path, *, step_s: float) -> float:
-    """Return how long the pictures of a file are really there, in s, without decoding them.
+class Shown(NamedTuple):
+    """How long a file's pictures are really there, in s, and how many a second it says."""
+
+    seconds: float
+    rate_hz: float
+
+
+def look_through(path: Path, *, step_s: float) -> Shown:
+    """Return what a file shows, without decoding it.
 
     The header's count is believed only as far as packets are really there: the tail is demuxed
     from the last keyframe on, so a truncated file with an intact header is found out.
@@ -50,7 +57,8 @@ def seconds_shown(path: Path, *, step_s: float) -> float:
     """
     try:
         with av.open(str(path)) as container:
-            return _shown(container, step_s)
+            rate = video_stream(container).average_rate
+            return Shown(_shown(container, step_s), float(rate or 1 / step_s))
     except FileNotFoundError:
         raise ValueError("missing; copy the dataset again") from None
     except (FFmpegError, OSError) as error:
