@@ -1,10 +1,15 @@
 """Random samples a second and core, an index of 290K episodes, and the wait for data.
 
-    make bench-data                               frames and index, about three minutes
+    make bench-data                               frames, films and index, about five minutes
+    python tests/bench/data.py --parts films      readers of one film at 224 px and 640 x 480
     python tests/bench/data.py --parts wait       the 50M model on one core, the loader on another
 
 A sample is three views of 224 px, h264. The baseline opens the file, seeks and decodes for each
 frame; the limit is decoding the files from end to end. CPU time, medians of interleaved repeats.
+Beside it stand torchcodec (exact mode) and a reader as LeRobot's with PyAV. torchcodec is no
+dependency: its row is left out, and said to be, where it cannot be imported. It needs FFmpeg's
+libraries: `pip install --no-deps --target FOLDER torchcodec==0.13.0`, a folder of links to those in
+site-packages/av.libs (libavcodec.so.62 to libavcodec-*.so.62.*, ...) as LD_LIBRARY_PATH.
 """
 
 import argparse
@@ -22,6 +27,7 @@ import av
 import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
+from data_films import bench_films
 from data_sets import DOMAIN, FPS, VIEWS, cached, data_config, filmed_set, long_config, long_set
 
 from xvla.data.caches import LoaderOptions
@@ -47,6 +53,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if "frames" in args.parts:
             result |= bench_frames(Path(folder), args)
+        if "films" in args.parts:
+            result["films"] = bench_films(Path(folder), repeats=args.repeats)
         if "index" in args.parts:
             result |= bench_index(Path(folder), args)
         if "wait" in args.parts:
@@ -57,7 +65,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--parts", nargs="+", default=["frames", "index"])
+    parser.add_argument("--parts", nargs="+", default=["frames", "films", "index"])
     parser.add_argument("--episodes", type=int, default=6, help="episodes of a filmed set")
     parser.add_argument("--steps", type=int, default=6, help="training steps of part wait")
     parser.add_argument("--child", help=argparse.SUPPRESS)

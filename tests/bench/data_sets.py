@@ -86,26 +86,28 @@ def long_set(root: Path, cache: Path, episodes: int) -> DataConfig:
 
 def _records(episodes: int, length: int) -> Iterator[EpisodeRecord]:
     for number in range(episodes):
-        frames = {view: _film(length, seed=10 * number + v) for v, view in enumerate(VIEWS)}
+        frames = {view: film(length, seed=10 * number + v) for v, view in enumerate(VIEWS)}
         states = _walk(length, seed=number)
         columns = {"observation.state": states, "action": states}
         yield EpisodeRecord(task="lift the cube", columns=columns, frames=frames)
 
 
-def _film(length: int, *, seed: int) -> np.ndarray:
-    """Return uint8 [length, SIZE, SIZE, 3]: a patch moves over a ground that the camera pans.
+def film(length: int, *, seed: int, height: int = SIZE, width: int = SIZE) -> np.ndarray:
+    """Return uint8 [length, height, width, 3]: a patch moves over a ground that the camera pans.
 
     Both have about the spectrum of photographs; a little noise is new in each frame.
     """
     rng = np.random.default_rng(seed)
-    ground, patch = _texture(2 * SIZE, rng), _texture(64, rng)
-    frames = np.empty((length, SIZE, SIZE, 3), dtype=np.uint8)
+    ground, patch = _texture(2 * max(height, width), rng), _texture(64, rng)
+    frames = np.empty((length, height, width, 3), dtype=np.uint8)
     for t in range(length):
-        top, left = (int(SIZE / 2 * (1 + np.sin(t / 40 + s + seed))) for s in (0, 1.3))
-        frame = ground[top : top + SIZE, left : left + SIZE].copy()
-        row, column = (int((SIZE - 64) / 2 * (1 + np.sin(t / 20 + s + seed))) for s in (2, 0.3))
+        top = int(height / 2 * (1 + np.sin(t / 40 + seed)))
+        left = int(width / 2 * (1 + np.sin(t / 40 + 1.3 + seed)))
+        frame = ground[top : top + height, left : left + width].copy()
+        row = int((height - 64) / 2 * (1 + np.sin(t / 20 + 2 + seed)))
+        column = int((width - 64) / 2 * (1 + np.sin(t / 20 + 0.3 + seed)))
         frame[row : row + 64, column : column + 64] = patch
-        frame += rng.normal(0, 2, (SIZE, SIZE, 1)).astype(np.float32)
+        frame += rng.normal(0, 2, (height, width, 1)).astype(np.float32)
         frames[t] = np.clip(frame, 0, 255)
     return frames
 

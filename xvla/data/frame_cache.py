@@ -14,18 +14,18 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from xvla.data import memory
-from xvla.data.images import resize
+from xvla.data.frames import resized_blocks
 from xvla.data.readers.base import Dataset
 from xvla.data.verify import content_files
 from xvla.data.writing.targets import new_file
@@ -75,9 +75,17 @@ def cache_cost(dataset: Dataset, spec: CacheSpec) -> dict[str, int]:
     places = np.linspace(0, len(dataset.episodes) - 1, SAMPLED_FRAMES).astype(int)
     one = replace(spec, stride=10**9)
     episodes = np.unique(places)[: -(-SAMPLED_FRAMES // max(1, len(views)))]
-    sizes = [len(data) for e in episodes for data in _whole_or_nothing(dataset, int(e), one)]
+    sizes = [size for e in episodes for size in _sizes(dataset, int(e), one)]
     mean = float(np.mean(sizes)) if sizes else 0.0
     return {"frames": frames, "bytes": round(frames * mean) + 8 * frames}
+
+
+def _sizes(dataset: Dataset, episode: int, spec: CacheSpec) -> list[int]:
+    """Return the bytes of an episode's encoded frames; none where it cannot be decoded."""
+    try:
+        return [len(data) for data in _encoded(dataset, episode, spec)]
+    except ValueError:
+        return []
 
 
 def build_frame_cache(
@@ -158,13 +166,10 @@ def _map(folder: Path, number: int) -> _Shard:
 def _encoded(dataset: Dataset, episode: int, spec: CacheSpec) -> Iterator[bytes]:
     """Yield the encoded frames of an episode, view after view within each frame."""
     numbers = range(0, int(dataset.episodes.lengths[episode]), spec.stride)
-    views = [
-        resize(dataset.frames(episode, view, numbers), spec.size)
-        for view in dataset.views[: spec.views]
-    ]
-    for row in range(len(numbers)):
-        for view in views:
-            yield _encode(view[row], spec.codec)
+    blocks = resized_blocks(dataset, episode, numbers, views=spec.views, size=spec.size)
+    for block in blocks:
+        for view in block.reshape(-1, *block.shape[2:]):
+            yield _encode(view, spec.codec)
 
 
 def _encode(frame: NDArray[np.uint8], codec: Codec) -> bytes:
@@ -190,20 +195,28 @@ def _write_shard(dataset: Dataset, folder: Path, number: int, spec: CacheSpec) -
     with new_file(folder / f"{_name(number)}.bin") as stream:
         for episode in episodes:
             if episode < len(dataset.episodes):
-                for data in _whole_or_nothing(dataset, episode, spec):
-                    crc = zlib.crc32(data, crc)
-                    lengths.append(stream.write(data))
+                sizes, crc = _write_episode(stream, dataset, episode, spec, crc)
+                lengths += sizes
             first.append(len(lengths))
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     with new_file(folder / f"{_name(number)}.npy") as stream:
         np.save(stream, np.concatenate([[crc], first, offsets]).astype(np.int64))
 
 
-def _whole_or_nothing(dataset: Dataset, episode: int, spec: CacheSpec) -> Sequence[bytes]:
+def _write_episode(
+    stream: BinaryIO, dataset: Dataset, episode: int, spec: CacheSpec, crc: int
+) -> tuple[list[int], int]:
+    """Append an episode's frames, all or none; return their sizes and the crc with them."""
+    start, before, sizes = stream.tell(), crc, []
     try:
-        return list(_encoded(dataset, episode, spec))
+        for data in _encoded(dataset, episode, spec):
+            crc = zlib.crc32(data, crc)
+            sizes.append(stream.write(data))
     except ValueError:
-        return []
+        stream.seek(start)
+        stream.truncate()
+        return [], before
+    return sizes, crc
 
 
 def _is_whole(folder: Path, number: int, *, read: bool = False) -> bool:

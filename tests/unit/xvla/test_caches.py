@@ -1,5 +1,6 @@
 """One-off caches: equal samples, resumed and verified builds, errors for what does not fit."""
 
+import tracemalloc
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from make_lerobot import VIEWS, SetSpec, write_set
 from xvla.batch import Batch
 from xvla.config import DataConfig, DomainEntry
 from xvla.data import frame_cache, open_dataset
+from xvla.data import frames as frames_module
 from xvla.data.caches import LoaderOptions
 from xvla.data.frame_cache import CacheSpec, FrameCache, build_frame_cache, verify_frame_cache
+from xvla.data.frames import frame_views
+from xvla.data.images import resize
 from xvla.data.loader import make_loader
 from xvla.data.prepare import prepare_caches
 from xvla.data.readers.base import Dataset
@@ -150,3 +154,48 @@ def test_what_does_not_fit_is_refused(config: DataConfig, dataset: Dataset, tmp_
         SampleIndex(other, tmp_path / "sim_panda/index")
     with pytest.raises(ValueError, match="no start frames for"):
         _batches(replace(config, start_stride=3), 1, cache=str(tmp_path))
+
+
+def test_an_episode_is_held_a_block_at_a_time_and_cached_as_it_is_read(tmp_path: Path) -> None:
+    long = SetSpec(lengths=[200], splits={"train": "0:1"}, size=128, views=VIEWS[:1])
+    dataset = open_dataset(write_set(tmp_path / "sim_panda", long))
+    spec = CacheSpec(size=24, views=1, codec="raw")
+    whole = 200 * 128 * 128 * 3
+    ways = {
+        "cache": lambda: build_frame_cache(dataset, tmp_path / "cache", spec),
+        "store": lambda: frame_views(dataset, 0, 0, views=1, size=24, budget=2**30),
+    }
+    for name, read in ways.items():
+        tracemalloc.start()
+        read()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < whole / 2, f"{name}: {peak / 2**20:.1f} MiB"
+    cache = FrameCache(dataset, tmp_path / "cache", spec)
+    for frame in (0, 63, 64, 199):
+        alone = resize(dataset.frames(0, VIEWS[0], [frame]), 24)
+        np.testing.assert_array_equal(cache.get(0, frame), alone)
+        kept = frame_views(dataset, 0, frame, views=1, size=24, budget=2**30)
+        np.testing.assert_array_equal(kept, alone)
+
+
+def test_an_episode_that_fails_in_its_second_block_is_left_out_whole(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = type(dataset).frames
+
+    def failing(self: Dataset, index: int, view: str, indices: list[int]) -> np.ndarray:
+        if index == 1 and 20 in indices:
+            raise ValueError("damaged")
+        return read(self, index, view, indices)
+
+    monkeypatch.setattr(frames_module, "BLOCK_FRAMES", 16)
+    monkeypatch.setattr(type(dataset), "frames", failing)
+    spec = CacheSpec(size=24, views=2, codec="raw")
+    build_frame_cache(dataset, tmp_path / "cache", spec)
+    assert verify_frame_cache(tmp_path / "cache") == []
+    cache = FrameCache(dataset, tmp_path / "cache", spec)
+    assert cache.get(1, 0) is None
+    for episode in (0, 2):
+        found = [resize(read(dataset, episode, view, [29]), 24)[0] for view in VIEWS]
+        np.testing.assert_array_equal(cache.get(episode, 29), np.stack(found))

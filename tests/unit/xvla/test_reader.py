@@ -9,7 +9,7 @@ from make_lerobot import FPS, VIEWS, SetSpec, helix, pixel, write_set
 
 from xvla.data import open_dataset
 from xvla.data.readers.base import Dataset
-from xvla.data.readers.video import count_frames, decode_frames
+from xvla.data.readers.video import decode_frames, look_through
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +88,13 @@ def test_wrong_view_frame_or_episode(dataset: Dataset) -> None:
         dataset.episode(6)
 
 
-def test_video_frames_by_number(dataset: Dataset) -> None:
+def test_video_frames_by_time(dataset: Dataset) -> None:
     path = Path(dataset.path) / f"videos/{VIEWS[0]}/chunk-000/file-000.mp4"
     total = sum(SetSpec().lengths)
-    assert count_frames(path, fps=FPS) == total
-    spread = list(range(0, total, 9))
-    everything = decode_frames(path, range(total), fps=FPS)
-    np.testing.assert_array_equal(decode_frames(path, spread, fps=FPS), everything[spread])
-    with pytest.raises(ValueError, match=f"has no frame {total}; it is truncated"):
-        decode_frames(path, [total], fps=FPS)
+    assert look_through(path, step_s=1 / FPS).seconds == pytest.approx(total / FPS)
+    times = np.arange(total) / FPS
+    everything = decode_frames(path, times, step_s=1 / FPS)
+    spread = decode_frames(path, times[::9], step_s=1 / FPS)
+    np.testing.assert_array_equal(spread, everything[::9])
+    with pytest.raises(ValueError, match=f"has no picture at {total / FPS:g} s; it is truncated"):
+        decode_frames(path, [total / FPS], step_s=1 / FPS)

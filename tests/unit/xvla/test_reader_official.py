@@ -1,5 +1,6 @@
 """X-VLA's own sets: every source's poses and anchors against the closed form of its motion."""
 
+import io
 import json
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from make_official import (
     write_set,
 )
 from official_layouts import LAYOUTS, UNKNOWN, clocks, expected_states
+from PIL import Image
 
 from xvla.data import open_dataset
-from xvla.data.readers.base import DatasetError
+from xvla.data.readers.base import DatasetError, FieldError
+from xvla.data.readers.hdf5 import read_pictures
 from xvla.data.readers.sources import ROWS, SOURCES
 from xvla.data.resample import anchors
 from xvla.domains import DOMAIN_IDS
@@ -118,6 +121,15 @@ def test_swapped_colours_are_put_right_when_the_meta_says_so(tmp_path: Path) -> 
     write_meta(root, "Bridge", ["episodes/0.hdf5"], image_channels="bgr")
     frames = open_dataset(root).frames(0, KEYS[0], [3])
     np.testing.assert_array_equal(frames[0], picture(0, 3, 0))
+
+
+def test_depth_of_16_bits_is_no_view(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 700, np.uint16)).save(stream, "PNG")
+    with h5py.File(tmp_path / "depth.hdf5", "w") as file:
+        file["depth"] = np.frombuffer(stream.getvalue(), np.uint8)[None]
+        with pytest.raises(FieldError, match="I;16 pixels, probably depth, which is no view"):
+            read_pictures(file, "depth", [0])
 
 
 def test_liberos_first_picture_is_dropped(tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ from xvla.data.readers.mapped import check_mapping, map_states
 from xvla.data.readers.plausible import check_doubtful, check_poses, check_step, check_strokes
 from xvla.data.readers.poses import build_poses, check_finite, check_states, to_float32
 from xvla.data.readers.sources import SourceRule
-from xvla.data.readers.video import count_frames, decode_frames
+from xvla.data.readers.video import Shown, decode_frames, look_through
 from xvla.mapping import StateMapping
 
 Value = TypeVar("Value")
 STATE = "observation.state"
+# Of a video's rate against the table's: 29.97 against 30 is none, 25 against 30 is.
+OTHER_RATE = 0.01
 _POSES: memory.ByteCache[Poses] = memory.ByteCache(memory.POSES)
 
 
@@ -244,9 +246,10 @@ class TableAndVideo(EpisodeFiles):
             check_mapping(root, mapping, version, features_of(root, meta))
             # Part of what the set is: caches and indices are told by the meta file.
             self.mapping, self.meta = mapping, {**meta, "mapping": asdict(mapping)}
-        self._counts: dict[Path, int | str] = {}
         # Instruction by number where the rows of a large set were not asked for theirs.
         self.unread_tasks: Mapping[int, str] = {}
+        self._looked: dict[Path, Shown | str] = {}
+        self._even: set[int] = set()  # episodes whose row k is known to be at k / fps
 
     def read_poses(self, index: int) -> Poses:
         """Read and check one episode's poses; raises FieldError or DatasetError."""
@@ -332,47 +335,73 @@ class TableAndVideo(EpisodeFiles):
             raise FieldError("task_index", message)
 
     def read_frames(self, index: int, view: str, numbers: list[int]) -> NDArray[np.uint8]:
-        """Decode frames of a view that the episode has."""
-        first = self.first_frame(index, view)
-        path = self.video_file(index, view)
-        return decode_frames(path, [first + number for number in numbers], fps=self.fps)
+        """Decode the pictures at the time stamps of some rows, of a view that the episode has."""
+        times = self.start_s(index, view) + self._stamps(index)[numbers]
+        return decode_frames(self.video_file(index, view), times, step_s=1 / self.fps)
 
     def check_view(self, index: int, view: str) -> None:
-        """Raise DatasetError when the video is missing, damaged or shorter than its table."""
+        """Raise DatasetError when the video is missing, damaged or shorter than its table.
+
+        A warning, once a file, where its rate is another than the table's.
+        """
         path = self.video_file(index, view)
-        first = self.first_frame(index, view)
-        end = first + int(self.episodes.lengths[index])
-        count = self._count(path)
-        if isinstance(count, str):
-            message = count
-        elif end > count:
+        name = path.relative_to(self.root.absolute()).as_posix()
+        shown = self._shown(path)
+        message = self._misfit(index, view, shown)
+        if message:
+            problem = Problem(file=name, episode=index, field=view, message=message)
+        elif isinstance(shown, Shown) and abs(shown.rate_hz / self.fps - 1) > OTHER_RATE:
             message = (
-                f"the video has {count} frames, the table needs {end}; copy or record it again"
+                f"the video has {shown.rate_hz:.4g} pictures a second, the table {self.fps:g} "
+                "rows: each row has the picture nearest to its time stamp"
             )
-        elif first < 0:
-            message = f"begins at frame {first} of the video; write meta/episodes again"
+            problem = Problem(file=name, field=view, message=message, severity="warning")
         else:
             return
-        name = path.relative_to(self.root.absolute()).as_posix()
-        problem = Problem(file=name, episode=index, field=view, message=message)
         raise DatasetError(self.path, [problem])
 
-    def first_frame(self, index: int, view: str) -> int:
-        """Return which frame of its video an episode begins at."""
-        return 0
+    def _misfit(self, index: int, view: str, shown: Shown | str) -> str:
+        """Return how an episode's rows leave its video, "" when they do not."""
+        if isinstance(shown, str):
+            return shown
+        start = self.start_s(index, view)
+        end = start + float(self._stamps(index)[-1])
+        if end >= shown.seconds - 0.25 / self.fps:
+            count, needed = round(shown.seconds * self.fps), round(end * self.fps) + 1
+            return (
+                f"the video has {count} frames, the table needs {needed}; copy or record it again"
+            )
+        if start < -0.5 / self.fps:
+            first = round(start * self.fps)
+            return f"begins at frame {first} of the video; write meta/episodes again"
+        return ""
+
+    def start_s(self, index: int, view: str) -> float:
+        """Return the time in its video, in s, at which an episode begins."""
+        return 0.0
 
     @abstractmethod
     def video_file(self, index: int, view: str) -> Path:
         """Return the mp4 that holds an episode's frames of one view."""
 
-    def _count(self, path: Path) -> int | str:
-        """Return the frames of a video, or what is wrong with it; each is looked through once."""
-        if path not in self._counts:
+    def _stamps(self, index: int) -> NDArray[np.float64]:
+        """Return the times [n] of an episode's rows in s: read again only where they are uneven."""
+        length = int(self.episodes.lengths[index])
+        if index in self._even:
+            return np.arange(length) / self.fps
+        times = self.read_times(index, length)
+        if np.array_equal(times, np.arange(length) / self.fps):
+            self._even.add(index)
+        return times
+
+    def _shown(self, path: Path) -> Shown | str:
+        """Return what a video shows, or what is wrong with it; each is looked through once."""
+        if path not in self._looked:
             try:
-                self._counts[path] = count_frames(path, fps=self.fps)
+                self._looked[path] = look_through(path, step_s=1 / self.fps)
             except ValueError as error:
-                self._counts[path] = str(error)
-        return self._counts[path]
+                self._looked[path] = str(error)
+        return self._looked[path]
 
 
 def check_width(shape: Sequence[Any]) -> None:

@@ -109,7 +109,13 @@ def _picture(key: str, row: int, value: NDArray[Any]) -> NDArray[np.uint8]:
     )
     try:
         with Image.open(io.BytesIO(encoded)) as image:
+            # More than 8 bits would all become 255.
+            if image.mode[0] in "IF":
+                message = f"picture {row} has {image.mode} pixels, probably depth, which is no view"
+                raise FieldError(key, f"{message}; leave the key out of observation_key")
             return np.asarray(image.convert("RGB"))
+    except FieldError:
+        raise
     except PICTURE_ERRORS as error:
         if len(encoded) in RAW_SIZES:
             return np.frombuffer(encoded, dtype=np.uint8).reshape(RAW_SIZES[len(encoded)])

@@ -91,9 +91,9 @@ class LeRobotV3(TableAndVideo):
         """Return the file and the field that hold an episode's instruction."""
         return "meta/tasks.parquet", "task"
 
-    def first_frame(self, index: int, view: str) -> int:
-        """Return which frame of its video an episode begins at."""
-        return round(float(self.slots.clips[view].start_s[index]) * self.fps)
+    def start_s(self, index: int, view: str) -> float:
+        """Return the time in its video, in s, at which an episode begins."""
+        return float(self.slots.clips[view].start_s[index])
 
     def video_file(self, index: int, view: str) -> Path:
         """Return the mp4 that holds an episode's frames of one view."""

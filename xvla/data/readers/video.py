@@ -1,54 +1,53 @@
-"""Frames out of mp4 files by number: seek to the keyframe before, decode only what is needed."""
+"""Pictures out of video files by time: files stay open, and only what is needed is decoded."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from xvla.data import memory
 from xvla.data.readers.base import one_line
-
-# Between two wanted frames this far apart a new seek is cheaper than decoding what lies between.
-SEEK_GAP_FRAMES = 24
+from xvla.data.readers.film import Film, end_ticks, start_ticks, tick_s, video_stream
 
 
-def decode_frames(path: Path, numbers: Sequence[int], *, fps: float) -> NDArray[np.uint8]:
-    """Return the frames with the given numbers (any order, repeats allowed), [k, H, W, 3] RGB.
+def decode_frames(path: Path, times: ArrayLike, *, step_s: float) -> NDArray[np.uint8]:
+    """Return the pictures nearest to `times` (any order, repeats allowed), [k, H, W, 3] RGB.
 
-    A frame's number is its presentation time from the start of the stream times `fps`. Files stay
+    Times are in s from the first picture, `step_s` lies between two rows of the table. Files stay
     open in their process: opening one costs as much as decoding a few frames.
 
     Raises:
-        ValueError: the file cannot be opened or decoded, is damaged where a wanted frame lies, or
-            ends before it.
+        ValueError: the file cannot be opened or decoded, is damaged where a wanted picture lies,
+            or ends before it.
     """
-    wanted = sorted({int(number) for number in numbers})
-    found: dict[int, NDArray[np.uint8]] = {}
     own = _own()
     key: tuple[Any, ...] = ()
     try:
         status = os.stat(path)  # a file that was replaced is opened again
         key = (path, status.st_ino, status.st_size, status.st_mtime_ns)
-        container = own.files.get(own, key, lambda: _open(path))
-        for run in _runs(wanted):
-            _decode_run(container, run, fps, found)
+        film = own.files.get(own, key, lambda: Film(path))
+        return _pictures(own, film, np.asarray(times, dtype=np.float64), step_s)
     except (FFmpegError, OSError) as error:
         own.files.drop(own, key)
         raise ValueError(f"cannot decode {path} ({one_line(error)}); copy it again") from None
-    missing = [number for number in wanted if number not in found]
-    if missing:
-        raise ValueError(f"{path} has no frame {missing[0]}; it is truncated, copy it again")
-    return np.stack([found[int(number)] for number in numbers])
+    except LookupError as error:
+        raise ValueError(f"{path} has no {error.args[0]}; it is truncated, copy it again") from None
 
 
-def count_frames(path: Path, *, fps: float) -> int:
-    """Return how many frames the file really holds, without decoding them.
+class Shown(NamedTuple):
+    """How long a file's pictures are really there, in s, and how many a second it says."""
+
+    seconds: float
+    rate_hz: float
+
+
+def look_through(path: Path, *, step_s: float) -> Shown:
+    """Return what a file shows, without decoding it.
 
     The header's count is believed only as far as packets are really there: the tail is demuxed
     from the last keyframe on, so a truncated file with an intact header is found out.
@@ -58,8 +57,8 @@ def count_frames(path: Path, *, fps: float) -> int:
     """
     try:
         with av.open(str(path)) as container:
-            stream = _stream(container)
-            return _last_frame_number(container, stream, fps) + 1
+            rate = video_stream(container).average_rate
+            return Shown(_shown(container, step_s), float(rate or 1 / step_s))
     except FileNotFoundError:
         raise ValueError("missing; copy the dataset again") from None
     except (FFmpegError, OSError) as error:
@@ -67,7 +66,7 @@ def count_frames(path: Path, *, fps: float) -> int:
 
 
 class _OpenFiles:
-    """The containers that a process has open.
+    """The videos that a process has open.
 
     A forked process opens its own: a shared handle would share its position. `to_rgb` keeps the
     tables of the last colour conversion, which cost more to make than to use.
@@ -76,8 +75,8 @@ class _OpenFiles:
     def __init__(self) -> None:
         self.process = os.getpid()
         self.to_rgb = VideoReformatter()
-        self.files: memory.ByteCache[av.container.InputContainer] = memory.ByteCache(
-            memory.VIDEOS, size=lambda _: memory.VIDEO, close=lambda file: file.close()
+        self.files: memory.ByteCache[Film] = memory.ByteCache(
+            memory.VIDEOS, size=lambda _: memory.VIDEO, close=lambda film: film.close()
         )
 
 
@@ -96,76 +95,48 @@ def _own() -> _OpenFiles:
     return _OPEN
 
 
-def _open(path: Path) -> av.container.InputContainer:
-    container = av.open(str(path))
-    try:
-        codec = _stream(container).codec_context
-        codec.thread_count = 1
-        # The decoder conceals damage by default: a plausible but wrong picture.
-        codec.options = {"err_detect": "explode"}
-    except BaseException:
-        container.close()
-        raise
-    return container
-
-
-def _stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
-    if not container.streams.video:
-        raise OSError("it has no video stream")
-    stream = container.streams.video[0]
-    if stream.codec_context is None:
-        raise OSError("its video stream is of no known codec")
-    return stream
-
-
-def _decode_run(
-    container: av.container.InputContainer,
-    run: list[int],
-    fps: float,
-    found: dict[int, NDArray[np.uint8]],
-) -> None:
-    stream = _stream(container)
-    container.seek(_pts(stream, run[0], fps), stream=stream)
-    targets = set(run)
-    for frame in container.decode(stream):
-        number = _number(stream, frame.pts, fps)
-        if number in targets:
-            if frame.is_corrupt:
-                raise OSError(f"frame {number} is damaged")
-            rgb = _OPEN.to_rgb.reformat(frame, format="rgb24", threads=1)
-            found[number] = np.asarray(rgb.to_ndarray())
-        if number >= run[-1]:
-            return
-
-
-def _last_frame_number(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream, fps: float
-) -> int:
-    if stream.frames > 1:
-        container.seek(_pts(stream, stream.frames - 1, fps), stream=stream)
-    numbers = [
-        _number(stream, packet.pts, fps)
-        for packet in container.demux(stream)
-        if packet.pts is not None and packet.size and not packet.is_corrupt
-    ]
-    return max(numbers, default=-1)
-
-
-def _runs(wanted: list[int]) -> list[list[int]]:
-    """Cut sorted numbers where the gap is worth a new seek."""
-    runs: list[list[int]] = []
-    for number in wanted:
-        if runs and number - runs[-1][-1] <= SEEK_GAP_FRAMES:
-            runs[-1].append(number)
+def _pictures(
+    own: _OpenFiles, film: Film, times: NDArray[np.float64], step_s: float
+) -> NDArray[np.uint8]:
+    """Return the pictures at `times`, found in the order of time; LookupError names a time."""
+    out = np.empty(0, dtype=np.uint8)
+    last: av.VideoFrame | None = None
+    place = 0
+    for number in np.argsort(times, kind="stable").tolist():
+        frame = film.nearest(float(times[number]), step_s=step_s)
+        if frame is None:
+            raise LookupError(f"picture at {times[number]:g} s")
+        if not out.size:
+            out = np.empty((len(times), frame.height, frame.width, 3), dtype=np.uint8)
+        if frame is last:
+            out[number] = out[place]
         else:
-            runs.append([number])
-    return runs
+            _to_rgb(own, frame, out[number])
+        last, place = frame, number
+    return out
 
 
-def _pts(stream: av.video.stream.VideoStream, number: int, fps: float) -> int:
-    # Half a frame late: seeking backwards from there cannot miss the frame by rounding.
-    return (stream.start_time or 0) + int((number + 0.5) / fps / float(stream.time_base or 1))
+def _to_rgb(own: _OpenFiles, frame: av.VideoFrame, out: NDArray[np.uint8]) -> None:
+    """Convert a picture into `out` [H, W, 3], with no other copy than out of its padded rows."""
+    height, width, channels = out.shape
+    if (frame.height, frame.width) != (height, width):
+        raise OSError("its pictures change in size")
+    plane = own.to_rgb.reformat(frame, format="rgb24", threads=1).planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    out[...] = rows[:height, : width * channels].reshape(out.shape)
 
 
-def _number(stream: av.video.stream.VideoStream, pts: int | None, fps: float) -> int:
-    return round(((pts or 0) - (stream.start_time or 0)) * float(stream.time_base or 1) * fps)
+def _shown(container: av.container.InputContainer, step_s: float) -> float:
+    stream = video_stream(container)
+    tick, start = tick_s(stream), start_ticks(container, stream)
+    places = [start + stream.duration - int(step_s / tick)] if stream.duration else []
+    for place in [*places, start]:  # all of it where nothing is left of the tail
+        container.seek(place, stream=stream)
+        ends = [
+            end_ticks(packet.pts, packet.duration, step_s / tick)
+            for packet in container.demux(stream)
+            if packet.pts is not None and packet.size and not packet.is_corrupt
+        ]
+        if ends:
+            return (max(ends) - start) * tick
+    return 0.0

@@ -35,7 +35,7 @@ from xvla.data.writing.video import VideoOptions
 from xvla.progress import Advance, OpenBar, silent
 
 SET = "set"  # where the set grows, beside the records of its finished files
-LAYOUT = 3  # raise when unfinished conversions of older code cannot be gone on with
+LAYOUT = 4  # raise when unfinished conversions of older code cannot be gone on with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,11 @@ class EpisodeRecord:
         """Return the number of frames."""
         return len(next(iter(self.columns.values())))
 
+    def slots(self, fps: int) -> int:
+        """Return how many frames of `fps` the episode's time takes in its video."""
+        last = 0.0 if self.times is None else float(self.times[-1]) * fps
+        return max(self.length, int(np.ceil(last - 1e-3)) + 1)
+
 
 @dataclass(slots=True)
 class Moments:
@@ -109,10 +114,14 @@ class Moments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """An episode that a file holds: its instructions, its frames, its sums by feature."""
+    """An episode that a file holds: its instructions, its frames, its sums by feature.
+
+    `slots` is what it takes of its videos, in frames: more than `length` where those are uneven.
+    """
 
     tasks: list[str]
     length: int
+    slots: int
     moments: Mapping[str, Moments]
 
 
@@ -178,20 +187,20 @@ def write_file(
     task_numbers = dict(tasks or {})
     written: list[Written] = []
     tables: list[pa.Table] = []
-    frame = first_frame
+    frame, clip = first_frame, 0
     with ExitStack() as stack:
         writers = {key: stack.enter_context(_video(root, key, pictures, place)) for key in views}
         for record in episodes:
             index = first_episode + len(written)
             _check(record, index=index, views=views, before=written)
             for key, writer in writers.items():
-                for first in range(0, record.length, BLOCK):
-                    writer.add(record.frames[key][first : first + BLOCK])
+                _film(writer, record, key, clip / pictures.fps)
+            clip += record.slots(pictures.fps)
             for text in record.tasks:
                 task_numbers.setdefault(text, len(task_numbers))
             columns = _columns(record, pictures.fps, episode=index, frame=frame, tasks=task_numbers)
             tables.append(pa.table({name: _arrow(values) for name, values in columns.items()}))
-            written.append(_summed(record, columns, views))
+            written.append(_summed(record, columns, pictures))
             frame += record.length
     if not written:
         raise ValueError("no episode was given; a data set needs at least one")
@@ -227,12 +236,13 @@ def write_meta(
     moments: dict[str, Moments] = {}
     frames = 0
     for number, episodes in enumerate(files):
-        offset = frames  # where the file begins
+        clip = 0  # from where the file's videos begin
         for episode in episodes:
             for text in episode.tasks:
                 tasks.setdefault(text, len(tasks))
-            rows.append(_row(episode, pictures, number, len(rows), frame=frames, offset=offset))
+            rows.append(_row(episode, pictures, number, len(rows), frame=frames, clip=clip))
             frames += episode.length
+            clip += episode.slots
             for name, sums in episode.moments.items():
                 moments.setdefault(name, Moments()).add(sums)
     if sum(splits.values()) != len(rows):
@@ -276,6 +286,18 @@ def _video(root: Path, key: str, pictures: Pictures, place: Mapping[str, int]) -
     file.parent.mkdir(parents=True, exist_ok=True)
     height, width = pictures.views[key]
     return VideoWriter(file, pictures.video, fps=pictures.fps, height=height, width=width)
+
+
+def _film(writer: VideoWriter, record: EpisodeRecord, key: str, start_s: float) -> None:
+    """Append an episode's pictures of one view, at the times of its rows from `start_s` on."""
+    times = None
+    if record.times is not None and not np.allclose(
+        record.times, np.arange(record.length) / writer.fps, rtol=0, atol=1e-6
+    ):
+        times = start_s + np.asarray(record.times)
+    for first in range(0, record.length, BLOCK):
+        rows = slice(first, first + BLOCK)
+        writer.add(record.frames[key][rows], None if times is None else times[rows].tolist())
 
 
 def _check(
@@ -333,20 +355,25 @@ def _columns(
 
 
 def _summed(
-    record: EpisodeRecord, columns: Mapping[str, np.ndarray], views: Iterable[str]
+    record: EpisodeRecord, columns: Mapping[str, np.ndarray], pictures: Pictures
 ) -> Written:
     """Return an episode's share of the statistics; of pictures about 16 frames are taken."""
     moments = {name: Moments.of(values, (0,)) for name, values in columns.items()}
-    for key in views:
+    for key in pictures.views:
         pixels = record.frames[key][:: max(1, record.length // 16)] / 255.0
         moments[key] = Moments.of(pixels, (0, 1, 2))
-    return Written(tasks=record.tasks, length=record.length, moments=moments)
+    return Written(
+        tasks=record.tasks,
+        length=record.length,
+        slots=record.slots(pictures.fps),
+        moments=moments,
+    )
 
 
 def _row(
-    episode: Written, pictures: Pictures, file: int, number: int, *, frame: int, offset: int
+    episode: Written, pictures: Pictures, file: int, number: int, *, frame: int, clip: int
 ) -> dict[str, Any]:
-    """Return an episode's row of meta/episodes; its file begins at frame `offset` of the set."""
+    """Return an episode's row of meta/episodes; its clips begin `clip` frames into theirs."""
     place, end = file_place(file), frame + episode.length
     row: dict[str, Any] = {
         "episode_index": number,
@@ -358,8 +385,8 @@ def _row(
     }
     for key in pictures.views:
         row |= {f"videos/{key}/{name}": value for name, value in place.items()}
-        row[f"videos/{key}/from_timestamp"] = (frame - offset) / pictures.fps
-        row[f"videos/{key}/to_timestamp"] = (end - offset) / pictures.fps
+        row[f"videos/{key}/from_timestamp"] = clip / pictures.fps
+        row[f"videos/{key}/to_timestamp"] = (clip + episode.slots) / pictures.fps
     return row | {f"meta/episodes/{name}": value for name, value in file_place(0).items()}
 
 

@@ -1,5 +1,6 @@
 """Owns encoding frames into one h264 video whose frames can be sought simply (no B-frames)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,11 +19,15 @@ class VideoOptions:
     gop: int = 10
 
 
+# Of time stamps that leave the grid of k / fps; the file's own clock is about as fine.
+TICK = Fraction(1, 90_000)
+
+
 class VideoWriter:
     """A context manager that appends uint8 [n, H, W, 3] blocks to an mp4 file.
 
     yuv420p, a key frame every `options.gop` frames, no B-frames: presentation order is coding
-    order, and frame k has timestamp k / fps. H and W must be even.
+    order, and frame k has timestamp k / fps unless told otherwise. H and W must be even.
     """
 
     def __init__(
@@ -51,16 +56,29 @@ class VideoWriter:
             "sc_threshold": "0",
             "bf": "0",
         }
-        self._stream, self._count = stream, 0
+        self.fps, self._stream, self._count = fps, stream, 0
+        self._times: dict[int, float] = {}  # of frames that are in the encoder
 
-    def add(self, frames: np.ndarray) -> None:
-        """Append frames, uint8 [n, H, W, 3]."""
-        for picture in frames:
+    def add(self, frames: np.ndarray, times: Sequence[float] | None = None) -> None:
+        """Append frames, uint8 [n, H, W, 3]; `times` in s from the file's start must increase."""
+        for place, picture in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame.pts = self._count
             frame.time_base = self._stream.codec_context.time_base
-            self._container.mux(self._stream.encode(frame))
+            if times is not None:
+                self._times[self._count] = float(times[place])
+            self._mux(self._stream.encode(frame))
             self._count += 1
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        """Append packets at their frames' times; the encoder counts frames alone."""
+        for packet in packets:
+            time = self._times.pop(packet.pts if packet.pts is not None else -1, None)
+            if time is not None:
+                packet.duration = round((packet.duration or 1) * packet.time_base / TICK)
+                packet.time_base = TICK
+                packet.pts = packet.dts = round(time / TICK)
+            self._container.mux(packet)
 
     def __enter__(self) -> "VideoWriter":
         """Return itself."""
@@ -74,5 +92,5 @@ class VideoWriter:
     ) -> None:
         """Flush and close; after an error only close."""
         if kind is None:
-            self._container.mux(self._stream.encode(None))
+            self._mux(self._stream.encode(None))
         self._container.close()
