@@ -58,7 +58,7 @@ def feature_bytes(specs: Iterable[RunSpec]) -> int:
         seen.add(place)
         frame = _frame_bytes(spec)
         for entry in spec.data.mixture:
-            key = (*_encoder(spec), frame_selection(spec.data), entry.name)
+            key = (*_encoder(spec), frame_selection(spec.data), entry.name, str(entry.mapping))
             if key not in caches:
                 caches[key] = frame * _num_frames(spec.data, entry.name)
     return sum(caches.values())

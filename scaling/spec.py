@@ -185,6 +185,9 @@ class RunSpec(Config):
         data["domain_ids"] = {
             name: row for name, row in self.data.domain_ids.items() if DOMAIN_IDS.get(name) != row
         }
+        for entry in data["mixture"]:
+            if entry["mapping"] is None:  # as when ids were published
+                del entry["mapping"]
         init = plain(self.init)
         del init["checkpoint"]  # a path; its sha256 is what counts
         science = {

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from xvla.limits import Config, limited
+from xvla.mapping import StateMapping
 
 # Lists of the vision tower with one entry a stage, beside `dim_embed`.
 STAGE_LISTS = (
@@ -107,6 +108,7 @@ class DomainEntry(Config):
     num_episodes: int = limited(0, least=0)
     num_frames: int | None = None
     sha256: str | None = None
+    mapping: StateMapping | None = None  # what the columns mean, instead of its mapping.yaml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

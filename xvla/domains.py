@@ -87,6 +87,9 @@ def check_mixture(data: DataConfig) -> None:
     if len(set(names)) < len(names):
         raise ValueError(f"data.mixture names a domain twice: {names}")
     data.split.validate()
+    for entry in data.mixture:
+        if entry.mapping is not None:
+            entry.mapping.validate()
     domain_rows(data)
 
 

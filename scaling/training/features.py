@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from scaling.document import plain
 from scaling.feature_sizes import frame_selection
-from scaling.spec import RunSpec
+from scaling.spec import RunSpec, canonical_json
 from xvla.batch import Batch
 from xvla.data.evaluation import eval_frames
 from xvla.data.normalise import Normaliser
@@ -110,7 +111,12 @@ class FeatureCache:
     def _file(self, domain: str, table: str) -> Path:
         """Return the path of a table, named by the bytes of the dataset as well."""
         if domain not in self._digests:
-            self._digests[domain] = dataset_digest(self._mixture.sources[domain].dataset.path)[:12]
+            source = self._mixture.sources[domain]
+            name = dataset_digest(source.dataset.path)
+            if source.entry.mapping is not None:  # it chooses the views; a file is in the digest
+                meaning = name + canonical_json(plain(source.entry.mapping))
+                name = hashlib.sha256(meaning.encode()).hexdigest()
+            self._digests[domain] = name[:12]
         return self._folder / f"{domain}-{self._digests[domain]}.{table}.npy"
 
     def _open(self, domain: str) -> tuple[dict[tuple[int, int], int], np.ndarray, np.ndarray]:

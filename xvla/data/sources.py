@@ -43,7 +43,7 @@ class Source:
     def open(cls, config: DataConfig, entry: DomainEntry) -> "Source":
         """Open the set of one domain; ValueError when it is not there or cannot be used."""
         path = dataset_folder(config, entry.name)
-        dataset, problems = open_with_problems(path)
+        dataset, problems = open_with_problems(path, mapping=entry.mapping)
         if any(problem.episode is None for problem in problems):
             raise DatasetError(str(path), problems)
         if not dataset.views:

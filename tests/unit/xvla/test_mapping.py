@@ -1,6 +1,7 @@
 """States of one's own robot: mappings that read them, bad ones that are refused, proposals."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import yaml
 from make_lerobot import VIEWS, SetSpec, helix, write_set
 from scipy.spatial.transform import Rotation
 
+from scaling.spec import RunSpec, load_spec
+from xvla.config import DataConfig, DomainEntry, SplitConfig
 from xvla.data import open_dataset
 from xvla.data.propose import propose_mapping
 from xvla.data.readers.base import DatasetError
 from xvla.data.resample import anchors
 from xvla.data.rotation import rot6d_to_matrix
+from xvla.data.sources import Mixture
 from xvla.data.verify import dataset_digest
-from xvla.mapping import parse_mapping
+from xvla.mapping import StateMapping, parse_mapping
 
 DATA = "data/chunk-000/file-000.parquet"
 LENGTHS = [22, 24, 26]
@@ -223,3 +227,29 @@ def test_our_own_layout_needs_no_mapping_and_keeps_its_gripper(tmp_path: Path) -
     proposal = propose_mapping(root)
     assert "no mapping is needed" in proposal.notes[0]
     assert [arm.gripper.closed for arm in proposal.mapping.arms if arm.gripper] == [1.0, 1.0]
+
+
+def test_a_study_may_hold_the_mapping_itself(tmp_path: Path) -> None:
+    root = own_set(tmp_path / "mine", "euler", scale=1000, views=VIEWS)
+    mapping = parse_mapping(document("euler", 3))
+    entry = DomainEntry(name="mine", mapping=mapping)
+    data = DataConfig(
+        mixture=[entry],
+        anchor_domain="mine",
+        root=str(tmp_path),
+        split=SplitConfig(val="0.3", test="0.3"),
+    )
+    spec = RunSpec(data=data).validate()
+    assert (
+        spec.run_id != replace(spec, data=replace(data, mixture=[DomainEntry(name="mine")])).run_id
+    )
+    spec.save(tmp_path / "run.yaml")
+    assert load_spec(tmp_path / "run.yaml").data == spec.data
+    (source,) = Mixture.open(spec.data).sources.values()
+    inline = source.dataset.episode(0).states
+    (root / "mapping.yaml").write_text(yaml.safe_dump(document("euler", 3)))
+    np.testing.assert_array_equal(inline, open_dataset(root).episode(0).states)
+    with pytest.raises(ValueError, match="give one or two arms"):
+        replace(
+            spec, data=replace(data, mixture=[replace(entry, mapping=StateMapping())])
+        ).validate()

@@ -411,5 +411,6 @@ def check_width(shape: Sequence[Any]) -> None:
         raise FieldError(
             STATE,
             f"{width} values a frame, must be {STATE_DIM}: per arm xyz, rotation 6D (interleaved), "
-            "gripper, the second arm zero when absent",
+            "gripper, the second arm zero when absent; say what other columns mean in a mapping: "
+            "`scaling data map PATH`",
         )
