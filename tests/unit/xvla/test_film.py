@@ -78,7 +78,7 @@ def test_the_picture_is_the_nearest_alone_in_any_order_and_in_a_run(film) -> Non
 
 def test_what_lies_after_the_last_picture_is_missing(film) -> None:
     path, spec = film
-    shown = look_through(path, step_s=STEP_S).seconds
+    shown = look_through(path, step_s=STEP_S).length_s
     last = spec.pts_s()[-1]
     assert last < shown < last + 2 * max(STEP_S, 1 / spec.fps) + 0.2
     beyond = last + max(STEP_S, 1 / spec.fps) + 0.2

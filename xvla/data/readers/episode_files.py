@@ -366,8 +366,8 @@ class TableAndVideo(EpisodeFiles):
             return shown
         start = self.start_s(index, view)
         end = start + float(self._stamps(index)[-1])
-        if end >= shown.seconds - 0.25 / self.fps:
-            count, needed = round(shown.seconds * self.fps), round(end * self.fps) + 1
+        if end >= shown.length_s - 0.25 / self.fps:
+            count, needed = round(shown.length_s * self.fps), round(end * self.fps) + 1
             return (
                 f"the video has {count} frames, the table needs {needed}; copy or record it again"
             )

@@ -42,7 +42,7 @@ def decode_frames(path: Path, times: ArrayLike, *, step_s: float) -> NDArray[np.
 class Shown(NamedTuple):
     """How long a file's pictures are really there, in s, and how many a second it says."""
 
-    seconds: float
+    length_s: float
     rate_hz: float
 
 
