@@ -193,7 +193,7 @@ def test_data_inspect_lists_problems(tmp_path: Path, dataset: Path) -> None:
     assert done.returncode == 1, done.stderr
     problems = json.loads(done.stdout)["problems"]
     assert [problem["field"] for problem in problems] == ["observation.state"]
-    assert set(problems[0]) == {"file", "episode", "field", "message"}
+    assert set(problems[0]) == {"file", "episode", "field", "message", "severity"}
 
 
 def test_full_disk_fails_in_one_line_and_resumes(tmp_path: Path, make_run) -> None:

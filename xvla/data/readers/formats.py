@@ -64,7 +64,7 @@ def open_with_problems(
 ) -> tuple[Dataset, list[Problem]]:
     """Open as `open_dataset`, but return the defects of its content beside it (none unchecked).
 
-    Warnings are no defects: they are logged.
+    Warnings are no defects: they are logged, where there are no defects.
     """
     if format not in FORMATS:
         raise ValueError(f"dataset format {format!r} is unknown; allowed: {', '.join(FORMATS)}")
@@ -85,8 +85,10 @@ def open_with_problems(
     except (*SURPRISES, pa.ArrowException, OSError) as error:
         message = f"cannot be read ({type(error).__name__}: {one_line(error)}); copy it again"
         raise DatasetError(str(path), [Problem(file="the dataset", message=message)]) from error
-    _say(path, [problem for problem in problems if problem.severity == "warning"])
-    return dataset, errors_of(problems)
+    errors = errors_of(problems)
+    if not errors:  # else the first of them is what to see
+        _say(path, problems)
+    return dataset, errors
 
 
 def open_columns(path: Path, mapping: StateMapping) -> EpisodeFiles:
@@ -99,7 +101,7 @@ def open_columns(path: Path, mapping: StateMapping) -> EpisodeFiles:
 
 def _say(path: Path, warnings: list[Problem]) -> None:
     for problem in warnings[:SAID]:
-        LOG.warning("%s: %s", path, problem)
+        LOG.warning("%s: %s", path, str(problem).removeprefix("warning: "))  # the log says it
     if len(warnings) > SAID:
         LOG.warning("%s: %d more warnings; see `scaling data inspect`", path, len(warnings) - SAID)
 
