@@ -14,7 +14,8 @@ ENTRY = "scaling.train"
 # compared. The first is of the rule that hashed paths and prose as well.
 SAME_RUNS = {"354c476173da": "2880631d58ad", "2880631d58ad": "8b8be92e3f01"}
 # bf16 left autocast for the weights' precision; then its optimizer's first state was mended.
-SAME_IN_FP32 = {"8b8be92e3f01": "79ea7872005b", "79ea7872005b": "b5664486d694"}
+SAME_IN_FP32 = {"8b8be92e3f01": "79ea7872005b", "79ea7872005b": "b5664486d694",
+                "b5664486d694": "f298030be082"}  # fmt: skip
 
 
 def same_runs(digest: str, other: str, *, precision: str) -> bool:
