@@ -65,7 +65,7 @@ def _spoil_saves(kind: str, rank: int, step: int) -> None:
 
     def spoiled(self, writes, aside, state):
         def first():
-            if state["step"] > step and rank in (-1, int(os.environ["RANK"])):
+            if state.step > step and rank in (-1, int(os.environ["RANK"])):
                 if kind == "nosave":
                     raise OSError(errno.ENOSPC, "no space left on device", str(aside))
                 time.sleep(5)
