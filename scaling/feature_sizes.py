@@ -6,6 +6,7 @@ Standard library only, for planners; `scaling.training.features` makes the cache
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 from scaling.document import plain
 from scaling.spec import RunSpec, canonical_json
@@ -31,6 +32,9 @@ FRAME_FIELDS = (
 )
 
 
+_SELECTED = attrgetter(*FRAME_FIELDS, "split.val", "split.test")
+
+
 def can_cache(spec: RunSpec) -> bool:
     """Return whether features are constant: frozen encoder, the video's own pixels, unchanged."""
     data = spec.data
@@ -50,31 +54,25 @@ def feature_bytes(specs: Iterable[RunSpec]) -> int:
     Of a domain that is not at hand, or is no LeRobot folder, nothing is known: it counts 0.
     """
     caches: dict[tuple[object, ...], int] = {}
-    seen: set[tuple[int, ...]] = set()
-    for spec in specs:
-        place = tuple(id(part) for part in (spec.model, spec.data, spec.init, spec.seeds))
-        if place in seen or not can_cache(spec):
-            continue
-        seen.add(place)
-        frame = _frame_bytes(spec)
+    kinds: dict[tuple[int, int], str] = {}  # runs share these configs or have copies of them
+    for spec in filter(can_cache, specs):
+        model = spec.model
+        parts = (id(model.vision), id(model.text))
+        if parts not in kinds:
+            kinds[parts] = f"{model.vision} {model.text}"
+        selected = (kinds[parts], *_weights(spec), *_SELECTED(spec.data))
         for entry in spec.data.mixture:
-            key = (*_encoder(spec), frame_selection(spec.data), entry.name, str(entry.mapping))
+            key = (*selected, entry.name, entry.mapping and str(entry.mapping))
             if key not in caches:
-                caches[key] = frame * _num_frames(spec.data, entry.name)
+                caches[key] = _frame_bytes(spec) * _num_frames(spec.data, entry.name)
     return sum(caches.values())
 
 
-def _encoder(spec: RunSpec) -> tuple[object, ...]:
-    """Return what tells frozen encoders apart: one that is not pretrained is drawn from a seed."""
+def _weights(spec: RunSpec) -> tuple[object, ...]:
+    """Return what tells encoders of one shape apart: those not pretrained are drawn from a seed."""
     init = spec.init
     drawn = spec.seeds.init if init.encoder == "none" and not init.checkpoint_sha256 else None
-    return (
-        str(spec.model.vision),
-        str(spec.model.text),
-        init.encoder,
-        init.checkpoint_sha256,
-        drawn,
-    )
+    return (init.encoder, init.checkpoint_sha256, drawn)
 
 
 def _frame_bytes(spec: RunSpec) -> int:

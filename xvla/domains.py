@@ -90,7 +90,6 @@ def check_mixture(data: DataConfig) -> None:
     for entry in data.mixture:
         if entry.mapping is not None:
             entry.mapping.validate()
-    domain_rows(data)
 
 
 def dataset_folder(data: DataConfig, name: str) -> Path:

@@ -42,7 +42,7 @@ def test_two_trained_names_do_not_share_a_row(
     names: tuple[str, ...], ids: dict[str, int], words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        check_mixture(_data(*names, domain_ids=ids))
+        domain_rows(_data(*names, domain_ids=ids))
 
 
 @pytest.mark.parametrize("name", ["", "../up", "two words", "a/b", ".hidden"])
