@@ -22,6 +22,7 @@ from xvla.data.resample import anchors
 from xvla.data.rotation import rot6d_to_matrix
 from xvla.data.sources import Mixture
 from xvla.data.verify import dataset_digest
+from xvla.data.writing.convert import ConvertOptions, convert_dataset
 from xvla.mapping import StateMapping, parse_mapping
 
 DATA = "data/chunk-000/file-000.parquet"
@@ -253,3 +254,28 @@ def test_a_study_may_hold_the_mapping_itself(tmp_path: Path) -> None:
         replace(
             spec, data=replace(data, mixture=[replace(entry, mapping=StateMapping())])
         ).validate()
+
+
+def test_a_mapped_set_is_converted_to_our_layout(tmp_path: Path) -> None:
+    root = own_set(tmp_path / "set", "quaternion_wxyz", scale=1000, views=VIEWS)
+    (root / "mapping.yaml").write_text(yaml.safe_dump(document("quaternion_wxyz", 4)))
+    info = json.loads((root / "meta/info.json").read_text())
+    (root / "meta/info.json").write_text(json.dumps(info | {"robot_type": "so101"}))
+    convert_dataset(root, tmp_path / "out", options=ConvertOptions(crf=10, preset="veryfast"))
+    before, after = open_dataset(root), open_dataset(tmp_path / "out")
+    assert after.mapping is None
+    assert after.meta["robot_type"] == "so101"
+    for episode in range(len(LENGTHS)):
+        np.testing.assert_array_equal(after.episode(episode).states, before.episode(episode).states)
+
+
+def test_pictures_that_would_be_lost_are_said_and_not_converted(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set", SetSpec(lengths=LENGTHS, views=(), splits={}))
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"]["observation.images.front"] = {"dtype": "image", "shape": [32, 32, 3]}
+    (root / "meta/info.json").write_text(json.dumps(info))
+    (problem,) = open_dataset(root).problems()
+    assert (problem.severity, problem.field) == ("warning", "observation.images.front")
+    with pytest.raises(ValueError, match=r"dtype image \(observation.images.front\).*as videos"):
+        convert_dataset(root, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]

@@ -274,6 +274,22 @@ class TableAndVideo(EpisodeFiles):
             self._check_task(index)
         return Poses(times=self.read_times(index, length), states=states, targets=targets)
 
+    def remarks(self) -> list[Problem]:
+        """Return warnings of the set as a whole."""
+        message = "pictures of dtype image are not read: the set is without this view"
+        problems = [
+            Problem(file="meta/info.json", field=name, message=message, severity="warning")
+            for name in self.unread_views
+        ]
+        return [*super().remarks(), *problems]
+
+    @property
+    def unread_views(self) -> list[str]:
+        """The views that lie as pictures in the tables; an old set may list no features."""
+        listed = "features" in self.meta
+        features = features_of(self.root, self.meta) if listed else {}
+        return [feature.name for feature in features.values() if feature.dtype == "image"]
+
     def _mapped(self, index: int, names: list[str]) -> NDArray[np.float32]:
         """Return the poses that a mapping makes of some features of an episode."""
         assert self.mapping is not None

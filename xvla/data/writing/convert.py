@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xvla.data.readers.base import Dataset, DatasetError, Problem, errors_of
+from xvla.data.readers.episode_files import TableAndVideo
 from xvla.data.readers.episode_table import EpisodeInfo
 from xvla.data.readers.formats import open_dataset
 from xvla.data.verify import content_files
@@ -170,6 +171,11 @@ def _parts(
 def _opened(source: str | Path, *, skip_bad: bool) -> tuple[Dataset, list[Problem]]:
     """Open the dataset to convert; return what is wrong with the episodes to leave out."""
     dataset = open_dataset(source, check=False)
+    if isinstance(dataset, TableAndVideo) and (lost := dataset.unread_views):
+        raise ValueError(
+            f"dataset {source} has pictures of dtype image ({', '.join(lost)}), which are not "
+            "read: the new set would be without them; write them as videos first"
+        )
     problems = errors_of(dataset.problems())
     if skip_bad:
         problems += _undecodable(dataset, {problem.episode for problem in problems})
