@@ -123,9 +123,14 @@ def _texture(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _walk(length: int, *, seed: int = 0) -> np.ndarray:
+    """Return poses [length, 20] of two arms: within 1 m, turning about z, a gripper in 0..1."""
     rng = np.random.default_rng(seed)
-    steps = rng.normal(0, 0.01, (length, 20)).astype(np.float32)
-    return np.cumsum(steps, axis=0, dtype=np.float32)
+    walk = np.cumsum(rng.normal(0, 0.01, (length, 2, 5)), axis=0)
+    cos, sin, none = np.cos(walk[..., 3]), np.sin(walk[..., 3]), np.zeros((length, 2))
+    rotation = np.stack([cos, -sin, sin, cos, none, none], axis=-1)
+    gripper = (1 + np.sin(walk[..., 4:])) / 2
+    arms = np.concatenate([np.sin(walk[..., :3]), rotation, gripper], axis=-1)
+    return arms.reshape(length, 20).astype(np.float32)
 
 
 def _write_frames(folder: Path, states: np.ndarray, episodes: int) -> None:
