@@ -1,6 +1,7 @@
 """Simulated data for the data benchmark: filmed sets at a given GOP, and an index of any length."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,12 +70,13 @@ def cached(dataset: Dataset, folder: Path, codec: str) -> tuple[Path, CacheSpec]
 
 
 def long_set(root: Path, cache: Path, episodes: int) -> DataConfig:
-    """Make up a set of that many short episodes and its index; all share one small video."""
+    """Make up a set of that many short episodes and its index; all videos are one, by links."""
     config = long_config(root)
     frames = episodes * FRAMES_EACH
     folder = root / DOMAIN
-    template = filmed_set(root, gop=10, episodes=1, seconds=1)
+    template = filmed_set(root, gop=10, episodes=1, seconds=10)
     info = json.loads((folder / "meta/info.json").read_text())
+    del info["features"]["action"]  # the tables below are without it
     info |= {"splits": {"train": f"0:{episodes}"}, "total_episodes": episodes}
     (folder / "meta/info.json").write_text(json.dumps(info))
     states = _walk(frames)
@@ -148,7 +150,8 @@ def _write_frames(folder: Path, states: np.ndarray, episodes: int) -> None:
 
 
 def _write_meta(folder: Path, episodes: int, template: Dataset) -> None:
-    starts = np.arange(episodes) % (template.episodes[0].length - FRAMES_EACH)
+    each = template.episodes[0].length // FRAMES_EACH
+    files, places = np.divmod(np.arange(episodes), each)
     zeros = np.zeros(episodes, dtype=np.int64)
     columns: dict[str, object] = {
         "episode_index": np.arange(episodes),
@@ -156,8 +159,11 @@ def _write_meta(folder: Path, episodes: int, template: Dataset) -> None:
         "tasks": pa.array([["lift the cube"]] * episodes),
     }
     for view in VIEWS:
-        columns |= {f"videos/{view}/chunk_index": zeros, f"videos/{view}/file_index": zeros}
-        columns[f"videos/{view}/from_timestamp"] = starts / FPS
+        columns |= {f"videos/{view}/chunk_index": zeros, f"videos/{view}/file_index": files}
+        columns[f"videos/{view}/from_timestamp"] = places * FRAMES_EACH / FPS
+        video = folder / f"videos/{view}/chunk-000/file-000.mp4"
+        for number in range(1, int(files[-1]) + 1):
+            os.link(video, video.with_name(f"file-{number:03d}.mp4"))
     file = next((folder / "meta/episodes").rglob("*.parquet"))
     pq.write_table(pa.table(columns), file)
 

@@ -285,3 +285,11 @@ def test_inspect_says_what_a_run_holds_out(tmp_path: Path, monkeypatch: pytest.M
     )
     as_v21(root, ["lift the cube", "put it down"] * 3)
     assert inspect_dataset("../set")["problems"] == []
+
+
+def test_an_action_column_that_is_not_there_warns(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set", SetSpec(lengths=LENGTHS, views=()))
+    table = pq.read_table(root / DATA, partitioning=None)
+    pq.write_table(table.drop_columns(["action"]), root / DATA)
+    dataset = open_dataset(root)  # states are all that is read
+    assert {(p.severity, p.field) for p in dataset.problems()} == {("warning", "action")}

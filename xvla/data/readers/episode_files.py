@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -337,6 +337,9 @@ class TableAndVideo(EpisodeFiles):
         except FieldError as error:
             message = f"{error.message}; it is not read, so the episode is"
             raise FieldError(error.field, message, severity="warning") from None
+        except DatasetError as error:  # a column that is not there
+            problems = [replace(problem, severity="warning") for problem in error.problems]
+            raise DatasetError(self.path, problems) from None
 
     def _check_task(self, index: int) -> None:
         """Raise FieldError where an episode's rows have another instruction than its meta row."""
