@@ -272,7 +272,7 @@ class TableAndVideo(EpisodeFiles):
             raise FieldError(None, f"{len(states)} rows, {self.lengths_file} says {length}")
         if self.unread_tasks:
             self._check_task(index)
-        return Poses(times=self.read_times(index, length), states=states, targets=targets)
+        return Poses(times=self._stamps(index), states=states, targets=targets)
 
     def remarks(self) -> list[Problem]:
         """Return warnings of the set as a whole."""

@@ -61,12 +61,16 @@ def check_doubtful(states: Array, field: str) -> None:
 
 def rotation_deviation(six: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return [n]: how far column norms of interleaved rot6d [n, 6] are from 1, dots from 0."""
-    first, second = six[:, 0::2], six[:, 1::2]
+    columns = six.reshape(-1, 3, 2)
+    # Of few rows numpy's calls cost more than their sums: one product, no nan_to_num.
     with np.errstate(over="ignore", invalid="ignore"):
-        norms = [np.sqrt(np.einsum("ij,ij->i", part, part)) for part in (first, second)]
-        dot = np.einsum("ij,ij->i", first, second)
-    worst = np.maximum(np.abs(norms[0] - 1), np.abs(norms[1] - 1))
-    return np.nan_to_num(np.maximum(worst, np.abs(dot)), nan=np.inf)
+        products = np.einsum("nij,nik->jkn", columns, columns)
+        norms = np.sqrt(products[[0, 1], [0, 1]])
+        worst: NDArray[np.float64] = np.maximum(
+            np.abs(norms - 1).max(axis=0), np.abs(products[0, 1])
+        )
+    worst[np.isnan(worst)] = np.inf
+    return worst
 
 
 def check_rotation(six: NDArray[np.float64], key: str, *, columns: bool = False) -> None:
@@ -102,7 +106,8 @@ def check_step(stamps: NDArray[np.float64], fps: float, field: str) -> None:
     """
     if len(stamps) < 3:
         return
-    step = float(np.median(np.diff(stamps)))
+    steps = np.sort(stamps[1:] - stamps[:-1])
+    step = float(steps[len(steps) // 2])  # np.median takes five times as long on few numbers
     if abs(step * fps - 1) <= WRONG_STEP:
         return
     fits = [unit for unit, size in UNITS_S.items() if abs(step * size * fps - 1) <= WRONG_STEP]
